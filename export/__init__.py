@@ -1,0 +1,1 @@
+"""From a torch network to checked ONNX artifacts: trace, simplify, gate, FP16."""

@@ -1,0 +1,86 @@
+"""Exports a variant to checked ONNX artifacts: python -m export --variant b1 [--weights PATH|random]"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from runtime.command import run
+
+
+def main() -> int:
+    from export.stage import Request, export, up_to_date
+    from models.variants import VARIANTS, variant_named
+    from models.weights import find_weights
+    from runtime.artifact import RANDOM_WEIGHTS, artifacts_folder, set_latest
+
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description="Writes artifacts/<variant>/<variant>.fp32.onnx and .fp16.onnx after checking them against the torch network.",
+    )
+    parser.add_argument("--variant", required=True, metavar="NAME", help=", ".join(VARIANTS))
+    parser.add_argument(
+        "--weights", metavar="PATH", help="a .pth or .safetensors file, or 'random' to measure latency alone"
+    )
+    parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to write (default: artifacts)")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one a line")
+    parser.add_argument("--classes", type=int, default=1000, metavar="N", help="number of classes, for random weights")
+    parser.add_argument("--force", action="store_true", help="export even if nothing has changed")
+    parser.add_argument("--offline", action="store_true", help="never download weights")
+    recipe = parser.add_argument_group("what the checkpoint's row says, set by hand")
+    recipe.add_argument("--padding", choices=("symmetric", "same"))
+    recipe.add_argument("--eps", type=float, help="of BatchNorm")
+    recipe.add_argument("--resolution", type=int, metavar="PX")
+    recipe.add_argument(
+        "--crop", type=float, metavar="FRACTION", help="resolution / length of the resized shorter side"
+    )
+    recipe.add_argument("--interpolation", choices=("bilinear", "bicubic"))
+    recipe.add_argument("--mean", type=_triple, metavar="R,G,B", help="of channels in 0..1")
+    recipe.add_argument("--std", type=_triple, metavar="R,G,B")
+    options = parser.parse_args()
+    _check(parser, options)
+
+    folder = options.artifacts or artifacts_folder()
+    variant = variant_named(options.variant)
+    weights = find_weights(variant, options.weights, offline=options.offline)
+    names = ("padding", "eps", "resolution", "crop", "interpolation", "mean", "std")
+    request = Request(
+        variant, weights, {name: getattr(options, name) for name in names}, options.labels, options.classes
+    )
+    if weights.path is None:
+        print(RANDOM_WEIGHTS, file=sys.stderr)
+    if not options.force and up_to_date(request, folder):
+        set_latest(variant.name, folder)
+        print(f"{folder / variant.name} is up to date: same weights, options, code and tools (FORCE=1 exports again)")
+        return 0
+    exported = export(
+        request, folder, say=lambda step: print(f"{variant.name}: {step} ...", file=sys.stderr, flush=True)
+    )
+    set_latest(variant.name, folder)
+    print("\n".join(exported.lines))
+    if weights.path is None:
+        print(f"NOTE         {RANDOM_WEIGHTS}")
+    return 0
+
+
+def _triple(text: str) -> tuple[float, float, float]:
+    red, green, blue = (float(part) for part in text.split(","))
+    return red, green, blue
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.resolution is not None and not 32 <= options.resolution <= 2048:
+        parser.error(f"--resolution {options.resolution}: between 32 and 2048 px")
+    if options.crop is not None and not 0.1 <= options.crop <= 2:
+        parser.error(f"--crop {options.crop}: a fraction between 0.1 and 2, usually 0.875 to 1")
+    if options.std is not None and min(options.std) <= 0:
+        parser.error("--std: above 0")
+    if options.eps is not None and options.eps <= 0:
+        parser.error("--eps: above 0")
+    if not 1 <= options.classes <= 100_000:
+        parser.error(f"--classes {options.classes}: between 1 and 100000")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,146 @@
+"""The gate between two forms of one network: the same pictures in, the same logits out, or nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from models.dead_leaves import dead_leaves
+from models.network import EfficientNet
+from runtime.errors import UserError
+from runtime.preprocess import Preprocessing
+
+FP32_TOLERANCE = 1e-4  # largest difference of a logit, relative to the largest logit
+FP16_COSINE = 0.9999  # of the logits of each picture
+
+
+class ParityError(UserError):
+    """Two forms of a network that should agree do not. Ours to mend more often than the user's."""
+
+    status = 1
+
+
+def gate_images(preprocessing: Preprocessing, count: int = 3) -> np.ndarray:
+    """`count` made pictures, normalised as the network wants: float32 [count, 3, resolution, resolution]."""
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
+    return ((dead_leaves(count, preprocessing.resolution, seed=1) - mean) / std).astype(np.float32)
+
+
+def onnx_logits(model: onnx.ModelProto, images: np.ndarray, outputs: list[str] | None = None) -> list[np.ndarray]:
+    """What onnxruntime computes for `images` on the CPU: logits, or the tensors named in `outputs`."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(outputs, {session.get_inputs()[0].name: images})
+
+
+def gate_torch(network: EfficientNet, model: onnx.ModelProto, images: np.ndarray, step: str) -> float:
+    """Largest relative logit error of `model` against the torch `network`, at batch 1 and at the batch of `images`.
+
+    Raises ParityError, naming the first block that differs, if it is above FP32_TOLERANCE or a top-1 class changes.
+    """
+    expected = _torch_logits(network, images)
+    worst = 0.0
+    for batch in (images[:1], images):
+        logits = onnx_logits(model, batch)[0]
+        error = relative_error(expected[: len(batch)], logits)
+        same = (expected[: len(batch)].argmax(1) == logits.argmax(1)).all()
+        if not error <= FP32_TOLERANCE or not same:
+            found = first_divergence(
+                _torch_blocks(network, batch), model, batch, lambda a, b: relative_error(a, b) <= FP32_TOLERANCE
+            )
+            raise ParityError(
+                f"{step}: the ONNX graph does not compute what the network does (relative error {error:.1e}, at most "
+                f"{FP32_TOLERANCE:.0e}, at batch {len(batch)}). {found} Nothing was written."
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def gate_fp16(model: onnx.ModelProto, half: onnx.ModelProto, images: np.ndarray) -> float:
+    """Smallest cosine between the logits of `model` and `half` over `images`. Raises ParityError below FP16_COSINE."""
+    names = block_outputs(model)
+    expected, logits = onnx_logits(model, images)[0], onnx_logits(half, images)[0]
+    worst = min(cosine(a, b) for a, b in zip(expected, logits))
+    if not worst >= FP16_COSINE:  # NaN fails too
+        tensors = onnx_logits(_with_outputs(model, list(names.values())), images, list(names.values()))
+        blocks = dict(zip(names, tensors))
+        found = first_divergence(blocks, half, images, lambda a, b: cosine(a, b) >= FP16_COSINE)
+        raise ParityError(
+            f"FP16: the logits' cosine against FP32 is {worst:.6f}, below {FP16_COSINE}. {found} The weights or "
+            "activations do not fit FP16's range. Nothing was written."
+        )
+    return worst
+
+
+def relative_error(expected: np.ndarray, got: np.ndarray) -> float:
+    """Largest absolute difference over the largest absolute value expected; NaN where either is not finite."""
+    return float(np.abs(expected - got).max() / max(float(np.abs(expected).max()), 1e-30))
+
+
+def cosine(expected: np.ndarray, got: np.ndarray) -> float:
+    """Cosine of the angle between two tensors taken as vectors, in float64."""
+    a, b = expected.ravel().astype(np.float64), got.ravel().astype(np.float64)
+    return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-30))
+
+
+def block_outputs(model: onnx.ModelProto) -> dict[str, str]:
+    """Name of the tensor that leaves stem, each block, head and classifier of a graph that `to_onnx.trace` wrote."""
+    names: dict[str, str] = {}
+    for node in model.graph.node:
+        first = node.name.strip("/").split("/")[0]
+        if first.startswith(("stem", "stages.", "head", "classifier")):
+            names[first] = node.output[0]  # the last node of a block wins
+    return names
+
+
+def first_divergence(
+    blocks: dict[str, np.ndarray],
+    model: onnx.ModelProto,
+    images: np.ndarray,
+    agree: Callable[[np.ndarray, np.ndarray], bool],
+) -> str:
+    """A sentence naming the first block whose output in `model` does not `agree` with the one expected in `blocks`."""
+    outputs = {block: tensor for block, tensor in block_outputs(model).items() if block in blocks}
+    names = list(outputs.values())
+    tensors = onnx_logits(_with_outputs(model, names), images, names)
+    for block, tensor in zip(outputs, tensors):
+        if not agree(blocks[block], tensor.astype(np.float32)):
+            return f"They part first in {block}."
+    return "Every block agrees by itself; the differences add up."
+
+
+def _with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {output.name for output in copy.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    return copy
+
+
+@torch.no_grad()
+def _torch_logits(network: EfficientNet, images: np.ndarray) -> np.ndarray:
+    return network(torch.from_numpy(images)).numpy()
+
+
+def _torch_blocks(network: EfficientNet, images: np.ndarray) -> dict[str, np.ndarray]:
+    """What leaves stem, each block, head and classifier."""
+    seen: dict[str, np.ndarray] = {}
+    hooks = []
+    for name, module in network.named_modules():
+        if name in ("stem", "head", "classifier") or (name.startswith("stages.") and name.count(".") == 2):
+
+            def keep(_module: torch.nn.Module, _inputs: object, output: torch.Tensor, name: str = name) -> None:
+                seen[name] = output.numpy()
+
+            hooks.append(module.register_forward_hook(keep))
+    try:
+        _torch_logits(network, images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen

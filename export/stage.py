@@ -1,0 +1,187 @@
+"""The export stage: a variant's weights in, its FP32 and FP16 artifacts out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from models.labels import imagenet_labels, read_labels
+from models.variants import Variant
+from models.weights import Weights
+from runtime.artifact import artifact_path, sealed
+from runtime.errors import UserError
+from runtime.onnx_metadata import read_metadata, verify
+from runtime.whole_file import write_whole
+
+PRECISIONS = ("fp32", "fp16")
+TOOLS = ("torch", "onnx", "onnxsim", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that the artifacts depend on, besides the code and the tools."""
+
+    variant: Variant
+    weights: Weights
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # of the checkpoint's recipe
+    labels: Path | None = None
+    classes: int = 1000  # for random weights; a checkpoint says its own
+
+    def digest(self) -> str:
+        """Sha256 of everything that the artifacts are made from, so that what is up to date is known in a blink."""
+        made_from = {
+            "variant": self.variant.name,
+            "weights": _file_digest(self.weights.path) if self.weights.path else f"random, {self.classes} classes",
+            "weights_name": self.weights.path.name if self.weights.path else "",  # the recipe depends on it
+            "overrides": {name: value for name, value in self.overrides.items() if value is not None},
+            "labels": _file_digest(self.labels) if self.labels else "",
+            "tools": {tool: version(tool) for tool in TOOLS},
+            "code": _code_digest(),
+        }
+        return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, for the user to read."""
+
+    files: dict[str, Path]  # by precision
+    lines: list[str]
+
+
+def up_to_date(request: Request, folder: Path | None = None) -> bool:
+    """Whether whole artifacts of just this request are there already."""
+    digest = request.digest()
+    try:
+        whole = {}
+        for precision in PRECISIONS:
+            path = artifact_path(request.variant.name, precision, folder)
+            metadata = read_metadata(path)
+            if metadata.get("made_from") != digest:
+                return False
+            whole[precision] = (verify(path), metadata)
+    except UserError:  # missing, foreign or damaged: all the same here, it is made anew
+        return False
+    return whole["fp16"][1].get("fp32_sha256") == whole["fp32"][0]
+
+
+def export(request: Request, folder: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Exported:
+    """Writes the artifacts of `request` after every gate has passed; `say` is told each step as it begins.
+
+    Raises UserError (weights that do not fit, labels that do not) or export.parity.ParityError; nothing is written then.
+    """
+    from export.fp16 import to_fp16  # torch, onnx and onnxruntime take seconds to import: only once there is work
+    from export.parity import gate_fp16, gate_images, gate_torch
+    from export.to_onnx import OPSET, simplify, trace
+    from models.network import multiply_adds, parameters
+    from models.pretrained import load_pretrained
+
+    began, name = time.perf_counter(), request.variant.name
+    say(f"reading weights: {request.weights.origin}")
+    pretrained = load_pretrained(request.variant, request.weights, request.overrides, request.classes)
+    network, recipe, preprocessing = pretrained.network, pretrained.recipe, pretrained.recipe.preprocessing
+    classes = network.classifier.out_features
+    labels, wnids, named = _labels(pretrained.labels, request.labels, classes, pretrained.sha256 is not None)
+    images = gate_images(preprocessing)
+
+    say("tracing")
+    traced = trace(network, preprocessing.resolution)
+    errors = {"traced": gate_torch(network, traced, images, "traced")}
+    say("simplifying")
+    fp32 = simplify(traced)
+    errors["simplified"] = gate_torch(network, fp32, images, "simplified")
+    say("converting to FP16")
+    fp16 = to_fp16(fp32)
+    cosine = gate_fp16(fp32, fp16, images)
+
+    count, cost = parameters(network), multiply_adds(network, preprocessing.resolution)
+    metadata = {
+        "variant": name,
+        "weights": pretrained.origin,
+        "weights_sha256": pretrained.sha256 or "",
+        "weights_format": pretrained.format,
+        "padding": recipe.padding,
+        "batchnorm_epsilon": repr(recipe.eps),
+        "resolution": str(preprocessing.resolution),
+        "crop": repr(preprocessing.crop),
+        "interpolation": preprocessing.interpolation,
+        "mean": json.dumps(preprocessing.mean),
+        "std": json.dumps(preprocessing.std),
+        "classes": str(classes),
+        "labels": json.dumps(labels, ensure_ascii=False),
+        "wnids": json.dumps(wnids),
+        "parameters": str(count),
+        "multiply_adds": str(cost),
+        "tools": json.dumps({tool: version(tool) for tool in TOOLS}),
+        "made_from": request.digest(),
+    }
+    parity = {"relative_error": errors["simplified"], "pictures": len(images)}
+    fp32_file, fp32_sha256 = sealed(fp32.SerializeToString(), "fp32", {**metadata, "parity": json.dumps(parity)})
+    parity = {"cosine_to_fp32": cosine, "pictures": len(images)}
+    fp16_metadata = {**metadata, "parity": json.dumps(parity), "fp32_sha256": fp32_sha256}
+    fp16_file, _ = sealed(fp16.SerializeToString(), "fp16", fp16_metadata)
+    contents = {"fp32": fp32_file, "fp16": fp16_file}
+    files = {precision: artifact_path(name, precision, folder) for precision in PRECISIONS}
+    for precision, path in files.items():
+        write_whole(path, contents[precision])
+
+    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+    lines = [
+        f"weights      {pretrained.origin} ({pretrained.format} format, sha256 {(pretrained.sha256 or 'none')[:12]})",
+        f"assumed      padding {recipe.padding}, BatchNorm epsilon {recipe.eps:g}, {preprocessing.resolution} px, crop {preprocessing.crop:.4g}, "
+        f"{preprocessing.interpolation},",
+        f"             mean {_triple(preprocessing.mean)}, std {_triple(preprocessing.std)}: {recipe.because}",
+        f"classes      {classes}, {named}",
+        f"network      {count / 1e6:.3f} M parameters, {cost / 1e9:.3f} GFLOPs (multiply-adds)",
+        f"graph        {len(traced.graph.node)} nodes traced, {len(fp32.graph.node)} simplified, opset {OPSET}",
+        f"parity       relative error {errors['traced']:.1e} traced, {errors['simplified']:.1e} simplified; FP16 cosine {cosine:.6f}",
+        *(f"wrote        {path}  {len(contents[precision]) / 1e6:.1f} MB" for precision, path in files.items()),
+        f"took         {time.perf_counter() - began:.1f} s, peak memory {gigabytes:.2f} GB",
+    ]
+    return Exported(files, lines)
+
+
+def _labels(own: list[str] | None, given: Path | None, classes: int, trained: bool) -> tuple[list[str], list[str], str]:
+    """(labels, wnids, where they are from): the user's file, the checkpoint's own, ImageNet's for 1000 classes, or numbers."""
+    if given:
+        return read_labels(given, classes), [], f"named by {given}"
+    if own and len(own) == classes:
+        return own, [], "named by the checkpoint"
+    names, wnids = imagenet_labels()
+    if classes == len(names):
+        return names, wnids, "taken to be ImageNet-1k's in the usual order" if trained else "named as ImageNet-1k's"
+    return [f"class {index}" for index in range(classes)], [], "without names (LABELS=file names them, one a line)"
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()  # file_digest needs 3.11
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}.") from None
+
+
+def _code_digest() -> str:
+    """Sha256 of the code that makes artifacts: another version of it makes other ones."""
+    root, digest = Path(__file__).parent.parent, hashlib.sha256()
+    runtime = (root / "runtime" / name for name in ("artifact.py", "onnx_metadata.py", "preprocess.py"))
+    for source in (
+        *sorted(root.glob("models/*.py")),
+        *sorted(root.glob("export/*.py")),
+        *runtime,
+        root / "models" / "imagenet1k.tsv",
+    ):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return "/".join(f"{value:g}" for value in values)

@@ -1,0 +1,64 @@
+"""A torch network as an ONNX graph: traced, simplified, with names that a person can follow back to the network."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+
+import onnx
+import onnxsim
+import torch
+
+from models.network import EfficientNet, fix_padding
+
+OPSET = 17  # the one that TensorRT 8.5 to 11 all read
+INPUT, OUTPUT, BATCH = "images", "logits", "N"
+# Nothing in the graph depends on the size that it was traced at once padding is fixed, and tracing keeps every
+# activation alive: B7 at its own 600 px takes 5.4 GB and 27 s, at 64 px 1 GB and 8 s.
+_TRACING_RESOLUTION = 64
+
+
+def trace(network: EfficientNet, resolution: int) -> onnx.ModelProto:
+    """`network` (in evaluation mode) as ONNX: `images` float32 [N, 3, resolution, resolution] -> `logits` [N, classes].
+
+    The TorchScript exporter, since torch's newer one writes ReduceMean with axes as an input, which TensorRT 8.5 does
+    not read. BatchNorm is folded into the convolutions.
+    """
+    fix_padding(network, resolution)
+    file = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter calls itself deprecated, and can't fold what onnxsim then folds
+        torch.onnx.export(
+            network, (torch.zeros(1, 3, _TRACING_RESOLUTION, _TRACING_RESOLUTION),), file, dynamo=False, opset_version=OPSET,
+            input_names=[INPUT], output_names=[OUTPUT], dynamic_axes={INPUT: {0: BATCH}, OUTPUT: {0: BATCH}},
+        )  # fmt: skip
+    model = onnx.load_from_string(file.getvalue())
+    for dimension in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dimension.dim_value = resolution
+    del model.graph.value_info[:]  # shapes at the size of tracing
+    model.graph.name = f"efficientnet-{network.variant.name}"
+    return model
+
+
+def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same function in fewer nodes (constants folded, Pad merged into Conv), weights named after their layer."""
+    simplified, _ = onnxsim.simplify(model, check_n=0)  # the parity gate checks it, on better inputs
+    _name_weights(simplified)
+    onnx.checker.check_model(simplified, full_check=True)
+    return simplified
+
+
+def _name_weights(model: onnx.ModelProto) -> None:
+    """Folding leaves names like `onnx::Conv_512`; the node `/stages.1.0/expand/conv/Conv` knows the real one."""
+    names = {}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            layer = re.sub("/", ".", node.name.strip("/").rpartition("/")[0])
+            for name, part in zip(node.input[1:], ("weight", "bias")):
+                names.setdefault(name, f"{layer}.{part}")
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = names.get(name, name)
+    for tensor in model.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)

@@ -1,0 +1,44 @@
+"""Prints the family as a table: python -m models [--picture family.png]"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from models.checkpoints import known_checkpoints
+from models.network import EfficientNet, multiply_adds, parameters
+from models.variants import VARIANTS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m models", description="Prints the family of networks as a table.")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="also draw it: published accuracy against multiply-adds (png, svg)"
+    )
+    options = parser.parse_args()
+    rows = []
+    for variant in VARIANTS.values():
+        with torch.device("meta"):
+            network = EfficientNet(variant)
+        rows.append((variant, parameters(network), multiply_adds(network, variant.resolution)))
+    print("            parameters   GFLOPs  resolution   published top-1, %")
+    print("variant       millions  mult-adds        px   paper   weights that export downloads")
+    for variant, count, cost in rows:
+        checkpoint = known_checkpoints(variant)[0]
+        top1 = f"{checkpoint.top1:5.2f}" if checkpoint.top1 else "    -"
+        print(
+            f"{variant.name:8}{count / 1e6:14.3f}{cost / 1e9:11.3f}{variant.resolution:10}{variant.published:8.1f}   {top1}  {checkpoint.name}"
+        )
+    print(
+        "\nTop-1 as published by the papers' authors and by the weights' makers on ImageNet; nothing here was measured by this command."
+    )
+    if options.picture:
+        from models.picture import draw
+
+        draw(options.picture, rows)
+
+
+if __name__ == "__main__":
+    main()

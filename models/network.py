@@ -1,0 +1,128 @@
+"""The one network that every variant is: stem, stages of blocks, head, classifier; and what it costs to run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from models.blocks import ACTIVATIONS, BLOCKS, Convolution, ConvNorm, FusedMBConv, MBConv, mean_over_map
+from models.variants import Variant
+
+_RESIDUAL_STRENGTH = 0.1
+
+
+class EfficientNet(nn.Module):
+    """Images [N, 3, H, W] float32, normalised as the checkpoint wants -> logits [N, classes].
+
+    `padding` ("symmetric" or "same") and `eps` of BatchNorm belong to the checkpoint that will be loaded.
+    Freshly built, the weights are random: see `settle` before measuring anything but shapes on them.
+    """
+
+    def __init__(self, variant: Variant, classes: int = 1000, padding: str = "symmetric", eps: float = 1e-5) -> None:
+        super().__init__()
+        options, blocks = {"padding": padding, "eps": eps}, variant.blocks()
+        self.variant = variant
+        self.stem = ConvNorm(3, variant.stem_channels, 3, stride=2, **options)
+        self.stages = nn.ModuleList(
+            nn.ModuleList(BLOCKS[block.kind](block, variant.activation, padding, eps) for block in stage)
+            for stage in blocks
+        )
+        self.head = ConvNorm(blocks[-1][-1].outputs, variant.head_channels, 1, **options)
+        self.act = ACTIVATIONS[variant.activation]()
+        self.dropout = nn.Dropout(variant.dropout)
+        self.classifier = nn.Linear(variant.head_channels, classes)
+        self.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.stem(x))
+        for stage in self.stages:
+            for block in stage:  # type: ignore[attr-defined]  # a ModuleList iterates; torch types it as Module
+                x = block(x)
+        x = self.act(self.head(x))
+        return self.classifier(self.dropout(mean_over_map(x).flatten(1)))
+
+    def reset_parameters(self) -> None:
+        """The reference's initialisation: He normal by fan-out (groups counted), classifier uniform by its classes."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+                nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Linear):
+                nn.init.uniform_(module.weight, -1 / math.sqrt(module.out_features), 1 / math.sqrt(module.out_features))
+                nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def settle(network: EfficientNet, images: Tensor) -> None:
+    """Gives a randomly initialised network BatchNorm statistics from `images` [N, 3, H, W] and logits of spread 1.
+
+    Without it the activations shrink from block to block until the logits hardly depend on the input, and any
+    comparison of precisions on them passes for nothing. Residual branches are turned down to a trained network's
+    share: at full strength B7's 50 of them amplify FP32's own rounding ten-thousandfold.
+    """
+    for module in network.modules():
+        if isinstance(module, MBConv | FusedMBConv) and module.skip is not None:
+            last = module.project or module.get_submodule("fused")
+            nn.init.constant_(last.get_submodule("norm").get_parameter("weight"), _RESIDUAL_STRENGTH)
+    network.eval()
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # a cumulative average, so that one pass leaves just these statistics
+        norm.reset_running_stats()
+        norm.train()
+    network(images)
+    for norm in norms:
+        norm.momentum = 0.1
+    network.eval()
+    spread = network(images).std(dim=0).mean().clamp(min=1e-6)
+    network.classifier.weight /= spread
+
+
+def fix_padding(network: EfficientNet, resolution: int) -> None:
+    """Settles "same" padding for inputs of `resolution` px, so that the network can be traced at any other size."""
+    twin = _weightless(network)
+    convolutions = {name: module for name, module in network.named_modules() if isinstance(module, Convolution)}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            height, width = inputs[0].shape[-2:]
+            convolutions[name].pads = convolutions[name].same_pads(height, width)
+
+        return hook
+
+    for name in convolutions:
+        twin.get_submodule(name).register_forward_pre_hook(note(name))
+    twin(torch.empty(1, 3, resolution, resolution, device="meta"))
+
+
+def multiply_adds(network: EfficientNet, resolution: int) -> int:
+    """Multiply-adds of convolutions and the classifier for one image of `resolution` px (the field's "FLOPs")."""
+    twin = _weightless(network)
+    total = 0
+
+    def count(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        total += output.numel() * module.get_parameter("weight")[0].numel()
+
+    for module in twin.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    twin(torch.empty(1, 3, resolution, resolution, device="meta"))
+    return total
+
+
+def _weightless(network: EfficientNet) -> EfficientNet:
+    """A copy on the meta device: it has shapes and no numbers, so running it costs nothing at any size."""
+    padding = "same" if network.stem.conv.asymmetric else "symmetric"
+    with torch.device("meta"):
+        return EfficientNet(network.variant, network.classifier.out_features, padding).eval()
+
+
+def parameters(network: nn.Module) -> int:
+    """Number of trainable values (BatchNorm's running statistics not among them)."""
+    return sum(parameter.numel() for parameter in network.parameters())

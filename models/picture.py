@@ -1,0 +1,50 @@
+"""The family in one picture: published accuracy against cost, one line a branch, area by parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.variants import Variant
+
+BRANCHES = {"b": ("EfficientNet", "#2f6fbb"), "lite": ("Lite", "#d9822b"), "v2": ("V2", "#3a9d5d")}
+
+
+def draw(path: Path, rows: Sequence[tuple[Variant, int, int]]) -> None:
+    """Writes the picture of `rows` (variant, parameters, multiply-adds) to `path`; needs matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8.5, 5), dpi=110)
+    for prefix, (title, colour) in BRANCHES.items():
+        branch = [
+            row for row in rows if row[0].name.startswith(prefix) and (prefix != "b" or row[0].name[1:].isdigit())
+        ]
+        cost = [multiply_adds / 1e9 for _, _, multiply_adds in branch]
+        top1 = [variant.published for variant, _, _ in branch]
+        axes.plot(cost, top1, color=colour, label=title, linewidth=1.2, zorder=1)
+        axes.scatter(
+            cost,
+            top1,
+            s=[count / 2.5e5 for _, count, _ in branch],
+            color=colour,
+            alpha=0.75,
+            edgecolor="white",
+            zorder=2,
+        )
+        for x, y, (variant, _, _) in zip(cost, top1, branch):
+            below = prefix == "lite" or variant.name in ("v2-b1", "v2-b2")
+            axes.annotate(variant.name, (x, y), xytext=(5, -13 if below else 8), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xticks([0.5, 1, 2, 5, 10, 20, 50], ["0.5", "1", "2", "5", "10", "20", "50"])
+    axes.set_xlabel("multiply-adds for one image at the variant's resolution, billions (log)")
+    axes.set_ylabel("top-1 on ImageNet as published, %")
+    axes.set_title("The family: area of a point is its number of parameters", fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right", frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path)

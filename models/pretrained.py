@@ -1,0 +1,67 @@
+"""From a variant's name to a network that is ready to run, with everything that must be known to run it right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.checkpoints import Recipe, default_recipe, recipe_of
+from models.dead_leaves import dead_leaves
+from models.network import EfficientNet, settle
+from models.reader import classes_of, load_into, own_recipe, read_checkpoint
+from models.variants import Variant
+from models.weights import Weights
+
+# px, at most: on smaller maps the zeros around them weigh too much in the statistics, and larger ones only take longer.
+_SETTLING_RESOLUTION = 224
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A network in evaluation mode and what belongs to its weights."""
+
+    network: EfficientNet
+    recipe: Recipe
+    labels: list[str] | None  # what the checkpoint itself says; None where it says nothing
+    sha256: str | None  # of the checkpoint file; None for random weights
+    origin: str
+    format: str  # of the checkpoint's keys, or "random"
+
+
+def load_pretrained(
+    variant: Variant, weights: Weights, overrides: Mapping[str, Any] | None = None, classes: int = 1000
+) -> Pretrained:
+    """`variant` with `weights`; `overrides` (padding, eps, resolution, crop, interpolation, mean, std) replace the recipe's.
+
+    The number of classes is the checkpoint's; `classes` counts for random weights only, which are made from a fixed
+    seed and given BatchNorm statistics (see models.network.settle). Raises UserError if the file does not fit.
+    """
+    chosen = {name: value for name, value in (overrides or {}).items() if value is not None}
+    if weights.path is None:
+        recipe = _overridden(default_recipe(variant), chosen)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = EfficientNet(variant, classes, recipe.padding, recipe.eps).eval()
+        pictures = dead_leaves(6, min(_SETTLING_RESOLUTION, recipe.preprocessing.resolution))
+        settle(network, torch.from_numpy(pictures - np.float32(0.5)) * 4)
+        return Pretrained(network, recipe, None, None, weights.origin, "random")
+    file = read_checkpoint(weights.path)
+    own = own_recipe(file)
+    recipe, labels = own or (recipe_of(variant, weights.path.name, file.form, weights.checkpoint), None)
+    recipe = _overridden(recipe, chosen)
+    network = EfficientNet(variant, classes_of(file), recipe.padding, recipe.eps).eval()
+    load_into(network, file)
+    return Pretrained(network, recipe, labels, file.sha256, weights.origin, file.form)
+
+
+def _overridden(recipe: Recipe, chosen: Mapping[str, Any]) -> Recipe:
+    if not chosen:
+        return recipe
+    outer = {name: value for name, value in chosen.items() if name in ("padding", "eps")}
+    inner = {name: value for name, value in chosen.items() if name not in outer}
+    because = f"{recipe.because}; set by hand: {', '.join(chosen)}"
+    return replace(recipe, **outer, preprocessing=recipe.preprocessing._replace(**inner), because=because)

@@ -1,0 +1,230 @@
+"""Reads a checkpoint file in whatever format people have it, and fits its tensors to the network, name by name.
+
+Formats differ in how they name the same parts; each is a row of NAMES. Nothing but tensors is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from models.checkpoints import Recipe
+from models.network import EfficientNet
+from models.variants import Variant
+from runtime.errors import UserError
+from runtime.preprocess import Preprocessing
+
+# Where training scripts put the weights inside a .pth file; averaged weights before raw ones, as timm does.
+NESTS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model", "net")
+PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, wrappers, torch.compile
+
+
+@dataclass(frozen=True)
+class Names:
+    """How one format names the parts. A (conv, norm) pair is two names, squeeze is (reduce, expand)."""
+
+    stem: tuple[str, str]
+    head: tuple[str, str]
+    classifier: str
+    block: str  # formatted with stage and block (counted within the stage) and index (counted over all)
+    parts: dict[str, dict[str, tuple[str, str]]]  # by kind of block, by our name of the part
+    sign: str  # a key that only this format has
+
+
+_LUKEMELAS_PARTS = {
+    "depthwise": ("_depthwise_conv", "_bn1"),
+    "squeeze": ("_se_reduce", "_se_expand"),
+    "project": ("_project_conv", "_bn2"),
+}
+NAMES = {
+    "ours": Names(("stem.conv", "stem.norm"), ("head.conv", "head.norm"), "classifier", "stages.{stage}.{block}", {
+        kind: {"squeeze": ("squeeze.reduce", "squeeze.expand"), **{part: (f"{part}.conv", f"{part}.norm") for part in parts}}
+        for kind, parts in {"mbconv": ("expand", "depthwise", "project"), "mbconv-1": ("depthwise", "project"),
+                            "fused": ("fused", "project"), "fused-1": ("fused",)}.items()
+    }, "stem.conv.weight"),
+    "timm": Names(("conv_stem", "bn1"), ("conv_head", "bn2"), "classifier", "blocks.{stage}.{block}", {
+        "mbconv": {"expand": ("conv_pw", "bn1"), "depthwise": ("conv_dw", "bn2"),
+                   "squeeze": ("se.conv_reduce", "se.conv_expand"), "project": ("conv_pwl", "bn3")},
+        "mbconv-1": {"depthwise": ("conv_dw", "bn1"), "squeeze": ("se.conv_reduce", "se.conv_expand"), "project": ("conv_pw", "bn2")},
+        "fused": {"fused": ("conv_exp", "bn1"), "project": ("conv_pwl", "bn2")},
+        "fused-1": {"fused": ("conv", "bn1")},
+    }, "conv_stem.weight"),
+    "torchvision": Names(("features.0.0", "features.0.1"), ("features.{last}.0", "features.{last}.1"), "classifier.1",
+                         "features.{stage_from_1}.{block}", {
+        "mbconv": {"expand": ("block.0.0", "block.0.1"), "depthwise": ("block.1.0", "block.1.1"),
+                   "squeeze": ("block.2.fc1", "block.2.fc2"), "project": ("block.3.0", "block.3.1")},
+        "mbconv-1": {"depthwise": ("block.0.0", "block.0.1"), "squeeze": ("block.1.fc1", "block.1.fc2"), "project": ("block.2.0", "block.2.1")},
+        "fused": {"fused": ("block.0.0", "block.0.1"), "project": ("block.1.0", "block.1.1")},
+        "fused-1": {"fused": ("block.0.0", "block.0.1")},
+    }, "features.0.0.weight"),
+    "lukemelas": Names(("_conv_stem", "_bn0"), ("_conv_head", "_bn1"), "_fc", "_blocks.{index}", {
+        "mbconv": {"expand": ("_expand_conv", "_bn0"), **_LUKEMELAS_PARTS}, "mbconv-1": _LUKEMELAS_PARTS,
+    }, "_conv_stem.weight"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """What a file holds, before it is fitted to a network."""
+
+    path: Path
+    sha256: str
+    form: str  # a key of NAMES
+    tensors: dict[str, Tensor]  # by the file's own names
+    metadata: dict[str, str]  # of a .safetensors file
+
+
+def read_checkpoint(path: Path) -> CheckpointFile:
+    """Tensors and format of `path` (.safetensors, or anything torch.save wrote).
+
+    Raises UserError if the file is damaged, would need code to be run, or names its tensors in no way that is known.
+    """
+    path = Path(path)
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"The checkpoint {path} can't be read: {error.strerror}.") from None
+    tensors, metadata = _safetensors(path) if path.suffix == ".safetensors" else (_pickled(path), {})
+    tensors = {_bare(name, tensors): tensor for name, tensor in tensors.items()}
+    form = next((form for form, names in NAMES.items() if names.sign in tensors), None)
+    if form is None:
+        found = ", ".join(list(tensors)[:3]) or "no tensors at all"
+        raise UserError(
+            f"{path} is not an EfficientNet checkpoint in a known format ({', '.join(NAMES)}): it holds {found}. "
+            f"Looked for one of {', '.join(names.sign for names in NAMES.values())}."
+        )
+    return CheckpointFile(path, digest, form, tensors, metadata)
+
+
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a whole .safetensors file ({error}). Fetch it again.") from None
+
+
+def _pickled(path: Path) -> dict[str, Tensor]:
+    try:
+        # Namespace: timm's training script keeps its (inert) arguments beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            held = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        what = "is not a checkpoint that torch can read, or is damaged"
+        if "nsupported" in str(error) or "not an allowed global" in str(error):
+            what = "holds more than tensors, and loading it could run somebody's code"
+        raise UserError(
+            f"{path} {what}. Save just the weights, torch.save(model.state_dict(), path), or fetch the file again."
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+        raise UserError(f"{path} is not a whole checkpoint ({str(error).splitlines()[0]}). Fetch it again.") from None
+    for nest in NESTS:
+        if isinstance(held, Mapping) and isinstance(held.get(nest), Mapping):
+            held = held[nest]
+    if not isinstance(held, Mapping):
+        raise UserError(f"{path} holds a {type(held).__name__}, not the tensors of a network by name.")
+    return {str(name): tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
+
+
+def _bare(name: str, tensors: Mapping[str, Tensor]) -> str:
+    """`name` without a wrapper's prefix, if every tensor of the file has it."""
+    for prefix in PREFIXES:
+        if all(other.startswith(prefix) for other in tensors):
+            return name.removeprefix(prefix)
+    return name
+
+
+def tensor_names(variant: Variant, form: str) -> dict[str, str]:
+    """The name in format `form` of every tensor of our network. Raises UserError if the format has no such network."""
+    theirs = NAMES[form]
+    modules = dict(zip(NAMES["ours"].stem, theirs.stem))
+    index = 0
+    for stage, blocks in enumerate(variant.blocks()):
+        for i, block in enumerate(blocks):
+            if block.kind not in theirs.parts:
+                raise UserError(f"There is no {variant.name} in {form}'s format, and the checkpoint is in that format.")
+            place = {"stage": stage, "block": i, "index": index, "stage_from_1": stage + 1}
+            here, there = NAMES["ours"].block.format(**place), theirs.block.format(**place)
+            for part, names in theirs.parts[block.kind].items():
+                if part != "squeeze" or block.squeezed:
+                    for mine, their in zip(NAMES["ours"].parts[block.kind][part], names):
+                        modules[f"{here}.{mine}"] = f"{there}.{their}"
+            index += 1
+    for mine, their in zip(NAMES["ours"].head, theirs.head):
+        modules[mine] = their.format(last=len(variant.stages) + 1)
+    modules["classifier"] = theirs.classifier
+    with torch.device("meta"):
+        ours = EfficientNet(variant).state_dict()
+    return {
+        name: f"{modules[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}"
+        for name in ours
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def load_into(network: EfficientNet, file: CheckpointFile) -> None:
+    """Copies every tensor of `file` into `network`. Raises UserError that names what is missing, extra or misshapen."""
+    names = tensor_names(network.variant, file.form)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if name in names}
+    missing = [their for their in names.values() if their not in file.tensors]
+    known = set(names.values())
+    extra = [name for name in file.tensors if name not in known and not name.endswith("num_batches_tracked")]
+    misshapen = [
+        f"{their} is {list(file.tensors[their].shape)}, not {list(shapes[mine])}"
+        for mine, their in names.items()
+        if their in file.tensors and tuple(file.tensors[their].shape) != shapes[mine]
+    ]
+    faults = [
+        f"{label}: {', '.join(found[:3])}" + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        for label, found in (("missing", missing), ("extra", extra), ("wrong shape", misshapen))
+        if found
+    ]
+    if faults:
+        raise UserError(
+            f"{file.path} does not fit {network.variant.name}. {'. '.join(faults)}. Is it another variant's?"
+        )
+    broken = [their for their in names.values() if not file.tensors[their].isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{file.path} holds values that are not finite, first in {broken[0]}. The training went wrong; use another file."
+        )
+    network.load_state_dict({mine: file.tensors[their] for mine, their in names.items()}, strict=False)
+
+
+def classes_of(file: CheckpointFile) -> int:
+    """Number of classes that the file's classifier tells apart. Raises UserError if it has no classifier."""
+    weight = file.tensors.get(f"{NAMES[file.form].classifier}.weight")
+    if weight is None or weight.ndim != 2:
+        raise UserError(
+            f"{file.path} has no classifier ({NAMES[file.form].classifier}.weight), so it can't name classes."
+        )
+    return weight.shape[0]
+
+
+def own_recipe(file: CheckpointFile) -> tuple[Recipe, list[str] | None] | None:
+    """Recipe and labels that a checkpoint in our own format carries, or None."""
+    if file.form != "ours" or "recipe" not in file.metadata:
+        return None
+    try:
+        held = json.loads(file.metadata["recipe"])
+        preprocessing = Preprocessing(
+            int(held["resolution"]),
+            float(held["crop"]),
+            str(held["interpolation"]),
+            tuple(held["mean"]),
+            tuple(held["std"]),
+        )
+        return Recipe(held["padding"], float(held["eps"]), preprocessing, "written in the checkpoint"), held.get(
+            "labels"
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file.path} carries a recipe that can't be read ({error!r}).") from None

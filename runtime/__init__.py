@@ -1,0 +1,21 @@
+"""Runs exported networks on a device: needs numpy, Pillow and one backend, never torch or onnx.
+
+    from runtime import Classifier
+    Classifier("artifacts/b1/b1.fp32.onnx")("photo.jpg")
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runtime.classifier import Classifier, Prediction
+
+__all__ = ["Classifier", "Prediction"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the classifier at first use: reading an artifact's metadata should not cost a backend's import."""
+    if name in __all__:
+        from runtime import classifier
+
+        return getattr(classifier, name)
+    raise AttributeError(f"module 'runtime' has no attribute {name!r}")

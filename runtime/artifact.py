@@ -1,0 +1,123 @@
+"""Artifacts: ONNX files that carry their own facts in their metadata, and where they lie."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
+
+from runtime.errors import UserError
+from runtime.onnx_metadata import read_metadata, with_metadata
+from runtime.preprocess import Preprocessing
+from runtime.whole_file import write_whole
+
+PROJECT = "efficientnet-edge"
+SCHEMA = "1"  # of the metadata; grows when a reader of today would misunderstand the file
+PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
+RANDOM_WEIGHTS = "random weights: good for measuring latency, the classes mean nothing"
+
+
+class Artifact(NamedTuple):
+    """What an artifact says of itself."""
+
+    path: Path
+    variant: str
+    precision: str  # one of PRECISIONS
+    preprocessing: Preprocessing
+    classes: int
+    labels: List[str]  # one name a class; invented ones ("class 3") where nobody gave any
+    weights: str  # where they came from, in words
+    weights_sha256: Optional[str]  # of the checkpoint file; None: random weights
+    metadata: Dict[str, str]  # everything, as it stands in the file
+
+    @property
+    def random(self) -> bool:
+        return self.weights_sha256 is None
+
+
+def read_artifact(path: Union[str, Path]) -> Artifact:
+    """The facts in the ONNX file `path`; reads a few kilobytes of it, whatever its size.
+
+    Raises UserError if there is no such file, it is damaged, or this project did not write it.
+    """
+    path = Path(path)
+    metadata = read_metadata(path)
+    if metadata.get("project") != PROJECT:
+        raise UserError(
+            f"{path} is an ONNX file, but not one that this project exported: make one with 'make export VARIANT=b0'."
+        )
+    if metadata.get("schema") != SCHEMA:
+        raise UserError(
+            f"{path} was written by another version of this project (schema {metadata.get('schema')}): export it again."
+        )
+    try:
+        preprocessing = Preprocessing(
+            resolution=int(metadata["resolution"]),
+            crop=float(metadata["crop"]),
+            interpolation=metadata["interpolation"],
+            mean=tuple(json.loads(metadata["mean"])),
+            std=tuple(json.loads(metadata["std"])),
+        )
+        return Artifact(
+            path=path,
+            variant=metadata["variant"],
+            precision=metadata["precision"],
+            preprocessing=preprocessing,
+            classes=int(metadata["classes"]),
+            labels=[str(label) for label in json.loads(metadata["labels"])],
+            weights=metadata["weights"],
+            weights_sha256=metadata["weights_sha256"] or None,
+            metadata=metadata,
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} has damaged metadata ({error!r}): export it again.") from None
+
+
+def sealed(model: bytes, precision: str, metadata: Mapping[str, str]) -> Tuple[bytes, str]:
+    """`model` (a serialised ModelProto without metadata) as an artifact with `metadata`; and its sha256 for `verify`.
+
+    `metadata` may be that of the artifact it was made from: what belongs to one file alone is replaced.
+    """
+    own = {"project": PROJECT, "schema": SCHEMA, "precision": precision}
+    passed_on = {key: value for key, value in metadata.items() if key not in own and key != "sha256"}
+    return with_metadata(model, {**own, **passed_on})
+
+
+# Where artifacts lie: artifacts/<variant>/<variant>.<precision>.onnx, and the variant exported last in artifacts/latest.
+
+
+def artifacts_folder() -> Path:
+    """`EFFICIENTNET_ARTIFACTS`, else `artifacts` in the current folder."""
+    return Path(os.environ.get("EFFICIENTNET_ARTIFACTS") or "artifacts")
+
+
+def artifact_path(variant: str, precision: str, folder: Optional[Path] = None) -> Path:
+    return (folder or artifacts_folder()) / variant / f"{variant}.{precision}.onnx"
+
+
+def set_latest(variant: str, folder: Optional[Path] = None) -> None:
+    """Makes `variant` the one that `python -m runtime.infer` takes when none is named."""
+    write_whole((folder or artifacts_folder()) / "latest", f"{variant}\n".encode())
+
+
+def find_artifact(variant: Optional[str] = None, precision: str = "fp32", folder: Optional[Path] = None) -> Path:
+    """Path of an exported artifact: of `variant`, or of the one exported last.
+
+    Raises UserError that says what to run if there is none.
+    """
+    folder = folder or artifacts_folder()
+    if variant is None:
+        try:
+            variant = (folder / "latest").read_text(encoding="utf-8").strip()
+        except OSError:
+            raise UserError(
+                f"There is no model in {folder}/ yet: run 'make export VARIANT=b0', or name a file with --model."
+            ) from None
+    path = artifact_path(variant, precision, folder)
+    if not path.is_file():
+        found = sorted(p.name for p in folder.glob("*/*.onnx"))
+        there = f" There are: {', '.join(found)}." if found else ""
+        make = "export" if precision in ("fp32", "fp16") else "calibrate"
+        raise UserError(f"There is no {path}: run 'make {make} VARIANT={variant}'.{there}")
+    return path

@@ -1,0 +1,44 @@
+"""onnxruntime on the CPU: runs everywhere, and is what the other backends are compared with."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import numpy as np
+
+from runtime.artifact import Artifact
+from runtime.errors import UserError
+
+
+class OnnxRuntime:
+    """An artifact in an onnxruntime session. Several threads may call `run` at once."""
+
+    name = "onnxruntime"
+
+    def __init__(self, artifact: Artifact, threads: Optional[int] = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(f"onnxruntime can't be imported ({error}): pip install onnxruntime.") from None
+        onnxruntime.set_default_logger_severity(3)  # its warnings are about providers that nobody asked for
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        try:
+            self._session = onnxruntime.InferenceSession(str(artifact.path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions have no common base of their own
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"onnxruntime {onnxruntime.__version__} can't load {artifact.path}: {reason} "
+                "If the file is damaged, export it again; if it is newer than onnxruntime, update that."
+            ) from None
+        self._input = self._session.get_inputs()[0].name
+        self.description = f"onnxruntime {onnxruntime.__version__}, CPU"
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """See runtime.backends.Backend."""
+        return self._session.run(None, {self._input: images})[0]
+
+    def close(self) -> None:
+        """See runtime.backends.Backend."""
+        del self._session

@@ -1,0 +1,100 @@
+"""Pictures in, classes out: the one object that programs and commands use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, List, NamedTuple, Optional, Sequence, Union, overload
+
+import numpy as np
+
+from runtime.artifact import find_artifact, read_artifact
+from runtime.backends import open_backend
+from runtime.errors import UserError
+from runtime.preprocess import Source, preprocess
+
+_BATCH = 8  # pictures a list is cut into: the CPU gains nothing from more, and memory stays small
+
+
+class Prediction(NamedTuple):
+    """One class that a picture may show."""
+
+    index: int
+    label: str
+    probability: float  # softmax over all classes
+
+
+class Classifier:
+    """An exported network, loaded once and called often; from several threads too, if the backend allows it.
+
+        classify = Classifier("artifacts/b1/b1.fp32.onnx")      # or Classifier(variant="b1"), or the one exported last
+        classify("photo.jpg")                                   # -> [Prediction(index=281, label='tabby', ...), ...]
+        classify(["a.jpg", open("b.png", "rb").read(), array])  # -> one such list each
+
+    Pictures are paths, encoded bytes, PIL images or uint8 arrays [H, W, 3], see runtime.preprocess.open_image.
+    Raises UserError if there is no such artifact or no backend for it, ImageError for a picture that can't be used.
+    """
+
+    def __init__(
+        self,
+        model: Union[str, Path, None] = None,
+        *,
+        variant: Optional[str] = None,
+        precision: str = "fp32",
+        backend: str = "auto",
+        threads: Optional[int] = None,
+    ) -> None:
+        self.artifact = read_artifact(model if model is not None else find_artifact(variant, precision))
+        if len(self.artifact.labels) != self.artifact.classes:
+            raise UserError(f"{self.artifact.path} has {len(self.artifact.labels)} labels for {self.artifact.classes} classes.")
+        self.backend = open_backend(self.artifact, backend, threads)
+
+    @overload
+    def __call__(self, images: Source, top: int = 5) -> List[Prediction]: ...
+
+    @overload
+    def __call__(self, images: Sequence[Source], top: int = 5) -> List[List[Prediction]]: ...
+
+    def __call__(self, images: Any, top: int = 5) -> Any:
+        """The `top` likeliest classes, best first, of one picture, or of each in a list or tuple."""
+        if not isinstance(images, (list, tuple)):
+            return self.predictions(self.logits(self.preprocess(images)), top)[0]
+        found: List[List[Prediction]] = []
+        for start in range(0, len(images), _BATCH):
+            found += self.predictions(self.logits(self.preprocess(images[start : start + _BATCH])), top)
+        return found
+
+    def preprocess(self, images: Union[Source, Sequence[Source]]) -> np.ndarray:
+        """What the network gets for one picture or a list of them: float32 [N, 3, resolution, resolution]."""
+        several = images if isinstance(images, (list, tuple)) else [images]
+        recipe = self.artifact.preprocessing
+        batch = np.empty((len(several), 3, recipe.resolution, recipe.resolution), np.float32)
+        for i, image in enumerate(several):
+            batch[i] = preprocess(image, recipe)
+        return batch
+
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        """What the network answers to a preprocessed batch [N, 3, H, W]: float32 [N, classes]."""
+        return self.backend.run(batch)
+
+    def predictions(self, logits: np.ndarray, top: int = 5) -> List[List[Prediction]]:
+        """The `top` likeliest classes of each row of `logits` [N, classes], best first."""
+        likely = np.exp(logits - logits.max(axis=1, keepdims=True))
+        likely /= likely.sum(axis=1, keepdims=True)
+        order = np.argsort(-likely, axis=1, kind="stable")[:, :top]
+        labels = self.artifact.labels
+        return [[Prediction(int(i), labels[i], float(row[i])) for i in best] for row, best in zip(likely, order)]
+
+    def close(self) -> None:
+        """Frees the backend; the classifier can't be called afterwards."""
+        self.backend.close()
+
+    def __enter__(self) -> Classifier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        path = os.fspath(self.artifact.path)
+        return f"<Classifier {self.artifact.variant} {self.artifact.precision} from {path} on {self.backend.description}>"

@@ -1,0 +1,154 @@
+"""Metadata of ONNX files, read and written without onnx: a device that only runs engines need not have it.
+
+The properties that we write stand at the end of the file, and the last of them is the sha256 of every byte before it,
+so that a damaged file is told from a whole one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, BinaryIO, Dict, Iterator, Mapping, Tuple, Union
+
+from runtime.errors import UserError
+
+# Field numbers of onnx.proto's ModelProto and StringStringEntryProto.
+_GRAPH, _METADATA, _KEY, _VALUE = 7, 14, 1, 2
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_DIGEST_KEY = "sha256"
+
+
+def read_metadata(path: Union[str, Path]) -> Dict[str, str]:
+    """Every metadata property of the ONNX file `path`. Raises UserError if it can't be read or is not ONNX."""
+    with _opened(path) as file:
+        size, metadata, graph = os.fstat(file.fileno()).st_size, {}, False
+        for field, start, end in _fields(file, size, path):
+            graph = graph or field == _GRAPH
+            if field == _METADATA:
+                file.seek(start)
+                key, value = _entry(file.read(end - start), path)
+                metadata[key] = value
+    if not graph:
+        raise UserError(f"{path} is not an ONNX file.")
+    return metadata
+
+
+def verify(path: Union[str, Path]) -> str:
+    """The sha256 of the artifact's bytes, after comparing it with the one written at its end.
+
+    Raises UserError if they differ: the file was damaged, or changed by another program, since it was written.
+    """
+    with _opened(path) as file:
+        last = None
+        for last in _fields(file, os.fstat(file.fileno()).st_size, path):
+            pass
+        if last is None or last[0] != _METADATA:
+            raise UserError(
+                f"{path} does not end with its checksum: it was not written by this project, or changed since."
+            )
+        file.seek(last[1])
+        key, written = _entry(file.read(last[2] - last[1]), path)
+        body = last[1] - len(_varint(last[2] - last[1])) - 1
+        file.seek(0)
+        digest, left = hashlib.sha256(), body
+        while left > 0:
+            chunk = file.read(min(left, 1 << 20))
+            digest.update(chunk)
+            left -= len(chunk)
+    if key != _DIGEST_KEY or digest.hexdigest() != written:
+        raise UserError(f"{path} is damaged: its checksum does not fit. Make it again.")
+    return written
+
+
+def with_metadata(model: bytes, metadata: Mapping[str, str]) -> Tuple[bytes, str]:
+    """`model` (a serialised ModelProto without metadata) with `metadata` and their checksum at the end; and the checksum.
+
+    Needs no protobuf library: concatenated messages are one message, and repeated fields add up.
+    """
+    body = model + b"".join(_encoded(key, value) for key, value in metadata.items())
+    digest = hashlib.sha256(body).hexdigest()
+    return body + _encoded(_DIGEST_KEY, digest), digest
+
+
+# The few rules of protobuf's wire format that are needed here.
+
+
+@contextlib.contextmanager
+def _opened(path: Union[str, Path]) -> Iterator[BinaryIO]:
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise UserError(f"There is no file {path}.") from None
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}.") from None
+
+
+def _fields(file: BinaryIO, size: int, path: Any) -> Iterator[Tuple[int, int, int]]:
+    """(number, start, end) of the content of each top-level field of a message of `size` bytes, skipping over it."""
+    position = 0
+    while position < size:
+        file.seek(position)
+        head = file.read(20)  # a tag and a length are at most ten bytes each
+        tag, used = _read_varint(head, 0, path)
+        wire = tag & 7
+        if wire == _BYTES:
+            length, used = _read_varint(head, used, path)
+        elif wire == _VARINT:
+            start = used
+            _, used = _read_varint(head, used, path)
+            length, used = used - start, start
+        elif wire in (_FIXED32, _FIXED64):
+            length = 4 if wire == _FIXED32 else 8
+        else:
+            raise UserError(f"{path} is not an ONNX file, or is damaged.")
+        start, position = position + used, position + used + length
+        if tag >> 3 == 0 or position > size:
+            raise UserError(f"{path} is not an ONNX file, or is cut short.")
+        yield tag >> 3, start, position
+
+
+def _entry(content: bytes, path: Any) -> Tuple[str, str]:
+    """Key and value of a serialised StringStringEntryProto."""
+    texts, position = {_KEY: "", _VALUE: ""}, 0
+    while position < len(content):
+        tag, position = _read_varint(content, position, path)
+        length, position = _read_varint(content, position, path)
+        if tag & 7 != _BYTES or position + length > len(content):
+            raise UserError(f"{path} has damaged metadata.")
+        texts[tag >> 3] = content[position : position + length].decode("utf-8", "replace")
+        position += length
+    return texts[_KEY], texts[_VALUE]
+
+
+def _read_varint(content: bytes, position: int, path: Any) -> Tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(content):
+            break
+        byte = content[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise UserError(f"{path} is not an ONNX file, or is damaged.")
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _encoded(key: str, value: str) -> bytes:
+    """One metadata property as it stands in a serialised ModelProto."""
+    fields = b""
+    for number, text in ((_KEY, key), (_VALUE, value)):
+        content = text.encode("utf-8")
+        fields += _varint(number << 3 | _BYTES) + _varint(len(content)) + content
+    return _varint(_METADATA << 3 | _BYTES) + _varint(len(fields)) + fields
