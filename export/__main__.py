@@ -17,7 +17,7 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(
         prog="python -m export",
-        description="Writes artifacts/<variant>/<variant>.fp32.onnx and .fp16.onnx after checking them against the torch network.",
+        description="Writes artifacts/<variant>/<variant>.fp32.onnx and .fp16.onnx once they agree with the torch network.",
     )
     parser.add_argument("--variant", required=True, metavar="NAME", help=", ".join(VARIANTS))
     parser.add_argument(

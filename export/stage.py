@@ -136,13 +136,14 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
     gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
     lines = [
         f"weights      {pretrained.origin} ({pretrained.format} format, sha256 {(pretrained.sha256 or 'none')[:12]})",
-        f"assumed      padding {recipe.padding}, BatchNorm epsilon {recipe.eps:g}, {preprocessing.resolution} px, crop {preprocessing.crop:.4g}, "
-        f"{preprocessing.interpolation},",
+        f"assumed      padding {recipe.padding}, BatchNorm epsilon {recipe.eps:g}, {preprocessing.resolution} px, "
+        f"crop {preprocessing.crop:.4g}, {preprocessing.interpolation},",
         f"             mean {_triple(preprocessing.mean)}, std {_triple(preprocessing.std)}: {recipe.because}",
         f"classes      {classes}, {named}",
         f"network      {count / 1e6:.3f} M parameters, {cost / 1e9:.3f} GFLOPs (multiply-adds)",
         f"graph        {len(traced.graph.node)} nodes traced, {len(fp32.graph.node)} simplified, opset {OPSET}",
-        f"parity       relative error {errors['traced']:.1e} traced, {errors['simplified']:.1e} simplified; FP16 cosine {cosine:.6f}",
+        f"parity       relative error {errors['traced']:.1e} traced, {errors['simplified']:.1e} simplified; "
+        f"FP16 cosine {cosine:.6f}",
         *(f"wrote        {path}  {len(contents[precision]) / 1e6:.1f} MB" for precision, path in files.items()),
         f"took         {time.perf_counter() - began:.1f} s, peak memory {gigabytes:.2f} GB",
     ]

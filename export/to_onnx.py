@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from typing import Any
 
 import onnx
 import onnxsim
@@ -26,11 +27,12 @@ def trace(network: EfficientNet, resolution: int) -> onnx.ModelProto:
     not read. BatchNorm is folded into the convolutions.
     """
     fix_padding(network, resolution)
-    file = io.BytesIO()
+    picture = torch.zeros(1, 3, _TRACING_RESOLUTION, _TRACING_RESOLUTION)
+    file: Any = io.BytesIO()  # torch takes it and does not say so
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter calls itself deprecated, and can't fold what onnxsim then folds
         torch.onnx.export(
-            network, (torch.zeros(1, 3, _TRACING_RESOLUTION, _TRACING_RESOLUTION),), file, dynamo=False, opset_version=OPSET,
+            network, (picture,), file, dynamo=False, opset_version=OPSET,
             input_names=[INPUT], output_names=[OUTPUT], dynamic_axes={INPUT: {0: BATCH}, OUTPUT: {0: BATCH}},
         )  # fmt: skip
     model = onnx.load_from_string(file.getvalue())
@@ -51,7 +53,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _name_weights(model: onnx.ModelProto) -> None:
     """Folding leaves names like `onnx::Conv_512`; the node `/stages.1.0/expand/conv/Conv` knows the real one."""
-    names = {}
+    names: dict[str, str] = {}
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm"):
             layer = re.sub("/", ".", node.name.strip("/").rpartition("/")[0])

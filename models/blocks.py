@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -92,7 +94,8 @@ class MBConv(nn.Module):
 
     def __init__(self, block: Block, activation: str, padding: str, eps: float) -> None:
         super().__init__()
-        options, wide = {"padding": padding, "eps": eps}, block.expanded
+        wide = block.expanded
+        options: dict[str, Any] = {"padding": padding, "eps": eps}
         self.expand = ConvNorm(block.inputs, wide, 1, **options) if block.kind == "mbconv" else None
         self.depthwise = ConvNorm(wide, wide, block.kernel, block.stride, wide, **options)
         self.squeeze = SqueezeExcite(wide, block.squeezed) if block.squeezed else None
@@ -114,7 +117,8 @@ class FusedMBConv(nn.Module):
 
     def __init__(self, block: Block, activation: str, padding: str, eps: float) -> None:
         super().__init__()
-        options, alone = {"padding": padding, "eps": eps}, block.kind == "fused-1"
+        alone = block.kind == "fused-1"
+        options: dict[str, Any] = {"padding": padding, "eps": eps}
         wide = block.outputs if alone else block.expanded
         self.fused = ConvNorm(block.inputs, wide, block.kernel, block.stride, **options)
         self.project = None if alone else ConvNorm(wide, block.outputs, 1, **options)

@@ -13,8 +13,9 @@ from pathlib import PurePath
 from models.variants import VARIANTS, Variant
 from runtime.preprocess import Preprocessing
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of channels in 0..1
-HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and std of channels in 0..1
+IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Checkpoint:
     resolution: int | None = None
     crop: float | None = None
     interpolation: str | None = None
-    statistics: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
+    statistics: Statistics | None = None
     eps: float | None = None
 
     @property
@@ -70,7 +71,7 @@ _LUKEMELAS = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/downloa
 
 
 def _torchvision(variant: str, suffix: str, top1: float, resolution: int, resize: int, interpolation: str = "bicubic",
-                 weights: str = "IMAGENET1K_V1", statistics=IMAGENET) -> Checkpoint:  # fmt: skip
+                 weights: str = "IMAGENET1K_V1", statistics: Statistics = IMAGENET) -> Checkpoint:  # fmt: skip
     # torchvision builds b5-b7 and V2 with epsilon 1e-3.
     eps = 1e-3 if variant in ("b5", "b6", "b7") or variant.startswith("v2") else 1e-5
     file = f"efficientnet_{variant.replace('-', '_')}{suffix}.pth"
@@ -133,7 +134,7 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
       for b, digits in zip(("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7"), row.split())),
     *(Checkpoint(f"lukemelas/{b}", b, "lukemelas", f"efficientnet-{b}-{digits}.pth", _LUKEMELAS)
       for b, digits in zip(("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7"),
-                           "355c32eb f1951068 8bb594d6 5fb5a3c3 6ed6700e b6417697 c76e70fd dcc49843".split())),
+                           ["355c32eb", "f1951068", "8bb594d6", "5fb5a3c3", "6ed6700e", "b6417697", "c76e70fd", "dcc49843"])),
 )
 # fmt: on
 

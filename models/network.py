@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.blocks import ACTIVATIONS, BLOCKS, Convolution, ConvNorm, FusedMBConv, MBConv, mean_over_map
+from models.blocks import ACTIVATIONS, BLOCKS, ConvNorm, Convolution, FusedMBConv, MBConv, mean_over_map
 from models.variants import Variant
 
 _RESIDUAL_STRENGTH = 0.1
@@ -23,7 +24,8 @@ class EfficientNet(nn.Module):
 
     def __init__(self, variant: Variant, classes: int = 1000, padding: str = "symmetric", eps: float = 1e-5) -> None:
         super().__init__()
-        options, blocks = {"padding": padding, "eps": eps}, variant.blocks()
+        blocks = variant.blocks()
+        options: dict[str, Any] = {"padding": padding, "eps": eps}
         self.variant = variant
         self.stem = ConvNorm(3, variant.stem_channels, 3, stride=2, **options)
         self.stages = nn.ModuleList(

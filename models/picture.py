@@ -7,6 +7,10 @@ from pathlib import Path
 
 from models.variants import Variant
 
+# Where a point's name stands, in points from it and aligned which way: beside its line, by branch.
+PLACES = {"b": (-5, 5, "right"), "lite": (7, -9, "left"), "v2": (7, -9, "left"), "v2-b1": (-1, 6, "center")}
+PLACES |= dict.fromkeys(("v2-s", "v2-m", "v2-l"), (-9, 6, "right"))
+PLACES |= dict.fromkeys(("b5", "b6", "b7"), (8, -13, "left"))
 BRANCHES = {"b": ("EfficientNet", "#2f6fbb"), "lite": ("Lite", "#d9822b"), "v2": ("V2", "#3a9d5d")}
 
 
@@ -35,8 +39,10 @@ def draw(path: Path, rows: Sequence[tuple[Variant, int, int]]) -> None:
             zorder=2,
         )
         for x, y, (variant, _, _) in zip(cost, top1, branch):
-            below = prefix == "lite" or variant.name in ("v2-b1", "v2-b2")
-            axes.annotate(variant.name, (x, y), xytext=(5, -13 if below else 8), textcoords="offset points", fontsize=8)
+            right, up, align = PLACES.get(variant.name) or PLACES[prefix]
+            axes.annotate(
+                variant.name, (x, y), xytext=(right, up), textcoords="offset points", fontsize=8, ha=align, color=colour
+            )
     axes.set_xscale("log")
     axes.set_xticks([0.5, 1, 2, 5, 10, 20, 50], ["0.5", "1", "2", "5", "10", "20", "50"])
     axes.set_xlabel("multiply-adds for one image at the variant's resolution, billions (log)")

@@ -54,7 +54,8 @@ NAMES = {
     "timm": Names(("conv_stem", "bn1"), ("conv_head", "bn2"), "classifier", "blocks.{stage}.{block}", {
         "mbconv": {"expand": ("conv_pw", "bn1"), "depthwise": ("conv_dw", "bn2"),
                    "squeeze": ("se.conv_reduce", "se.conv_expand"), "project": ("conv_pwl", "bn3")},
-        "mbconv-1": {"depthwise": ("conv_dw", "bn1"), "squeeze": ("se.conv_reduce", "se.conv_expand"), "project": ("conv_pw", "bn2")},
+        "mbconv-1": {"depthwise": ("conv_dw", "bn1"), "squeeze": ("se.conv_reduce", "se.conv_expand"),
+                     "project": ("conv_pw", "bn2")},
         "fused": {"fused": ("conv_exp", "bn1"), "project": ("conv_pwl", "bn2")},
         "fused-1": {"fused": ("conv", "bn1")},
     }, "conv_stem.weight"),
@@ -62,7 +63,8 @@ NAMES = {
                          "features.{stage_from_1}.{block}", {
         "mbconv": {"expand": ("block.0.0", "block.0.1"), "depthwise": ("block.1.0", "block.1.1"),
                    "squeeze": ("block.2.fc1", "block.2.fc2"), "project": ("block.3.0", "block.3.1")},
-        "mbconv-1": {"depthwise": ("block.0.0", "block.0.1"), "squeeze": ("block.1.fc1", "block.1.fc2"), "project": ("block.2.0", "block.2.1")},
+        "mbconv-1": {"depthwise": ("block.0.0", "block.0.1"), "squeeze": ("block.1.fc1", "block.1.fc2"),
+                     "project": ("block.2.0", "block.2.1")},
         "fused": {"fused": ("block.0.0", "block.0.1"), "project": ("block.1.0", "block.1.1")},
         "fused-1": {"fused": ("block.0.0", "block.0.1")},
     }, "features.0.0.weight"),
@@ -107,7 +109,7 @@ def read_checkpoint(path: Path) -> CheckpointFile:
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a whole .safetensors file ({error}). Fetch it again.") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, List, NamedTuple, Optional, Sequence, Union, overload
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union, overload
 
 import numpy as np
 
@@ -19,7 +19,7 @@ _BATCH = 8  # pictures a list is cut into: the CPU gains nothing from more, and 
 class Prediction(NamedTuple):
     """One class that a picture may show."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a prediction
     label: str
     probability: float  # softmax over all classes
 
@@ -53,7 +53,7 @@ class Classifier:
     def __call__(self, images: Source, top: int = 5) -> List[Prediction]: ...
 
     @overload
-    def __call__(self, images: Sequence[Source], top: int = 5) -> List[List[Prediction]]: ...
+    def __call__(self, images: Union[List[Source], Tuple[Source, ...]], top: int = 5) -> List[List[Prediction]]: ...
 
     def __call__(self, images: Any, top: int = 5) -> Any:
         """The `top` likeliest classes, best first, of one picture, or of each in a list or tuple."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections import deque
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, Mapping, Tuple, Union
 
@@ -41,10 +42,9 @@ def verify(path: Union[str, Path]) -> str:
     Raises UserError if they differ: the file was damaged, or changed by another program, since it was written.
     """
     with _opened(path) as file:
-        last = None
-        for last in _fields(file, os.fstat(file.fileno()).st_size, path):
-            pass
-        if last is None or last[0] != _METADATA:
+        fields = deque(_fields(file, os.fstat(file.fileno()).st_size, path), maxlen=1)
+        last = fields.pop() if fields else (0, 0, 0)
+        if last[0] != _METADATA:
             raise UserError(
                 f"{path} does not end with its checksum: it was not written by this project, or changed since."
             )

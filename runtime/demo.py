@@ -1,0 +1,50 @@
+"""Shows a model at work on scikit-image's sample photographs: python -m runtime.demo (after an export)"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from runtime.command import run
+from runtime.errors import UserError
+
+# What is to be seen on them: any of these of ImageNet's classes counts as right.
+PHOTOGRAPHS = {
+    "chelsea.png": ("a cat", {281, 282, 285}),  # tabby, tiger cat, Egyptian cat
+    "coffee.png": ("a cup of coffee", {967, 504, 968}),  # espresso, coffee mug, cup
+    "rocket.jpg": ("a rocket", {657, 744}),  # missile, projectile
+    "motorcycle_left.png": ("a motorcycle", {665, 670}),  # moped, motor scooter
+}
+
+
+def main() -> int:
+    from runtime.classifier import Classifier
+
+    spec = importlib.util.find_spec("skimage")  # finds the folder without running the package
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("The sample photographs come with scikit-image: pip install scikit-image.")
+    folder = Path(spec.submodule_search_locations[0]) / "data"
+    classify = Classifier(variant="lite0")
+    print(f"\n{classify.artifact.path} ({classify.artifact.weights}), {classify.backend.description}\n")
+    wrong = 0
+    for name, (shows, right) in PHOTOGRAPHS.items():
+        best = classify(folder / name, top=1)[0]
+        wrong += best.index not in right
+        verdict = "right" if best.index in right else "WRONG"
+        print(f"  {name:20} {shows:16} -> {best.label:28} {best.probability:6.1%}  {verdict}")
+    if wrong:
+        print(
+            f"\n{wrong} of {len(PHOTOGRAPHS)} photographs were not recognised: this export is not to be trusted.",
+            file=sys.stderr,
+        )
+        return 1
+    python = os.path.relpath(sys.executable)
+    print(f"\nNext, a photograph of your own:   {python} -m runtime.infer photo.jpg")
+    print("and another network:              make export VARIANT=b0   (make help lists the rest)")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
