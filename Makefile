@@ -32,8 +32,20 @@ family: $(VENV)/.export ## the networks as a table: parameters, GFLOPs, resoluti
 	@$(PY) -m models
 
 ##@ The project
+# Tests that passed on just these files need not run again: a second `make test` takes a second.
+SOURCES := $(shell find models export calibration runtime tests -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml Makefile
+TESTED := build/tested$(if $(EFFICIENTNET_TEST_DATA),-with-data)
+
 .PHONY: test
-test: lint test-python $(addprefix test-python,$(OTHER_PYTHONS)) ## everything that CI runs: ruff, mypy, all tests, the runtime's on older Pythons
+test: $(if $(filter-out 0,$(FORCE)),all-tests) $(TESTED) ## everything that CI runs: ruff, mypy, all tests, the runtime's on older Pythons
+	@echo "all tests have passed on the files as they are (FORCE=1 runs them again)"
+
+$(TESTED): $(SOURCES)
+	@$(MAKE) --no-print-directory all-tests
+	@touch $@
+
+.PHONY: all-tests
+all-tests: lint test-python $(addprefix test-python,$(OTHER_PYTHONS))
 
 .PHONY: lint
 lint: $(VENV)/.test

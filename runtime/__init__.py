@@ -4,7 +4,12 @@
     Classifier("artifacts/b1/b1.fp32.onnx")("photo.jpg")
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# onnxruntime's wheels from 1.31 on report usage to their makers unless told not to before the import, and keep a data
+# base in the user's cache for it. A device that classifies photographs should talk to nobody. Set it to 0 to allow it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from runtime.classifier import Classifier, Prediction

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
@@ -56,9 +58,11 @@ def read_artifact(path: Union[str, Path]) -> Artifact:
             resolution=int(metadata["resolution"]),
             crop=float(metadata["crop"]),
             interpolation=metadata["interpolation"],
-            mean=tuple(json.loads(metadata["mean"])),
-            std=tuple(json.loads(metadata["std"])),
+            mean=_triple(metadata["mean"]),
+            std=_triple(metadata["std"]),
         )
+        if preprocessing.resolution < 1 or not 0 < preprocessing.crop < math.inf or min(preprocessing.std) <= 0:
+            raise ValueError(f"impossible {preprocessing}")
         return Artifact(
             path=path,
             variant=metadata["variant"],
@@ -70,8 +74,15 @@ def read_artifact(path: Union[str, Path]) -> Artifact:
             weights_sha256=metadata["weights_sha256"] or None,
             metadata=metadata,
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} has damaged metadata ({error!r}): export it again.") from None
+
+
+def _triple(text: str) -> Tuple[float, float, float]:
+    red, green, blue = (float(value) for value in json.loads(text))
+    if not all(map(math.isfinite, (red, green, blue))):
+        raise ValueError(f"not finite: {text}")
+    return red, green, blue
 
 
 def sealed(model: bytes, precision: str, metadata: Mapping[str, str]) -> Tuple[bytes, str]:
@@ -107,13 +118,15 @@ def find_artifact(variant: Optional[str] = None, precision: str = "fp32", folder
     Raises UserError that says what to run if there is none.
     """
     folder = folder or artifacts_folder()
+    if precision not in PRECISIONS:
+        raise UserError(f"There is no precision '{precision}': choose {', '.join(PRECISIONS)}.")
     if variant is None:
-        try:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
             variant = (folder / "latest").read_text(encoding="utf-8").strip()
-        except OSError:
+        if not variant:
             raise UserError(
                 f"There is no model in {folder}/ yet: run 'make export VARIANT=b0', or name a file with --model."
-            ) from None
+            )
     path = artifact_path(variant, precision, folder)
     if not path.is_file():
         found = sorted(p.name for p in folder.glob("*/*.onnx"))

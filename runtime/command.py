@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Callable
@@ -11,6 +12,8 @@ from runtime.errors import UserError
 
 def run(main: Callable[[], int]) -> None:
     """Runs `main` and leaves the process with the status it returns, or with that of the error it ends with."""
+    if hasattr(sys.stdout, "reconfigure"):  # a letter that the terminal's encoding lacks is escaped, as stderr does it
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main()
         sys.stdout.flush()
@@ -18,9 +21,14 @@ def run(main: Callable[[], int]) -> None:
         print(f"error: {error}", file=sys.stderr)
         status = error.status
     except KeyboardInterrupt:
-        print("\ninterrupted; finished files are whole, the one in work was not written", file=sys.stderr)
+        print("\ninterrupted; no file was left half written", file=sys.stderr)
         status = 130
-    except BrokenPipeError:  # `... | head` has seen enough
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains while closing stdout
-        status = 141
+        status = 141  # `... | head` has seen enough
+        if error.errno == errno.ENOSPC:
+            print(f"error: the output can't be written: {error.strerror}.", file=sys.stderr)
+            status = 1
     sys.exit(status)

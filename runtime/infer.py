@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Dict, List, Union
+from typing import IO, TYPE_CHECKING, Any, Dict, List, Union
 
 from runtime.command import run
 
@@ -25,7 +25,7 @@ def main() -> int:
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--model", metavar="FILE", help="an exported .onnx file")
     model.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
-    parser.add_argument("--precision", default="fp32", metavar="P", help="of the variant: fp32 (default), fp16, int8")
+    parser.add_argument("--precision", metavar="P", help="of the variant: fp32 (default), fp16, int8")
     parser.add_argument("--backend", default="auto", metavar="B", help="auto (default) or onnxruntime")
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads for one image (default: the backend's)")
     parser.add_argument("--top", type=_positive, default=5, metavar="N", help="classes to print (default 5)")
@@ -34,24 +34,27 @@ def main() -> int:
     form.add_argument("--csv", action="store_true", help="one line a class")
     parser.add_argument("--time", action="store_true", help="milliseconds for each stage")
     options = parser.parse_args()
+    if options.model and options.precision:
+        parser.error("--precision goes with a variant: the file that --model names has its own")
 
     from runtime.artifact import RANDOM_WEIGHTS
     from runtime.classifier import Classifier
     from runtime.pictures import find_pictures
     from runtime.preprocess import ImageError
 
+    pictures = find_pictures(options.images)
     classifier = Classifier(
         options.model,
         variant=options.variant,
-        precision=options.precision,
+        precision=options.precision or "fp32",
         backend=options.backend,
         threads=options.threads,
     )
     if classifier.artifact.random:
         print(f"{classifier.artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
-    write = _JsonLines(classifier) if options.json else _Csv() if options.csv else _Text(classifier)
+    write = _JsonLines(classifier) if options.json else _Csv(classifier) if options.csv else _Text(classifier)
     failed = 0
-    for name, source in find_pictures(options.images):
+    for name, source in pictures:
         try:
             predictions, milliseconds = classify(classifier, source, name, options.top)
         except ImageError as error:
@@ -63,7 +66,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def classify(classifier: Classifier, source: Union[str, bytes], name: str, top: int) -> Any:
+def classify(classifier: Classifier, source: Union[str, IO[bytes]], name: str, top: int) -> Any:
     """(predictions, milliseconds by stage) for one picture. Raises ImageError that calls the picture `name`."""
     from runtime.preprocess import normalize, open_image, resize_crop
 
@@ -128,19 +131,20 @@ class _JsonLines:
 class _Csv:
     """One line for each class of each picture; failed pictures are on stderr only."""
 
-    def __init__(self) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         import csv
 
+        self.note = {"weights": "random weights"} if classifier.artifact.random else {}
         self.writer = csv.writer(sys.stdout, lineterminator="\n")
         self.header = False
 
     def result(self, name: str, predictions: List[Prediction], milliseconds: Dict[str, float]) -> None:
         if not self.header:
-            self.writer.writerow(["file", "rank", "index", "label", "probability", *(f"{stage}_ms" for stage in milliseconds)])
+            self.writer.writerow(["file", "rank", "index", "label", "probability", *self.note, *(f"{stage}_ms" for stage in milliseconds)])
             self.header = True
-        spent = [f"{value:.3f}" for value in milliseconds.values()]
+        rest = [*self.note.values(), *(f"{value:.3f}" for value in milliseconds.values())]
         for rank, (index, label, probability) in enumerate(predictions, 1):
-            self.writer.writerow([printable(name), rank, index, printable(label), f"{probability:.6f}", *spent])
+            self.writer.writerow([printable(name), rank, index, printable(label), f"{probability:.6f}", *rest])
         sys.stdout.flush()
 
     def failure(self, name: str, reason: str) -> None:
@@ -148,9 +152,12 @@ class _Csv:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
     return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from typing import Iterator, Sequence, Tuple, Union
+from typing import IO, Iterable, Iterator, List, Sequence, Tuple, Union
 
 from runtime.errors import UserError
 
@@ -13,36 +13,47 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  
 STANDARD_INPUT = "-"
 
 
-def find_pictures(arguments: Sequence[str]) -> Iterator[Tuple[str, Union[str, bytes]]]:
+def find_pictures(arguments: Sequence[str]) -> List[Tuple[str, Union[str, IO[bytes]]]]:
     """(name, source) of each picture that `arguments` mean, in their order; folders and patterns in sorted order.
 
     A folder gives every picture below it, a pattern that names no file is expanded, "-" is one encoded picture on
-    standard input. A file that does not exist is passed on, so that it is reported among the others. Raises UserError
-    for a folder or pattern without pictures.
+    standard input, not read yet. A file that does not exist is passed on, so that it is reported among the others.
+    Raises UserError for a folder or pattern without pictures: before any work is done.
     """
+    pictures: List[Tuple[str, Union[str, IO[bytes]]]] = []
     for argument in arguments:
         if argument == STANDARD_INPUT:
-            yield "standard input", sys.stdin.buffer.read()
+            if sys.stdin is None:
+                raise UserError("There is no standard input to read a picture from: it is closed.")
+            pictures.append(("standard input", sys.stdin.buffer))
         elif os.path.isdir(argument):
-            yield from _several(_below(argument), f"The folder {argument} has no pictures ({' '.join(SUFFIXES)}).")
+            pictures += _several(below(argument), f"The folder {argument} has no pictures ({' '.join(SUFFIXES)}).")
         elif glob.has_magic(argument) and not os.path.exists(argument):
             found = (path for path in sorted(glob.glob(argument, recursive=True)) if os.path.isfile(path))
-            yield from _several(found, f"No file matches {argument}.")
+            pictures += _several(found, f"No file matches {argument}.")
         else:
-            yield argument, argument
+            pictures.append((argument, argument))
+    return pictures
 
 
-def _below(folder: str) -> Iterator[str]:
-    for root, folders, files in os.walk(folder):
-        folders.sort()
+def below(folder: str) -> Iterator[str]:
+    """Path of every picture in `folder` and below it, by its suffix, sorted; what is hidden (.thumbnails/) is left out.
+
+    Raises UserError if one of the folders can't be read.
+    """
+    for root, folders, files in os.walk(folder, onerror=_unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 yield os.path.join(root, name)
 
 
-def _several(paths: Iterator[str], none: str) -> Iterator[Tuple[str, str]]:
-    path = None
-    for path in paths:
-        yield path, path
-    if path is None:
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"The folder {error.filename} can't be read: {error.strerror}.") from None
+
+
+def _several(paths: Iterable[str], none: str) -> List[Tuple[str, str]]:
+    pictures = [(path, path) for path in paths]
+    if not pictures:
         raise UserError(none)
+    return pictures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import tempfile
 from pathlib import Path
@@ -50,7 +51,7 @@ def _umask() -> int:
 
 def _remove_left_behind(path: Path) -> None:
     """Removes temporary files of writers of `path` that were killed (their process is gone)."""
-    for old in path.parent.glob(f".{path.name}.*.tmp"):
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         pid = old.name[len(path.name) + 2 :].partition(".")[0]
         if os.name == "posix" and pid.isdigit():
             try:

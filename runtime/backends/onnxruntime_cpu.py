@@ -9,6 +9,8 @@ import numpy as np
 from runtime.artifact import Artifact
 from runtime.errors import UserError
 
+MOST_THREADS = 256  # onnxruntime starts them all and gives each memory: 100,000 fill a machine and never return
+
 
 class OnnxRuntime:
     """An artifact in an onnxruntime session. Several threads may call `run` at once."""
@@ -16,6 +18,8 @@ class OnnxRuntime:
     name = "onnxruntime"
 
     def __init__(self, artifact: Artifact, threads: Optional[int] = None) -> None:
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise UserError(f"{threads} threads: choose between 1 and {MOST_THREADS}, at most the number of cores.")
         try:
             import onnxruntime
         except ImportError as error:
@@ -41,4 +45,4 @@ class OnnxRuntime:
 
     def close(self) -> None:
         """See runtime.backends.Backend."""
-        del self._session
+        self._session = None

@@ -1,0 +1,382 @@
+"""Measures accuracy on labelled pictures: python -m runtime.evaluate --data photos/ --precision int8 --reference fp32"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from runtime.accuracy import mcnemar, paired_difference, wilson
+from runtime.artifact import PRECISIONS, RANDOM_WEIGHTS, find_artifact
+from runtime.classifier import Classifier
+from runtime.command import run
+from runtime.dataset import Sample, read_dataset
+from runtime.errors import UserError
+from runtime.preprocess import ImageError, preprocess
+
+BATCH = 8  # pictures a run; fixed, so that an evaluation that was interrupted goes on to the same numbers
+_AHEAD = 4  # batches that are decoded before the network asks for them
+_SUSPICIOUS = 64  # labelled pictures without one hit in the top five: the labels must mean something else
+
+
+class Record(NamedTuple):
+    """What is kept of one picture."""
+
+    row: int  # in the data set
+    top: List[int]  # likeliest classes, best first; empty: the picture could not be read
+    reference: Optional[int]  # the reference's class
+    signal: float  # power of the reference's logits
+    noise: float  # power of the difference of the logits
+
+
+def evaluate(
+    classifier: Classifier,
+    samples: Sequence[Sample],
+    reference: Optional[Classifier] = None,
+    journal: Optional[Path] = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Dict[str, Any]:
+    """Accuracy of `classifier` on `samples`, and against `reference` where there is one; see `summary` for the keys.
+
+    Streams: memory does not grow with the number of pictures but for a line each in `journal`, a file that lets an
+    interrupted evaluation go on where it stopped. Pictures that can't be read are counted and left out.
+    Raises UserError if labels seem to be of another label set (unless `force`), or the two models' classes differ.
+    """
+    if reference and reference.artifact.classes != classifier.artifact.classes:
+        raise UserError(
+            f"{reference.artifact.path} tells {reference.artifact.classes} classes apart and {classifier.artifact.path} "
+            f"{classifier.artifact.classes}: they can't be compared."
+        )
+    records = _journalled(journal, len(samples))
+    began, start = time.perf_counter(), len(records)
+    labelled = hits = 0
+    with _appending(journal) as note:
+        for batch in _records(classifier, samples, reference, start):
+            for record in batch:
+                note(record)
+            records += batch
+            progress(len(records), len(samples))
+            for record in batch:
+                label = samples[record.row].label
+                labelled += bool(record.top) and label is not None
+                hits += label in record.top
+            if not force and not classifier.artifact.random and labelled >= _SUSPICIOUS and hits == 0 and start == 0:
+                wrong = next(r for r in records if r.top and samples[r.row].label is not None)
+                sample, labels = samples[wrong.row], classifier.artifact.labels
+                raise UserError(
+                    f"None of the first {labelled} labels is among the model's best five. They are probably of another label "
+                    f"set: {sample.name} is labelled {sample.label} ('{labels[sample.label or 0]}'), the model sees "
+                    f"'{labels[wrong.top[0]]}'. --force evaluates all the same."
+                )
+    result = summary(records, samples, classifier, reference)
+    result["images_per_second"] = round((len(samples) - start) / max(time.perf_counter() - began, 1e-9), 2)
+    return result
+
+
+def summary(
+    records: Sequence[Record], samples: Sequence[Sample], classifier: Classifier, reference: Optional[Classifier]
+) -> Dict[str, Any]:
+    """The figures, shares in %: n, unreadable; top1, top5 with intervals (None without labels or with random weights);
+    agreement, sqnr_db, difference (points of top-1, negative: worse than the reference) and flipped."""
+    seen = [record for record in records if record.top]
+    known = [record for record in seen if samples[record.row].label is not None]
+    ours, labels = classifier.artifact, classifier.artifact.labels
+    result: Dict[str, Any] = {
+        "model": str(ours.path),
+        "variant": ours.variant,
+        "precision": ours.precision,
+        "weights": RANDOM_WEIGHTS if ours.random else ours.weights,
+        "backend": classifier.backend.description,
+        "n": len(seen),
+        "labelled": len(known),
+        "unreadable": len(records) - len(seen),
+        "top1": None,
+        "top5": None,
+    }
+    if known and not ours.random:
+        for key, top in (("top1", 1), ("top5", 5)):
+            right = sum(samples[record.row].label in record.top[:top] for record in known)
+            result[key] = 100 * right / len(known)
+            result[f"{key}_interval"] = _percent(wilson(right, len(known)))
+    if reference and seen:
+        same = sum(record.top[0] == record.reference for record in seen)
+        signal, noise = sum(record.signal for record in seen), sum(record.noise for record in seen)
+        result["reference"] = str(reference.artifact.path)
+        result["agreement"] = 100 * same / len(seen)
+        result["agreement_interval"] = _percent(wilson(same, len(seen)))
+        result["sqnr_db"] = (
+            10 * float(np.log10(signal / noise)) if noise > 0 and signal > 0 else None
+        )  # None: identical
+        result["flipped"] = [
+            {
+                "file": samples[record.row].name,
+                "was": labels[record.reference or 0],
+                "is": labels[record.top[0]],
+                "right": _name(samples[record.row], labels),
+            }
+            for record in seen
+            if record.top[0] != record.reference
+        ]
+        if known and not ours.random and not reference.artifact.random:
+            truth = [(samples[r.row].label, r.top[0], r.reference) for r in known]
+            gained = sum(label == now != before for label, now, before in truth)
+            lost = sum(label == before != now for label, now, before in truth)
+            difference, low, high = paired_difference(gained, lost, len(known))
+            result["difference"] = 100 * difference
+            result["difference_interval"] = _percent((low, high))
+            result["mcnemar_p"] = mcnemar(gained, lost)
+    return result
+
+
+def _records(
+    classifier: Classifier, samples: Sequence[Sample], reference: Optional[Classifier], start: int
+) -> Iterator[List[Record]]:
+    """Records of the samples from row `start` on, a batch at a time; pictures are decoded ahead on all cores."""
+    recipe = classifier.artifact.preprocessing
+    other = reference.artifact.preprocessing if reference else recipe
+
+    def read(row: int) -> Optional[Tuple[np.ndarray, Optional[np.ndarray]]]:
+        try:
+            image = preprocess(samples[row].path, recipe)
+            return image, None if other == recipe else preprocess(samples[row].path, other)
+        except ImageError:
+            return None
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        waiting: deque = deque()
+        rows = iter(range(start, len(samples)))
+        try:
+            while True:
+                while len(waiting) < _AHEAD * BATCH:
+                    row = next(rows, None)
+                    if row is None:
+                        break
+                    waiting.append((row, pool.submit(read, row)))
+                if not waiting:
+                    return
+                batch = [waiting.popleft() for _ in range(min(BATCH, len(waiting)))]
+                read_rows = [(row, future.result()) for row, future in batch]
+                yield _answers(classifier, reference, read_rows)
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _answers(classifier: Classifier, reference: Optional[Classifier], rows: List[Any]) -> List[Record]:
+    usable = [(row, images) for row, images in rows if images is not None]
+    records = {row: Record(row, [], None, 0.0, 0.0) for row, _ in rows}
+    if usable:
+        batch = np.stack([images[0] for _, images in usable])
+        logits = classifier.logits(batch)
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+        expected = None
+        if reference:
+            expected = reference.logits(
+                batch if usable[0][1][1] is None else np.stack([images[1] for _, images in usable])
+            )
+        for i, (row, _) in enumerate(usable):
+            top = [int(index) for index in order[i]]
+            records[row] = Record(row, top, None, 0.0, 0.0)
+            if expected is not None:
+                signal = float(np.square(expected[i], dtype=np.float64).sum())
+                noise = float(np.square(expected[i].astype(np.float64) - logits[i]).sum())
+                records[row] = Record(row, top, int(expected[i].argmax()), signal, noise)
+    return [records[row] for row, _ in rows]
+
+
+def _journalled(journal: Optional[Path], count: int) -> List[Record]:
+    """The whole batches that an interrupted evaluation left in `journal`; the file is cut back to them."""
+    if journal is None or not journal.is_file():
+        return []
+    records: List[Record] = []
+    with open(journal, "rb+") as file:
+        for line in file:
+            try:
+                record = Record(*json.loads(line))
+            except (ValueError, TypeError):
+                break  # the line that was being written
+            if record.row != len(records):
+                break
+            records.append(record)
+        if len(records) != count:
+            del records[len(records) // BATCH * BATCH :]
+        file.seek(0)
+        for _ in records:
+            file.readline()
+        file.truncate()
+    return records
+
+
+class _appending:
+    """Appends records to a journal as they come; writes nothing without one."""
+
+    def __init__(self, journal: Optional[Path]) -> None:
+        self.file = None
+        if journal is not None:
+            journal.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(journal, "a", encoding="ascii")  # noqa: SIM115 (closed in __exit__)
+
+    def __enter__(self) -> Callable[[Record], None]:
+        return self.note
+
+    def note(self, record: Record) -> None:
+        if self.file:
+            self.file.write(json.dumps(record) + "\n")
+            self.file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self.file:
+            self.file.close()
+
+
+def _percent(interval: Tuple[float, float]) -> List[float]:
+    return [100 * interval[0], 100 * interval[1]]
+
+
+def _name(sample: Sample, labels: Sequence[str]) -> Optional[str]:
+    return None if sample.label is None else labels[sample.label]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.evaluate",
+        description="Accuracy of an artifact on labelled pictures, and what it changed against a reference.",
+        epilog="DATA: a folder for each class (index, wnid or name), or pictures with labels.csv, LOC_val_solution.csv or "
+        "val.txt among them, or pictures alone (then only the agreement with the reference is measured).",
+    )
+    parser.add_argument("--data", required=True, type=Path, metavar="DATA", help="folder of pictures")
+    parser.add_argument(
+        "--labels", type=Path, metavar="FILE", help="list of files and labels, if it is not in the folder"
+    )
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--model", metavar="FILE", help="an artifact")
+    model.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
+    parser.add_argument("--precision", default="fp32", metavar="P", help="of the variant: fp32 (default), fp16, int8")
+    parser.add_argument("--reference", metavar="R", help="artifact, or precision of the same variant, to compare with")
+    parser.add_argument("--backend", default="auto", metavar="B", help="auto (default) or onnxruntime")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the network (default: the backend's)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only every k-th picture, so that about N are taken")
+    parser.add_argument("--json", action="store_true", help="the result as one JSON object")
+    parser.add_argument("--force", action="store_true", help="go on although the labels look like another label set's")
+    parser.add_argument("--fresh", action="store_true", help="do not go on with an interrupted evaluation")
+    options = parser.parse_args()
+
+    classifier = Classifier(
+        options.model,
+        variant=options.variant,
+        precision=options.precision,
+        backend=options.backend,
+        threads=options.threads,
+    )
+    reference = None
+    if options.reference:
+        path = options.reference
+        if path in PRECISIONS:
+            path = find_artifact(classifier.artifact.variant, path, classifier.artifact.path.parent.parent)
+        reference = Classifier(path, backend=options.backend, threads=options.threads)
+    samples = read_dataset(options.data, classifier.artifact, options.labels)
+    if options.limit and options.limit < len(samples):
+        step = len(samples) / options.limit
+        samples = [samples[int(i * step)] for i in range(options.limit)]
+    if classifier.artifact.random:
+        print(f"{classifier.artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
+    journal = _journal(classifier, reference, samples)
+    if options.fresh and journal.exists():
+        journal.unlink()
+    if journal.exists():
+        print("going on with an evaluation that was interrupted (--fresh starts anew)", file=sys.stderr)
+    bar = _Bar()
+    try:
+        result = evaluate(classifier, samples, reference, journal, options.force, bar.show)
+    except UserError:
+        journal.unlink()  # what it holds would be gone on with
+        raise
+    finally:
+        bar.end()
+    journal.unlink()
+    print(json.dumps(result) if options.json else _report(result, options.data))
+    return 0
+
+
+def _journal(classifier: Classifier, reference: Optional[Classifier], samples: Sequence[Sample]) -> Path:
+    """Where this very evaluation keeps its records: named by the models' and the data set's contents."""
+    digest = hashlib.sha256()
+    for loaded in (classifier, reference):
+        if loaded:
+            digest.update(f"{loaded.artifact.metadata.get('sha256', '')} {loaded.backend.description}\n".encode())
+    for sample in samples:
+        try:
+            size = os.stat(sample.path).st_size
+        except OSError:
+            size = -1
+        digest.update(f"{sample.path!r} {sample.label} {size}\n".encode())
+    return Path("reports") / f".evaluation-{digest.hexdigest()[:16]}.jsonl"
+
+
+def _report(result: Dict[str, Any], data: Path) -> str:
+    def interval(key: str, sign: str = "") -> str:
+        low, high = result[f"{key}_interval"]
+        return f"({low:{sign}.1f} to {high:{sign}.1f})"
+
+    note = "  (random weights)" if result["weights"] == RANDOM_WEIGHTS else ""
+    lines = [
+        f"{result['model']}{note} on {result['backend']}",
+        f"pictures    {result['n']} of {data}, {result['unreadable']} unreadable; {result['images_per_second']} a second",
+    ]
+    for key, title in (("top1", "top-1"), ("top5", "top-5")):
+        if result[key] is not None:
+            lines.append(f"{title}       {result[key]:.1f} % {interval(key)}")
+        elif key == "top1":
+            lines.append(
+                f"accuracy    {'none: random weights' if note else 'not measured: the pictures have no labels'}"
+            )
+    if "agreement" in result:
+        sqnr = "identical logits" if result["sqnr_db"] is None else f"logit SQNR {result['sqnr_db']:.1f} dB"
+        lines.append(f"against     {result['reference']}")
+        lines.append(f"same class  {result['agreement']:.1f} % {interval('agreement')}, {sqnr}")
+        if "difference" in result:
+            change = f"{result['difference']:+.1f} points {interval('difference', '+')}"
+            lines.append(f"top-1       {change}, McNemar p {result['mcnemar_p']:.2g}")
+        for flip in result["flipped"][:10]:
+            truth = f"  (it is {flip['right']})" if flip["right"] else ""
+            lines.append(f"  flipped   {flip['file']}: {flip['was']} -> {flip['is']}{truth}")
+        if len(result["flipped"]) > 10:
+            lines.append(f"  flipped   {len(result['flipped']) - 10} more, all in --json")
+    return "\n".join(lines) + "\nIn brackets: 95 % intervals."
+
+
+class _Bar:
+    """Progress with the time left, on a terminal; a line every ten seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self.began = self.shown = time.perf_counter()
+        self.first: Optional[int] = None
+
+    def show(self, done: int, of: int) -> None:
+        now, terminal = time.perf_counter(), sys.stderr.isatty()
+        self.first = done if self.first is None else self.first
+        if now - self.shown < (0.2 if terminal else 10) and done < of:
+            return
+        self.shown = now
+        rate = (done - self.first) / max(now - self.began, 1e-9)
+        left = f", {(of - done) / rate:.0f} s left" if rate > 0 and done < of else ""
+        text = f"evaluating {done} of {of}{left}"
+        print(f"\r{text:<60}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)

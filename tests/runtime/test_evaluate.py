@@ -1,0 +1,173 @@
+"""Accuracy on labelled pictures: every way people keep labels, and figures that stay the same however they are reached."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runtime.artifact import read_artifact
+from runtime.dataset import read_dataset
+from runtime.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+PICTURES = Path(__file__).parents[1] / "data"
+CORGI, LIGHTHOUSE = 264, 437  # what the two photographs in tests/data show
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    if not os.environ.get("EFFICIENTNET_TEST_ARTIFACTS"):
+        pytest.skip("EFFICIENTNET_TEST_ARTIFACTS is not set: no exported lite0 to run (make test sets it)")
+    return Path(os.environ["EFFICIENTNET_TEST_ARTIFACTS"])
+
+
+@pytest.fixture
+def lite0(folder):
+    return read_artifact(folder / "lite0" / "lite0.fp32.onnx")
+
+
+def evaluate(folder: Path, tmp_path: Path, *arguments: object) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "EFFICIENTNET_ARTIFACTS": str(folder), "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "runtime.evaluate", "--variant", "lite0", *map(str, arguments)]
+    return subprocess.run(command, cwd=str(tmp_path), env=environment, capture_output=True, text=True, timeout=300)
+
+
+def labelled(samples):
+    return {os.path.basename(sample.path): sample.label for sample in samples}
+
+
+@pytest.mark.parametrize(
+    "names", [("264", "437"), ("n02113186", "n02814860"), ("Cardigan_Welsh_corgi", "beacon"), ("cardigan", "light_house")]
+)
+def test_a_folder_for_each_class_called_by_index_wnid_or_name(lite0, tmp_path, names):
+    for name, picture in zip(names, ("corgi.jpg", "lighthouse.jpg")):
+        (tmp_path / name / "more").mkdir(parents=True)
+        shutil.copy(str(PICTURES / picture), str(tmp_path / name / "more"))
+    if names[1] == "light_house":  # not a name that ImageNet has
+        with pytest.raises(UserError, match="1 of 2 labels are not classes of lite0.fp32.onnx: light_house"):
+            read_dataset(tmp_path, lite0)
+    else:
+        assert labelled(read_dataset(tmp_path, lite0)) == {"corgi.jpg": CORGI, "lighthouse.jpg": LIGHTHOUSE}
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("labels.csv", "file,label,author\ncorgi.jpg,264,x\nlighthouse.jpg,437,y\n"),
+        ("labels.csv", 'label,file\n"Cardigan, Cardigan Welsh corgi",corgi.jpg\nn02814860,lighthouse.jpg\n'),
+        (
+            "LOC_val_solution.csv",
+            "ImageId,PredictionString\ncorgi,n02113186 1 2 3 4 n02113186 5 6 7 8 \nlighthouse,n02814860 9 9 9 9 \n",
+        ),
+        ("val.txt", "corgi.JPEG 264\nlighthouse.JPEG 437\n"),
+    ],
+)
+def test_lists_of_labels_beside_the_pictures(lite0, tmp_path, file, text):
+    for picture in ("corgi.jpg", "lighthouse.jpg"):
+        shutil.copy(str(PICTURES / picture), str(tmp_path))
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    assert labelled(read_dataset(tmp_path, lite0)) == {"corgi.jpg": CORGI, "lighthouse.jpg": LIGHTHOUSE}
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"labels.csv": "file,label\ncorgi.jpg,1000\n"}, "labels are not classes"),
+        ({"labels.csv": "picture;class\ncorgi.jpg;1\n"}, "is no list of labels"),
+        ({"labels.csv": "file,label\nelsewhere.jpg,1\n"}, "None of the files"),
+        ({"val.txt": "490\n361\n171\n"}, "ILSVRC's ground truth has numbers of its own"),
+        ({"train/tench/a.jpg": "", "val/tench/a.jpg": ""}, "give one of them"),
+        ({"tench/a.jpg": "", "b.jpg": ""}, "pictures beside them"),
+        ({"notes.md": ""}, "has no pictures"),
+    ],
+)
+def test_what_can_not_be_meant_is_an_error(lite0, tmp_path, files, sentence):
+    shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path)) if "labels.csv" in files else None
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        read_dataset(tmp_path, lite0)
+
+
+def test_figures_and_pictures_that_can_not_be_read(folder, tmp_path):
+    for i in range(6):
+        shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path / "corgi{}.jpg".format(i)))
+    shutil.copy(str(PICTURES / "lighthouse.jpg"), str(tmp_path / "light.jpg"))
+    (tmp_path / "broken.jpg").write_bytes((PICTURES / "corgi.jpg").read_bytes()[:3000])
+    rows = ["corgi{}.jpg,264".format(i) for i in range(5)] + [
+        "corgi5.jpg,437",
+        "light.jpg,437",
+        "broken.jpg,1",
+        "gone.jpg,1",
+    ]
+    (tmp_path / "labels.csv").write_text("file,label\n" + "\n".join(rows) + "\n")
+    done = evaluate(folder, tmp_path, "--data", tmp_path, "--reference", "fp16", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["n"], result["labelled"], result["unreadable"]) == (7, 7, 2)
+    assert result["top1"] == pytest.approx(600 / 7)
+    assert result["top1_interval"][0] < 600 / 7 < result["top1_interval"][1]
+    assert result["agreement"] == 100 and result["flipped"] == [] and 30 < result["sqnr_db"] < 80
+    assert result["difference"] == 0
+    assert not list((tmp_path / "reports").iterdir())
+
+
+def test_pictures_without_labels_give_agreement_alone(folder, tmp_path):
+    (tmp_path / "data").mkdir()
+    shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path / "data"))
+    done = evaluate(folder, tmp_path, "--data", "data", "--reference", "fp16")
+    assert done.returncode == 0, done.stderr
+    assert "not measured: the pictures have no labels" in done.stdout and "same class  100.0 %" in done.stdout
+
+
+def test_labels_of_another_set_are_an_error_and_not_0_percent(folder, tmp_path):
+    for i in range(70):
+        os.link(str(PICTURES / "corgi.jpg"), str(tmp_path / "{}.jpg".format(i)))
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join("{}.jpg,{}\n".format(i, i % 10) for i in range(70)))
+    done = evaluate(folder, tmp_path, "--data", tmp_path)
+    assert done.returncode == 2 and "another label set" in done.stderr
+    assert (
+        evaluate(folder, tmp_path, "--data", tmp_path).returncode == 2
+    )  # nor does a second run take it for interrupted
+    done = evaluate(folder, tmp_path, "--data", tmp_path, "--force", "--json")
+    assert json.loads(done.stdout)["top1"] == 0
+
+
+def test_an_interrupted_evaluation_goes_on_to_the_same_figures(folder, tmp_path):
+    rows = []
+    for i in range(120):
+        name = "{}.jpg".format(i)
+        os.link(str(PICTURES / ("corgi.jpg" if i % 3 else "lighthouse.jpg")), str(tmp_path / name))
+        rows.append((name, CORGI if i % 7 else LIGHTHOUSE))
+    with open(str(tmp_path / "labels.csv"), "w", newline="") as file:
+        csv.writer(file).writerows([("file", "label"), *rows])
+    arguments = ("--data", tmp_path, "--reference", "fp16", "--json")
+    whole = json.loads(evaluate(folder, tmp_path, *arguments, "--fresh").stdout)
+    environment = {**os.environ, "EFFICIENTNET_ARTIFACTS": str(folder), "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "runtime.evaluate", "--variant", "lite0", *map(str, arguments)]
+    process = subprocess.Popen(
+        command, cwd=str(tmp_path), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    journal: list = []
+    while time.monotonic() < deadline and (not journal or journal[0].stat().st_size < 2000):
+        time.sleep(0.02)
+        journal = list((tmp_path / "reports").glob(".evaluation*")) if (tmp_path / "reports").is_dir() else []
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert journal and journal[0].exists()
+    done = evaluate(folder, tmp_path, *arguments)
+    assert "going on" in done.stderr
+    again = json.loads(done.stdout)
+    del whole["images_per_second"], again["images_per_second"]
+    assert again == whole
