@@ -150,7 +150,11 @@ def recipe_of(variant: Variant, file: str, form: str, checkpoint: Checkpoint | N
     `checkpoint` is the row, where the file is known to be it from elsewhere than its name.
     """
     name = PurePath(file).name
-    row = checkpoint or next((row for row in known_checkpoints(variant) if row.file == name), None)
+    # Its official name, or Hugging Face's: tf_efficientnet_b0.ap_in1k.safetensors.
+    called = (name, f"timm/{PurePath(name).stem}")
+    row = checkpoint or next(
+        (row for row in known_checkpoints(variant) if row.file in called or row.name in called), None
+    )
     if row is not None:
         return _follow(variant, row.format, row, f"{row.name} is a known checkpoint")
     if form == "timm" and ("tf_" in name or variant.name.startswith("v2-b")):

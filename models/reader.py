@@ -9,7 +9,7 @@ import argparse
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,11 @@ from runtime.preprocess import Preprocessing
 
 # Where training scripts put the weights inside a .pth file; averaged weights before raw ones, as timm does.
 NESTS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model", "net")
-PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, wrappers, torch.compile
+PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel and averaging, wrappers, torch.compile
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+# In what torch says of a pickle that names a class or function, rather than of a damaged one.
+_FOREIGN = ("GLOBAL ", "unrecognized function", "new object for")
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     except OSError as error:
         raise UserError(f"The checkpoint {path} can't be read: {error.strerror}.") from None
     tensors, metadata = _safetensors(path) if path.suffix == ".safetensors" else (_pickled(path), {})
-    tensors = {_bare(name, tensors): tensor for name, tensor in tensors.items()}
+    tensors = _unwrapped(tensors)
     form = next((form for form, names in NAMES.items() if names.sign in tensors), None)
     if form is None:
         found = ", ".join(list(tensors)[:3]) or "no tensors at all"
@@ -120,15 +124,18 @@ def _pickled(path: Path) -> dict[str, Tensor]:
         # Namespace: timm's training script keeps its (inert) arguments beside the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        what = "is not a checkpoint that torch can read, or is damaged"
-        if "nsupported" in str(error) or "not an allowed global" in str(error):
-            what = "holds more than tensors, and loading it could run somebody's code"
+    except Exception as error:  # on damage torch raises whatever that leads to: struct.error, AssertionError, KeyError
+        if isinstance(error, pickle.UnpicklingError) and any(sign in str(error) for sign in _FOREIGN):
+            raise UserError(
+                f"{path} holds more than tensors, and loading it could run somebody's code. "
+                "Save just the weights, torch.save(model.state_dict(), path), or fetch the file from where it was made."
+            ) from None
+        # torch's advice on an UnpicklingError is to load the file unsafely, so that is not repeated.
+        said = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0]
+        reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
         raise UserError(
-            f"{path} {what}. Save just the weights, torch.save(model.state_dict(), path), or fetch the file again."
+            f"{path} is damaged, or no checkpoint that torch can read ({reason}). Fetch it again."
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
-        raise UserError(f"{path} is not a whole checkpoint ({str(error).splitlines()[0]}). Fetch it again.") from None
     for nest in NESTS:
         if isinstance(held, Mapping) and isinstance(held.get(nest), Mapping):
             held = held[nest]
@@ -137,23 +144,21 @@ def _pickled(path: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
 
 
-def _bare(name: str, tensors: Mapping[str, Tensor]) -> str:
-    """`name` without a wrapper's prefix, if every tensor of the file has it."""
-    for prefix in PREFIXES:
-        if all(other.startswith(prefix) for other in tensors):
-            return name.removeprefix(prefix)
-    return name
+def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` without the wrappers' prefixes, where every name has them, and without AveragedModel's counter."""
+    bare = {name: tensor for name, tensor in tensors.items() if name != "n_averaged"}
+    while prefix := next((p for p in PREFIXES if bare and all(name.startswith(p) for name in bare)), None):
+        bare = {name.removeprefix(prefix): tensor for name, tensor in bare.items()}
+    return bare
 
 
 def tensor_names(variant: Variant, form: str) -> dict[str, str]:
-    """The name in format `form` of every tensor of our network. Raises UserError if the format has no such network."""
+    """The name in format `form` of every tensor of our network. Raises KeyError if the format has no such blocks."""
     theirs = NAMES[form]
     modules = dict(zip(NAMES["ours"].stem, theirs.stem))
     index = 0
     for stage, blocks in enumerate(variant.blocks()):
         for i, block in enumerate(blocks):
-            if block.kind not in theirs.parts:
-                raise UserError(f"There is no {variant.name} in {form}'s format, and the checkpoint is in that format.")
             place = {"stage": stage, "block": i, "index": index, "stage_from_1": stage + 1}
             here, there = NAMES["ours"].block.format(**place), theirs.block.format(**place)
             for part, names in theirs.parts[block.kind].items():
@@ -174,8 +179,14 @@ def tensor_names(variant: Variant, form: str) -> dict[str, str]:
 
 
 def load_into(network: EfficientNet, file: CheckpointFile) -> None:
-    """Copies every tensor of `file` into `network`. Raises UserError that names what is missing, extra or misshapen."""
-    names = tensor_names(network.variant, file.form)
+    """Copies every tensor of `file` into `network`.
+
+    Raises UserError that names what is missing, extra, misshapen, not of floats or not finite.
+    """
+    variant = network.variant
+    if not {block.kind for stage in variant.blocks() for block in stage} <= NAMES[file.form].parts.keys():
+        raise UserError(f"{file.path} is in {file.form}'s format, in which there is no {variant.name}.")
+    names = tensor_names(variant, file.form)
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if name in names}
     missing = [their for their in names.values() if their not in file.tensors]
     known = set(names.values())
@@ -191,14 +202,15 @@ def load_into(network: EfficientNet, file: CheckpointFile) -> None:
         if found
     ]
     if faults:
-        raise UserError(
-            f"{file.path} does not fit {network.variant.name}. {'. '.join(faults)}. Is it another variant's?"
-        )
-    broken = [their for their in names.values() if not file.tensors[their].isfinite().all()]
-    if broken:
-        raise UserError(
-            f"{file.path} holds values that are not finite, first in {broken[0]}. The training went wrong; use another file."
-        )
+        raise UserError(f"{file.path} does not fit {variant.name}. {'. '.join(faults)}. Is it another variant's?")
+    for their in names.values():
+        tensor = file.tensors[their]
+        if tensor.dtype not in FLOATS or tensor.layout != torch.strided:  # integers without their scale would run too
+            raise UserError(f"{file.path} holds other tensors than plain floats: {their}. Save the weights as float32.")
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{file.path} holds values that are not finite in {their}. The training went wrong; use another file."
+            )
     network.load_state_dict({mine: file.tensors[their] for mine, their in names.items()}, strict=False)
 
 
@@ -212,21 +224,27 @@ def classes_of(file: CheckpointFile) -> int:
     return weight.shape[0]
 
 
+_KNOWN = {"padding": ("symmetric", "same"), "interpolation": ("bilinear", "bicubic", "lanczos")}
+
+
 def own_recipe(file: CheckpointFile) -> tuple[Recipe, list[str] | None] | None:
     """Recipe and labels that a checkpoint in our own format carries, or None."""
     if file.form != "ours" or "recipe" not in file.metadata:
         return None
     try:
         held = json.loads(file.metadata["recipe"])
-        preprocessing = Preprocessing(
-            int(held["resolution"]),
-            float(held["crop"]),
-            str(held["interpolation"]),
-            tuple(held["mean"]),
-            tuple(held["std"]),
-        )
+        for name, known in _KNOWN.items():
+            if held[name] not in known:
+                raise ValueError(f"{name} {held[name]}")
+        mean, std = _triple(held["mean"]), _triple(held["std"])
+        preprocessing = Preprocessing(int(held["resolution"]), float(held["crop"]), held["interpolation"], mean, std)
         return Recipe(held["padding"], float(held["eps"]), preprocessing, "written in the checkpoint"), held.get(
             "labels"
         )
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file.path} carries a recipe that can't be read ({error!r}).") from None
+
+
+def _triple(values: Iterable[float]) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue

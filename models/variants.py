@@ -175,15 +175,17 @@ VARIANTS: dict[str, Variant] = {v.name: v for v in (
 # fmt: on
 
 # How files name a variant: efficientnet_b0, EfficientNet-B0, tf_efficientnetv2_b0, efficientnet_v2_s, efficientnet-lite0, b0.
+# Not these, which lie beside them in caches: swin_v2_s, pvt_v2_b0, efficientvit_b0, mobilenet_v2_l, segformer_b0.
 _MENTION = re.compile(
-    r"(?<![a-z0-9])(?:(?:tf[-_.]?)?efficientnet[-_.]?)?(?:(v2)[-_.]?(b[0-3]|s|m|l)|(lite)[-_.]?([0-4])|(b[0-7]))(?![a-z0-9])",
+    r"(?<![a-z0-9])(?<!(?:net|vit|pvt|mit)[-_.])(?<!swin[-_.])(?<!former[-_.])(?<!v2[-_.])"
+    r"(?:(?:tf[-_.]?)?efficientnet[-_.]?)?(?:(v2)[-_.]?(b[0-3]|s|m|l)|(lite)[-_.]?([0-4])|(b[0-7]))(?![a-z0-9])",
     re.IGNORECASE,
 )
 
 
 def mentioned(text: str) -> str | None:
     """The variant that a file name or a user's word mentions, or None: `tf_efficientnetv2_b0.safetensors` -> `v2-b0`."""
-    found = _MENTION.search(text.replace("efficientnetv2", "efficientnet_v2"))
+    found = _MENTION.search(text)
     if not found:
         return None
     v2, v2_size, lite, lite_size, plain = (group and group.lower() for group in found.groups())

@@ -73,9 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in ({"ETag": answer.etag} | answer.headers).items():
             self.send_header(name, value)
         if status == 206:
-            self.send_header(
-                "Content-Range", f"bytes {start + answer.skew}-{len(answer.body) - 1}/{len(answer.body)}"
-            )
+            self.send_header("Content-Range", f"bytes {start + answer.skew}-{len(answer.body) - 1}/{len(answer.body)}")
         if answer.chunked:
             self.send_header("Transfer-Encoding", "chunked")
         elif answer.length != -1:
@@ -273,7 +271,9 @@ def test_weak_etag_is_no_validator_but_the_date_is(get, site, tmp_path):
     assert_done(tmp_path)
 
 
-@pytest.mark.parametrize("answer", [Answer(status=416, headers={"Content-Encoding": "gzip"}), Answer(skew=-7, length=-1), Answer(length=5)])
+@pytest.mark.parametrize(
+    "answer", [Answer(status=416, headers={"Content-Encoding": "gzip"}), Answer(skew=-7, length=-1), Answer(length=5)]
+)
 def test_range_answer_that_does_not_fit_starts_over_without_costing_an_attempt(get, site, tmp_path, answer):
     (tmp_path / "b0.pth.part").write_bytes(BODY[:100_000])
     site.answers = [answer]

@@ -1,0 +1,87 @@
+"""Forward equality with timm and torchvision: their weights in our network give their logits.
+
+Each file is read as a user's would be, by its format and name alone, so the conventions of models.checkpoints are
+held too. Nothing is downloaded: the weights are random, with statistics and gains that make every tensor matter.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.network import parameters
+from models.pretrained import load_pretrained
+from models.variants import VARIANTS
+from models.weights import Weights
+
+TOLERANCE = 1e-5  # of the largest logit
+TIMM = {
+    **{f"efficientnet_b{n}": f"b{n}" for n in range(8)},
+    **{f"tf_efficientnet_lite{n}": f"lite{n}" for n in range(5)},
+    **{f"tf_efficientnetv2_b{n}": f"v2-b{n}" for n in range(4)},
+    **{f"tf_efficientnetv2_{size}": f"v2-{size}" for size in "sml"},
+    # the other padding and epsilon, on other names
+    "tf_efficientnet_b0": "b0",
+    "tf_efficientnet_b3": "b3",
+    "efficientnet_lite0": "lite0",
+    "efficientnetv2_s": "v2-s",
+}
+TORCHVISION = {"efficientnet_b0": "b0", "efficientnet_b1": "b1", "efficientnet_b5": "b5", "efficientnet_v2_s": "v2-s"}
+
+
+def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    # Bites only where the logits depend on the input.
+    assert (wanted.std(dim=0).mean() / wanted.abs().max()) > 0.02
+    return ((got - wanted).abs().max() / wanted.abs().max()).item()
+
+
+@torch.no_grad()
+def error_of_ours(path, variant, pictures, logits, **overrides) -> float:
+    network = load_pretrained(VARIANTS[variant], Weights(path, "a test"), overrides).network
+    return relative_error(network(pictures), logits)
+
+
+def test_all_variants_are_held():
+    assert set(TIMM.values()) == set(VARIANTS)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timm(name, timm, lifelike, pictures, tmp_path):
+    torch.manual_seed(0)
+    theirs = timm.create_model(name)
+    logits = lifelike(theirs)
+    path = tmp_path / f"{name}.safetensors"
+    save_file(theirs.state_dict(), path)
+    try:
+        ours = load_pretrained(VARIANTS[TIMM[name]], Weights(path, "a test")).network
+    finally:
+        path.unlink()  # pytest would keep half a gigabyte of them
+    assert parameters(ours) == parameters(theirs)
+    with torch.no_grad():
+        assert relative_error(ours(pictures), logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision(name, torchvision, lifelike, pictures, tmp_path):
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, name)()
+    logits = lifelike(theirs)
+    path = tmp_path / f"{name}_flowers.pth"
+    torch.save(theirs.state_dict(), path)
+    try:
+        assert error_of_ours(path, TORCHVISION[name], pictures, logits) < TOLERANCE
+    finally:
+        path.unlink()
+
+
+@pytest.mark.parametrize("wrong", [{"padding": "symmetric"}, {"eps": 1e-5}], ids=str)
+def test_a_wrong_recipe_would_be_noticed(wrong, timm, lifelike, pictures, tmp_path):
+    """It runs, a little wrong: just what the tolerance has to tell from rounding."""
+    torch.manual_seed(0)
+    theirs = timm.create_model("tf_efficientnet_b0")
+    logits = lifelike(theirs)
+    path = tmp_path / "tf_efficientnet_b0.pth"
+    torch.save(theirs.state_dict(), path)
+    assert error_of_ours(path, "b0", pictures, logits) < TOLERANCE
+    assert error_of_ours(path, "b0", pictures, logits, **wrong) > 10 * TOLERANCE

