@@ -61,7 +61,7 @@ def read_artifact(path: Union[str, Path]) -> Artifact:
             mean=_triple(metadata["mean"]),
             std=_triple(metadata["std"]),
         )
-        if preprocessing.resolution < 1 or not 0 < preprocessing.crop < math.inf or min(preprocessing.std) <= 0:
+        if not 1 <= preprocessing.resolution <= 10_000 or not 0 < preprocessing.crop < math.inf or min(preprocessing.std) <= 0:
             raise ValueError(f"impossible {preprocessing}")
         return Artifact(
             path=path,

@@ -18,7 +18,7 @@ def run(main: Callable[[], int]) -> None:
         status = main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error: " + "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)
         status = error.status
     except KeyboardInterrupt:
         print("\ninterrupted; no file was left half written", file=sys.stderr)
@@ -32,3 +32,8 @@ def run(main: Callable[[], int]) -> None:
             print(f"error: the output can't be written: {error.strerror}.", file=sys.stderr)
             status = 1
     sys.exit(status)
+
+
+def printable(text: str) -> str:
+    """`text` with everything that could steer a terminal, or break a line, shown as an escape instead."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import IO, TYPE_CHECKING, Any, Dict, List, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Union
 
-from runtime.command import run
+from runtime.command import printable, run
 
 if TYPE_CHECKING:
     from runtime.classifier import Classifier, Prediction
@@ -56,7 +56,8 @@ def main() -> int:
     failed = 0
     for name, source in pictures:
         try:
-            predictions, milliseconds = classify(classifier, source, name, options.top)
+            picture = source if isinstance(source, str) else source.read()  # waiting for a pipe is not decoding
+            predictions, milliseconds = classify(classifier, picture, name, options.top)
         except ImageError as error:
             failed += 1
             print(f"error: {printable(str(error))}", file=sys.stderr)
@@ -66,7 +67,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def classify(classifier: Classifier, source: Union[str, IO[bytes]], name: str, top: int) -> Any:
+def classify(classifier: Classifier, source: Union[str, bytes], name: str, top: int) -> Any:
     """(predictions, milliseconds by stage) for one picture. Raises ImageError that calls the picture `name`."""
     from runtime.preprocess import normalize, open_image, resize_crop
 
@@ -81,11 +82,6 @@ def classify(classifier: Classifier, source: Union[str, IO[bytes]], name: str, t
     clock.append(time.perf_counter())
     spent = {stage: (end - start) * 1e3 for stage, start, end in zip(STAGES, clock, clock[1:])}
     return classifier.predictions(logits, top)[0], {**spent, "total": (clock[-1] - clock[0]) * 1e3}
-
-
-def printable(text: str) -> str:
-    """`text` with everything that could steer a terminal, or break a line, shown as an escape instead."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class _Text:
@@ -140,7 +136,8 @@ class _Csv:
 
     def result(self, name: str, predictions: List[Prediction], milliseconds: Dict[str, float]) -> None:
         if not self.header:
-            self.writer.writerow(["file", "rank", "index", "label", "probability", *self.note, *(f"{stage}_ms" for stage in milliseconds)])
+            stages = [f"{stage}_ms" for stage in milliseconds]
+            self.writer.writerow(["file", "rank", "index", "label", "probability", *self.note, *stages])
             self.header = True
         rest = [*self.note.values(), *(f"{value:.3f}" for value in milliseconds.values())]
         for rank, (index, label, probability) in enumerate(predictions, 1):

@@ -46,7 +46,8 @@ def labelled(samples):
 
 
 @pytest.mark.parametrize(
-    "names", [("264", "437"), ("n02113186", "n02814860"), ("Cardigan_Welsh_corgi", "beacon"), ("cardigan", "light_house")]
+    "names",
+    [("264", "437"), ("n02113186", "n02814860"), ("Cardigan_Welsh_corgi", "beacon"), ("cardigan", "light_house")],
 )
 def test_a_folder_for_each_class_called_by_index_wnid_or_name(lite0, tmp_path, names):
     for name, picture in zip(names, ("corgi.jpg", "lighthouse.jpg")):
@@ -101,10 +102,10 @@ def test_what_can_not_be_meant_is_an_error(lite0, tmp_path, files, sentence):
 
 def test_figures_and_pictures_that_can_not_be_read(folder, tmp_path):
     for i in range(6):
-        shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path / "corgi{}.jpg".format(i)))
+        shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path / f"corgi{i}.jpg"))
     shutil.copy(str(PICTURES / "lighthouse.jpg"), str(tmp_path / "light.jpg"))
     (tmp_path / "broken.jpg").write_bytes((PICTURES / "corgi.jpg").read_bytes()[:3000])
-    rows = ["corgi{}.jpg,264".format(i) for i in range(5)] + [
+    rows = [f"corgi{i}.jpg,264" for i in range(5)] + [
         "corgi5.jpg,437",
         "light.jpg,437",
         "broken.jpg,1",
@@ -132,8 +133,8 @@ def test_pictures_without_labels_give_agreement_alone(folder, tmp_path):
 
 def test_labels_of_another_set_are_an_error_and_not_0_percent(folder, tmp_path):
     for i in range(70):
-        os.link(str(PICTURES / "corgi.jpg"), str(tmp_path / "{}.jpg".format(i)))
-    (tmp_path / "labels.csv").write_text("file,label\n" + "".join("{}.jpg,{}\n".format(i, i % 10) for i in range(70)))
+        shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path / f"{i}.jpg"))
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{i}.jpg,{i % 10}\n" for i in range(70)))
     done = evaluate(folder, tmp_path, "--data", tmp_path)
     assert done.returncode == 2 and "another label set" in done.stderr
     assert (
@@ -146,8 +147,8 @@ def test_labels_of_another_set_are_an_error_and_not_0_percent(folder, tmp_path):
 def test_an_interrupted_evaluation_goes_on_to_the_same_figures(folder, tmp_path):
     rows = []
     for i in range(120):
-        name = "{}.jpg".format(i)
-        os.link(str(PICTURES / ("corgi.jpg" if i % 3 else "lighthouse.jpg")), str(tmp_path / name))
+        name = f"{i}.jpg"
+        shutil.copy(str(PICTURES / ("corgi.jpg" if i % 3 else "lighthouse.jpg")), str(tmp_path / name))
         rows.append((name, CORGI if i % 7 else LIGHTHOUSE))
     with open(str(tmp_path / "labels.csv"), "w", newline="") as file:
         csv.writer(file).writerows([("file", "label"), *rows])

@@ -1,0 +1,101 @@
+"""Which pictures a command line means."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+
+from runtime.errors import UserError
+from runtime.pictures import find_pictures
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with pictures in photos/ and below."""
+    for name in ("z.jpg", "b/10.JPG", "b/9.png", "a/x.tiff", "a/c/d.webp", "notes.txt", ".hidden.jpg", ".thumbs/t.jpg"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def found(*arguments: str) -> List[str]:
+    pictures = find_pictures(arguments)
+    assert all(name == source for name, source in pictures)
+    return [str(name).replace(os.sep, "/") for name, _ in pictures]
+
+
+def test_folder_and_all_below_sorted(folder: Path) -> None:
+    below = ["photos/z.jpg", "photos/a/x.tiff", "photos/a/c/d.webp", "photos/b/10.JPG", "photos/b/9.png"]
+    assert found("photos") == below
+    assert [name.replace("photos//", "photos/") for name in found("photos/")] == below
+    assert found(str(folder / "photos" / "b")) == [f"{folder}/photos/b/10.JPG", f"{folder}/photos/b/9.png"]
+
+
+def test_files_are_taken_as_they_are(folder: Path) -> None:
+    """In the order given, whatever they are called, also twice, also if they don't exist."""
+    names = ["photos/z.jpg", "photos/notes.txt", "gone.jpg", "photos/.hidden.jpg", "photos/z.jpg"]
+    assert found(*names) == names
+
+
+def test_patterns(folder: Path) -> None:
+    assert found("photos/*") == ["photos/notes.txt", "photos/z.jpg"]  # files: what is asked for by name is tried
+    assert found("photos/b/*.[pJ]*") == ["photos/b/10.JPG", "photos/b/9.png"]
+    assert found("photos/**/?.*", "photos/z.jpg") == [
+        "photos/a/c/d.webp", "photos/a/x.tiff", "photos/b/9.png", "photos/z.jpg", "photos/z.jpg"
+    ]  # fmt: skip
+
+
+def test_brackets_in_a_name_are_no_pattern(folder: Path) -> None:
+    (folder / "holiday [1].jpg").write_bytes(b"")
+    (folder / "holiday 1.jpg").write_bytes(b"")
+    assert found("holiday [1].jpg") == ["holiday [1].jpg"]
+    assert found("holiday [0-9].jpg") == ["holiday 1.jpg"]
+
+
+@pytest.mark.parametrize("argument", ["empty", "photos/*.gif", "nowhere/*"])
+def test_nothing_there(folder: Path, argument: str) -> None:
+    (folder / "empty" / "deeper").mkdir(parents=True)
+    (folder / "empty" / "text.txt").write_bytes(b"")
+    with pytest.raises(UserError, match="has no pictures .*.jpg|No file matches photos|No file matches nowhere"):
+        find_pictures(["photos/z.jpg", argument])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX alone")
+def test_names_that_are_not_utf8(folder: Path) -> None:
+    name = os.fsdecode(b"photos/caf\xe9.jpg")
+    try:
+        Path(name).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system refuses names that are not UTF-8")
+    assert name in found("photos") and name in found("photos/c*")
+
+
+def test_folder_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures must not go missing without a word."""
+    scandir = os.scandir
+
+    def refusing(path: Any) -> Any:
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match="photos.b can't be read: Permission denied"):
+        find_pictures(["photos"])
+
+
+def test_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [(name, source), after] = find_pictures(["-", "photos/z.jpg"])
+    assert name == "standard input" and source is sys.stdin.buffer
+    assert after == ("photos/z.jpg", "photos/z.jpg")
+    (folder / "-").write_bytes(b"")
+    assert found("./-") == ["./-"]
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UserError, match="standard input"):
+        find_pictures(["-"])
