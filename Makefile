@@ -27,6 +27,24 @@ export: $(VENV)/.export ## VARIANT=b1 [WEIGHTS=path|random] [FORCE=1] [PADDING= 
 	  $(call option,--crop,$(CROP)) $(call option,--interpolation,$(INTERPOLATION)) $(call option,--mean,$(MEAN)) \
 	  $(call option,--std,$(STD)) $(call option,--labels,$(LABELS)) $(call option,--classes,$(CLASSES))
 
+.PHONY: exported
+exported: $(VENV)/.demo # an export that is there stays as it is, whatever weights and options it was made with
+	@[ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(VARIANT)/$(VARIANT).fp32.onnx" ] || $(MAKE) --no-print-directory export
+
+.PHONY: calibrate
+calibrate: exported ## VARIANT=v2-b0 [CALIB=photos/] [EVALUATION=photos/] [BUDGET=0.5|99.3%] [TARGET=tensorrt|cpu] [FORCE=1]: to INT8, with a report
+	@$(PY) -m calibration --variant '$(VARIANT)' $(call option,--calib,$(CALIB)) $(call option,--evaluation,$(EVALUATION)) \
+	  $(call option,--budget,$(BUDGET)) $(call option,--target,$(TARGET)) $(if $(filter-out 0,$(FORCE)),--force)
+
+.PHONY: evaluate
+evaluate: exported ## VARIANT=v2-b0 DATA=photos/ [PRECISION=int8] [REFERENCE=fp32] [LABELS=file]: accuracy of an artifact
+	@$(PY) -m runtime.evaluate --variant '$(VARIANT)' --data '$(DATA)' $(call option,--precision,$(PRECISION)) \
+	  $(call option,--reference,$(REFERENCE)) $(call option,--labels,$(LABELS))
+
+.PHONY: compare-int8
+compare-int8: exported ## VARIANT=v2-b0 CALIB=photos/ DATA=photos/: our INT8 beside onnxruntime's and ModelOpt's quantisers
+	@$(PY) -m calibration.compare --variant '$(VARIANT)' --calib '$(CALIB)' --data '$(DATA)'
+
 .PHONY: family
 family: $(VENV)/.export ## the networks as a table: parameters, GFLOPs, resolution, published top-1
 	@$(PY) -m models

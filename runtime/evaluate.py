@@ -263,7 +263,7 @@ def main() -> int:
     model.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
     parser.add_argument("--precision", default="fp32", metavar="P", help="of the variant: fp32 (default), fp16, int8")
     parser.add_argument("--reference", metavar="R", help="artifact, or precision of the same variant, to compare with")
-    parser.add_argument("--backend", default="auto", metavar="B", help="auto (default) or onnxruntime")
+    parser.add_argument("--backend", default="auto", metavar="B", help="auto (default), onnxruntime or openvino")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the network (default: the backend's)")
     parser.add_argument("--limit", type=int, metavar="N", help="only every k-th picture, so that about N are taken")
     parser.add_argument("--json", action="store_true", help="the result as one JSON object")

@@ -26,7 +26,7 @@ def main() -> int:
     model.add_argument("--model", metavar="FILE", help="an exported .onnx file")
     model.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
     parser.add_argument("--precision", metavar="P", help="of the variant: fp32 (default), fp16, int8")
-    parser.add_argument("--backend", default="auto", metavar="B", help="auto (default) or onnxruntime")
+    parser.add_argument("--backend", default="auto", metavar="B", help="auto (default), onnxruntime or openvino")
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads for one image (default: the backend's)")
     parser.add_argument("--top", type=_positive, default=5, metavar="N", help="classes to print (default 5)")
     form = parser.add_mutually_exclusive_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Optional, Protocol
 
 import numpy as np
@@ -25,17 +26,25 @@ class Backend(Protocol):
         ...
 
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("onnxruntime", "openvino")
 
 
 def open_backend(artifact: Artifact, name: str = "auto", threads: Optional[int] = None) -> Backend:
-    """Loads `artifact` into the backend `name`, or into the best one that works here.
+    """Loads `artifact` into the backend `name`. "auto" is OpenVINO for INT8 where it is installed, since onnxruntime's
+    own kernels are slower on those files than on FP32, and onnxruntime otherwise.
 
     `threads`: of the CPU, for one run; None leaves it to the backend. Raises UserError if the backend is not installed
     or refuses the artifact.
     """
     if name not in ("auto", *BACKENDS):
         raise UserError(f"There is no backend '{name}': choose auto or {', '.join(BACKENDS)}.")
+    if name == "auto":
+        integer = artifact.precision == "int8" and importlib.util.find_spec("openvino") is not None
+        name = "openvino" if integer else "onnxruntime"
+    if name == "openvino":
+        from runtime.backends.openvino_cpu import OpenVino
+
+        return OpenVino(artifact, threads)
     from runtime.backends.onnxruntime_cpu import OnnxRuntime
 
     return OnnxRuntime(artifact, threads)

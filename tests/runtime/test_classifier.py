@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import os
 import sys
@@ -185,3 +186,21 @@ def test_models_that_cannot_be_used(model: Path, tmp_path: Path, monkeypatch: py
         patch.setitem(sys.modules, "onnxruntime", None)
         with pytest.raises(UserError, match="pip install onnxruntime"):
             Classifier(model)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
+def test_openvino_answers_as_onnxruntime(model, photographs):
+    with Classifier(model, backend="onnxruntime") as expected, Classifier(model, backend="openvino", threads=1) as classify:
+        batch = expected.preprocess(list(photographs))
+        logits = expected.logits(batch)
+        np.testing.assert_allclose(classify.logits(batch), logits, atol=1e-3 * np.abs(logits).max())
+        np.testing.assert_allclose(classify.logits(batch[:1]), logits[:1], atol=1e-3 * np.abs(logits).max())
+        with ThreadPoolExecutor(4) as pool:
+            for answer in pool.map(classify.logits, [batch] * 8):
+                np.testing.assert_allclose(answer, logits, atol=1e-3 * np.abs(logits).max())
+        assert "OpenVINO" in classify.backend.description
+
+
+def test_a_backend_that_is_not_there(model):
+    with pytest.raises(UserError, match="no backend 'tpu': choose auto or onnxruntime, openvino"):
+        Classifier(model, backend="tpu")

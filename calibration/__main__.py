@@ -1,0 +1,132 @@
+"""Calibrates a variant to INT8: python -m calibration --variant v2-b0 --calib photos/ [--budget 99.3%]"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.command import run
+
+if TYPE_CHECKING:
+    from calibration.sensitivity import Budget
+    from calibration.stage import Result
+
+
+def main() -> int:
+    from calibration.images import read_built_in, read_folder
+    from calibration.placement import TARGETS
+    from calibration.sensitivity import ALLOWANCE, ENOUGH, Budget
+    from calibration.stage import calibrate, request_digests, up_to_date
+    from runtime.artifact import artifacts_folder, find_artifact, read_artifact
+
+    parser = argparse.ArgumentParser(
+        prog="python -m calibration",
+        description="Writes artifacts/<variant>/<variant>.int8.onnx and .int8-fp16.onnx, and a report beside them.",
+    )
+    parser.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
+    parser.add_argument("--calib", type=Path, metavar="DIR", help="photographs (default: scikit-image's samples)")
+    parser.add_argument(
+        "--evaluation", type=Path, metavar="DIR", help="photographs to judge by (default: a quarter of the others)"
+    )
+    parser.add_argument(
+        "--budget", metavar="LOSS",
+        help="what may be lost: '0.5' points of top-1, or '99.3%%' of classes as FP32; as few layers as that takes "
+        f"stay in float (default: as many as {ENOUGH:g} dB take, at most {ALLOWANCE:.0%} of the multiply-adds)",
+    )  # fmt: skip
+    parser.add_argument("--target", choices=sorted(TARGETS), default="tensorrt")
+    parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to read and write (default: artifacts)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of onnxruntime (default: all cores)")
+    parser.add_argument("--force", action="store_true", help="calibrate even if nothing has changed")
+    options = parser.parse_args()
+    budget = _budget(parser, options.budget) or Budget(sqnr=ENOUGH, allowance=ALLOWANCE)
+
+    folder = options.artifacts or artifacts_folder()
+    artifact = read_artifact(find_artifact(options.variant, "fp32", folder))
+    bar = Bar(artifact.variant)
+    pre, classes = artifact.preprocessing, artifact.classes
+
+    def reading(done: int, of: int) -> None:
+        bar("reading photographs", done, of)
+
+    if options.calib:
+        photographs = read_folder(options.calib, pre, classes, reading)
+    else:
+        photographs = read_built_in(pre, reading)
+    judging = read_folder(options.evaluation, pre, classes, reading) if options.evaluation else None
+    if budget.points is not None and photographs.labels is None:
+        parser.error("--budget in points needs labels (a labels.csv in the folder of --calib); give one like 99.3%")
+    digests = request_digests(artifact, photographs, judging, budget, options.target)
+    if not options.force and up_to_date(artifact.variant, digests.all, folder):
+        bar.close()
+        print(
+            f"{folder / artifact.variant} is calibrated already: same network, photographs and options (FORCE=1 repeats it)"
+        )
+        return 0
+    result = calibrate(artifact, photographs, judging, budget, options.target, folder, options.threads, bar)
+    bar.close()
+    print("\n".join(_lines(result, folder)))
+    if options.budget and not result.met:
+        print(f"error: the budget {options.budget} can't be met; the best was written.", file=sys.stderr)
+        return 1
+    return 0
+
+
+class Bar:
+    """Progress on stderr: a bar on a terminal, a line for each step elsewhere."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.step, self.began = name, "", time.perf_counter()
+        self.terminal = sys.stderr.isatty()
+
+    def __call__(self, step: str, done: int, of: int) -> None:
+        if self.terminal:
+            full = round(24 * done / max(of, done, 1))
+            text = f"{self.name}: {'#' * full}{'.' * (24 - full)} {step} {done}/{max(of, done)}"
+            print(f"\r{text:<78}", end="", file=sys.stderr, flush=True)
+        elif step != self.step:
+            print(f"{self.name}: {step} ...", file=sys.stderr, flush=True)
+        self.step = step
+
+    def close(self) -> None:
+        if self.terminal and self.step:
+            print("\r" + " " * 78 + "\r", end="", file=sys.stderr, flush=True)
+
+
+def _budget(parser: argparse.ArgumentParser, text: str | None) -> Budget | None:
+    from calibration.sensitivity import Budget
+
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|points?)?", text.strip())
+    if not found or (found[2] == "%" and float(found[1]) > 100):
+        parser.error(f"--budget {text}: give points of top-1 that may be lost, as 0.5, or a same-class rate, as 99.3%")
+    value = float(found[1])
+    return Budget(same_class=value / 100) if found[2] == "%" else Budget(points=value)
+
+
+def _lines(result: Result, folder: Path) -> list[str]:
+    from calibration.speed import verdict
+
+    best = result.best
+    lines = [
+        f"pictures     {result.pictures} of {result.origin}, {len(result.skipped)} skipped",
+        f"in INT8      {best.share:.1%} of the multiply-adds; {len(best.kept)} layers chosen for float",
+        f"judged on    {result.judged_on}",
+    ]
+    for score in result.scores:
+        top1 = "" if score.top1 is None else f"top-1 {score.top1:5.1f} %   "
+        lines.append(f"  {score.name:<18} {top1}same class {score.same_class:5.1f} %   SQNR {score.sqnr:5.1f} dB")
+    lines += [f"  {speed.engine:<18} {speed.milliseconds:.1f} ms" for speed in result.speeds]
+    lines += [f"speed        {verdict(result.speeds)}"] if result.speeds else []
+    lines += [f"NOTE         {warning}" for warning in result.warnings]
+    where = folder / result.variant / result.variant
+    lines += [f"wrote        {where}.int8.onnx, .int8-fp16.onnx, .calibration.html, .calibration.json"]
+    return [*lines, f"took         {result.seconds:.0f} s"]
+
+
+if __name__ == "__main__":
+    run(main)

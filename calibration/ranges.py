@@ -1,0 +1,264 @@
+"""Ranges of activations: histograms that stream, and the choices of a range that can be read from one.
+
+A histogram has a bin for each of the sixteen steps between two powers of two, as a float with four bits of mantissa
+has: fine where values are small, and it need not know the range beforehand, so one pass over the pictures is enough.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from calibration.network import Network, open_session
+
+LEVELS = 127  # of either sign: symmetric int8 without -128, as TensorRT rounds
+POSITIONS = 9  # of each map and picture that go into the histograms, on a grid whose origin moves from run to run
+_SMALLEST, _GREATEST, _MANTISSA = -14, 12, 4  # powers of two; beyond them the outermost bins
+_BINS = (_GREATEST - _SMALLEST) << _MANTISSA
+_BASE = (127 + _SMALLEST) << _MANTISSA  # a float32's exponent is stored plus 127
+_MAGNITUDES = np.ldexp(1 + np.arange(16) / 16, np.arange(_SMALLEST, _GREATEST)[:, None]).ravel()
+_EDGES = np.concatenate([-(2.0**_GREATEST), -_MAGNITUDES[:0:-1], 0, _MAGNITUDES[1:], 2.0**_GREATEST], axis=None)
+
+
+class Histogram:
+    """How often each channel of a tensor takes which value. Its size does not depend on how much is added."""
+
+    def __init__(self, channels: int) -> None:
+        self.counts = np.zeros((channels, 2 * _BINS), np.uint32)
+        self.low, self.high = np.inf, -np.inf  # of every value, not only of those that were counted
+
+    def add(self, values: np.ndarray) -> None:
+        """Counts `values` [n, channels], float32."""
+        values = np.ascontiguousarray(values, np.float32)
+        bits = values.view(np.int32)
+        index = ((bits & 0x7FFFFFFF) >> (23 - _MANTISSA)) - _BASE
+        np.clip(index, 0, _BINS - 1, out=index)
+        index = np.where(bits < 0, _BINS - 1 - index, _BINS + index)
+        index += np.arange(values.shape[1], dtype=np.int32) * (2 * _BINS)
+        np.add.at(self.counts.reshape(-1), index.ravel(), np.uint32(1))  # bincount would make a whole array each time
+        self.widen(float(values.min()), float(values.max()))
+
+    def widen(self, low: float, high: float) -> None:
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    @property
+    def max(self) -> float:
+        return max(abs(self.low), abs(self.high))
+
+    def pooled(self) -> tuple[np.ndarray, np.ndarray]:
+        """(edges, counts) over all channels, cut at the values that occur."""
+        return np.clip(_EDGES, self.low, self.high), self.counts.sum(0, dtype=np.float64)
+
+    def magnitudes(self) -> tuple[np.ndarray, np.ndarray]:
+        """(edges, counts) of absolute values over all channels."""
+        counts = self.counts.sum(0, dtype=np.float64)
+        return np.clip(_EDGES[_BINS:], 0, self.max), counts[_BINS:] + counts[_BINS - 1 :: -1]
+
+    def errors(
+        self, steps: Sequence[float] | np.ndarray, offsets: Sequence[float] | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and mean square of `quantised(x + offset) - offset - x`, both [choices, channels], for each step and
+        offset; exact for values that are spread evenly within their bin."""
+        step, offset = (np.asarray(v, np.float64)[:, None] for v in (steps, offsets))
+        edges = np.clip(_EDGES, self.low, self.high)
+        at = (edges + offset) / step
+        width = np.diff(edges)
+        empty = width < 1e-12  # bins where nothing occurs, or a single value
+        middle = (edges[:-1] + edges[1:]) / 2
+        rest = np.clip(np.round((middle + offset) / step), -LEVELS, LEVELS) * step - offset - middle
+        width = np.where(empty, 1, width)
+        mean = np.where(empty, rest, np.diff(_first_integral(at)) * step**2 / width)
+        square = np.where(empty, rest**2, np.diff(_second_integral(at)) * step**3 / width)
+        total = np.maximum(self.counts.sum(1, dtype=np.float64), 1)[:, None]
+        shares = self.counts / total
+        return (shares @ mean.T).T, (shares @ square.T).T
+
+
+def _first_integral(x: np.ndarray) -> np.ndarray:
+    """Antiderivative of `clip(round(x)) - x`."""
+    inner = np.clip(x, -LEVELS - 0.5, LEVELS + 0.5)
+    outer = x - inner
+    return -np.square(inner - np.round(inner)) / 2 - 0.5 * np.abs(outer) - np.square(outer) / 2
+
+
+def _second_integral(x: np.ndarray) -> np.ndarray:
+    """Antiderivative of `(clip(round(x)) - x)**2`."""
+    inner = np.clip(x, -LEVELS - 0.5, LEVELS + 0.5)
+    whole = np.clip(np.round(inner), -LEVELS, LEVELS)
+    outer = x - inner
+    return whole / 12 + (inner - whole) ** 3 / 3 + np.sign(outer) * ((0.5 + np.abs(outer)) ** 3 - 0.125) / 3
+
+
+def percentile(histogram: Histogram, share: float) -> float:
+    """Magnitude below which `share` of the values lie."""
+    edges, counts = histogram.magnitudes()
+    return float(np.interp(share * counts.sum(), np.concatenate([[0], counts.cumsum()]), edges))
+
+
+def entropy(histogram: Histogram, bins: int = 2048) -> float:
+    """Limit whose quantised distribution diverges least (Kullback-Leibler) from the one cut there; Migacz, "8-bit
+    inference with TensorRT", GTC 2017."""
+    edges, counts = histogram.magnitudes()
+    grid = np.linspace(0, histogram.max, bins + 1)
+    even = np.diff(np.interp(grid, edges, np.concatenate([[0], counts.cumsum()])))
+    best, limit = np.inf, histogram.max
+    for cut in range(LEVELS + 1, bins + 1, 16):
+        reference = even[:cut].copy()
+        reference[-1] += even[cut:].sum()
+        group = np.arange(cut) * (LEVELS + 1) // cut
+        used = even[:cut] > 0
+        filled, sums = np.bincount(group, used), np.bincount(group, even[:cut])
+        spread = np.where(used, (sums / np.maximum(filled, 1))[group], 0)
+        p, q = reference / reference.sum(), spread / max(spread.sum(), 1e-30)
+        both = p > 0
+        divergence = float((p[both] * np.log(p[both] / np.maximum(q[both], 1e-12))).sum())
+        if divergence < best:
+            best, limit = divergence, float(grid[cut])
+    return limit
+
+
+def least_square(histogram: Histogram) -> float:
+    """Limit with the least mean square error of the values themselves."""
+    limits = histogram.max * _FRACTIONS
+    _, square = histogram.errors(limits / LEVELS, np.zeros(len(limits)))
+    return float(limits[square.sum(1).argmin()])
+
+
+METHODS: dict[str, Callable[[Histogram], float]] = {
+    "max": lambda histogram: histogram.max,
+    "99.9": lambda histogram: percentile(histogram, 0.999),
+    "99.99": lambda histogram: percentile(histogram, 0.9999),
+    "99.999": lambda histogram: percentile(histogram, 0.99999),
+    "entropy": entropy,
+    "mse": least_square,
+}
+_FRACTIONS = np.geomspace(0.02, 1, 48)
+
+
+@dataclass(frozen=True)
+class Range:
+    """What int8 covers: `offset` is added before rounding to multiples of `scale` and taken off again behind."""
+
+    scale: float
+    offset: float = 0.0
+
+    @property
+    def limit(self) -> float:
+        """Largest value that is not cut off."""
+        return self.scale * LEVELS - self.offset
+
+    def stretched(self, factor: float, low: float) -> Range:
+        """The range whose limit is `factor` times as far; one with an offset still begins at `low`."""
+        if not self.offset:
+            return _fitted(self.scale * factor, 0)
+        high = max(self.limit * factor, low + self.scale)
+        return _fitted((high - low) / (2 * LEVELS), -(high + low) / 2)
+
+
+def choose(histogram: Histogram, gains: Sequence[np.ndarray], shifted: bool = False) -> Range:
+    """The range with the least error where the tensor is used.
+
+    `gains`: for each user, how much a channel's squared error weighs there ([channels]; for a convolution the sum of
+    its squared weights). The mean error is not counted, as the bias takes it off. `shifted` allows an offset.
+    A tensor that is always zero gets scale 1.
+    """
+    if not histogram.max > 0:
+        return Range(1.0)
+    limits = np.unique(np.concatenate([histogram.max * _FRACTIONS, [method(histogram) for method in METHODS.values()]]))
+    limits = limits[limits > histogram.max * 1e-3]
+    steps, offsets = limits / LEVELS, np.zeros(len(limits))
+    if shifted:
+        highs = limits[limits > histogram.low]
+        steps, offsets = (highs - histogram.low) / (2 * LEVELS), -(highs + histogram.low) / 2
+    mean, square = histogram.errors(steps, offsets)
+    variance = np.maximum(square - mean**2, 0)
+    total = np.zeros(len(steps))
+    for gain in gains:
+        error = variance @ gain
+        total += error / max(error.min(), 1e-30)
+    best = int(total.argmin())
+    return _fitted(steps[best], offsets[best])
+
+
+def _fitted(scale: float, offset: float) -> Range:
+    return Range(*(float(half_precision(np.float64(value))) for value in (scale, offset)))
+
+
+def half_precision(values: np.ndarray | np.floating) -> np.ndarray:
+    """`values` as float32 that FP16 holds exactly, so that INT8 beside FP32 and beside FP16 are the same integers;
+    never zero for what is not, since scales divide."""
+    limits = np.finfo(np.float16)
+    near = np.clip(values, -float(limits.max), float(limits.max)).astype(np.float16)
+    tiny = np.copysign(limits.smallest_subnormal, values)
+    return np.where((near == 0) & (np.asarray(values) != 0), tiny, near).astype(np.float32)
+
+
+def collect(
+    network: Network, tensors: Sequence[str], batches: Iterable[np.ndarray], threads: int = 0, seed: int = 0
+) -> dict[str, Histogram]:
+    """Histograms of `tensors` (4D or 2D) over pictures that come as batches [n, 3, H, W]; one forward pass.
+
+    Of each map a grid of about POSITIONS pixels is counted, and the extremes of all of it are kept.
+    """
+    model = network.to_model()
+    made: list[onnx.NodeProto] = []
+    outputs: list[str] = []
+    steps = {}
+    for names, node in ((network.input,), None), *((node.output, node) for node in list(model.graph.node)):
+        made += [node] if node is not None else []
+        for name in set(names) & set(tensors):
+            steps[name] = _step(network.shapes[name])
+            nodes = _sampled(model.graph, name, steps[name])
+            made += nodes  # right behind what makes the tensor, so that it need not be kept
+            outputs += [node.output[0] for node in nodes]
+    del model.graph.node[:], model.graph.output[:]
+    model.graph.node.extend(made)
+    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs)
+    session = open_session(model, threads, in_order=True)
+    found = {name: Histogram(network.shapes[name][1]) for name in steps}
+    random = np.random.default_rng(seed)
+    for batch in batches:
+        feeds = {network.input: batch}
+        feeds.update({_origin(step): random.integers(0, step, 2) for step in set(steps.values()) if step})
+        values = iter(session.run(outputs, feeds))
+        for histogram in found.values():
+            sample, high, low = next(values), next(values), next(values)
+            if sample.ndim == 4:
+                sample = sample.transpose(0, 2, 3, 1).reshape(-1, sample.shape[1])
+            histogram.add(sample)
+            histogram.widen(float(low.min()), float(high.max()))
+    return found
+
+
+def _step(shape: tuple[int, ...]) -> int:
+    """Distance between sampled pixels; 0: no map."""
+    return math.ceil(shape[2] / POSITIONS**0.5) if len(shape) == 4 else 0
+
+
+def _origin(step: int) -> str:
+    return f"origin_{step}"
+
+
+def _sampled(graph: onnx.GraphProto, name: str, step: int) -> list[onnx.NodeProto]:
+    """Nodes that sample `name`, and take its maximum and minimum: handing whole maps to Python would take longer than
+    making them. Their constants and inputs go into `graph`."""
+    outputs = [f"{name}_sample", f"{name}_high", f"{name}_low"]
+    sample = helper.make_node("Identity", [name], outputs[:1])
+    if step:
+        constants = {"axes_hw": [2, 3], f"step_{step}": [step, step], "end_hw": [1 << 30, 1 << 30]}
+        there = {tensor.name for tensor in graph.initializer}
+        graph.initializer.extend(
+            onnx.numpy_helper.from_array(np.array(value, np.int64), key)
+            for key, value in constants.items()
+            if key not in there
+        )
+        if _origin(step) not in {value.name for value in graph.input}:
+            graph.input.append(helper.make_tensor_value_info(_origin(step), TensorProto.INT64, [2]))
+        sample = helper.make_node("Slice", [name, _origin(step), "end_hw", "axes_hw", f"step_{step}"], outputs[:1])
+    high = helper.make_node("ReduceMax", [name], outputs[1:2], keepdims=0)
+    return [sample, high, helper.make_node("ReduceMin", [name], outputs[2:], keepdims=0)]

@@ -1,0 +1,320 @@
+"""The calibration stage: an FP32 artifact and photographs in, the INT8 artifacts and their report out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from calibration.cache import Cache, code_digest
+from calibration.images import FEW, Photographs, split
+from calibration.network import Network, chunks, open_session, run, same_class, sqnr
+from calibration.placement import TARGETS, Quantised, quantised_graph, share_in_int8, to_half, with_float_weights
+from calibration.prepare import Prepared, from_arrays, prepare, to_arrays
+from calibration.ranges import LEVELS, Range
+from calibration.rounding import round_weights
+from calibration.sensitivity import Budget, Point, damage, measured, refine, search, simulate
+from calibration.speed import Speed, measure_speed
+from runtime.artifact import Artifact, artifact_path, sealed
+from runtime.errors import UserError
+from runtime.onnx_metadata import read_metadata, verify
+from runtime.whole_file import write_whole
+
+PRECISIONS = ("int8", "int8-fp16")
+TOOLS = ("numpy", "onnx", "onnxruntime")
+TRIALS = 32  # pictures that a layer's damage is measured on: enough for the order of layers
+REFINED = 24  # layers whose range is chosen again by the damage at the logits: those that do most of it
+
+Say = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one form of the network does on the judging pictures."""
+
+    name: str
+    top1: float | None  # %, where there are labels
+    same_class: float  # %, as FP32
+    sqnr: float  # dB
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything that the report shows."""
+
+    variant: str
+    target: str
+    budget: Budget
+    met: bool
+    best: Point
+    points: list[Point]
+    damages: dict[str, float]  # by layer, error power at the logits with it alone in int8
+    scores: list[Score]
+    judged_on: str
+    pictures: int
+    skipped: list[str]
+    origin: str
+    warnings: list[str]
+    speeds: list[Speed]  # on this machine's CPU, for that target
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Sha256 of what results are made from: of the long steps, which are cached, and of everything."""
+
+    steps: str
+    all: str
+
+
+def request_digests(
+    artifact: Artifact, photographs: Photographs, judging: Photographs | None, budget: Budget, target: str
+) -> Digests:
+    made_from = {
+        "network": verify(artifact.path),
+        "pictures": photographs.digest(),
+        "target": target,
+        "tools": {tool: version(tool) for tool in TOOLS},
+        "code": code_digest(),
+    }
+    steps = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    rest = json.dumps([steps, asdict(budget), judging.digest() if judging else ""])
+    return Digests(steps, hashlib.sha256(rest.encode()).hexdigest())
+
+
+def up_to_date(variant: str, digest: str, folder: Path | None) -> bool:
+    """Whether whole INT8 artifacts made from just `digest` are there."""
+    try:
+        for precision in PRECISIONS:
+            path = artifact_path(variant, precision, folder)
+            if read_metadata(path).get("made_from") != digest:
+                return False
+            verify(path)
+    except UserError:
+        return False
+    return (artifact_path(variant, "int8", folder).parent / f"{variant}.calibration.json").is_file()
+
+
+def read_network(artifact: Artifact) -> Network:
+    """The network of an FP32 artifact. Raises UserError for another precision, NaN weights or an unknown form."""
+    if artifact.precision != "fp32":
+        raise UserError(f"{artifact.path} is {artifact.precision} already: calibration starts from the FP32 artifact.")
+    model = onnx.load(artifact.path)
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
+        raise UserError(f"{artifact.path} is quantised already: calibration starts from the FP32 artifact.")
+    try:
+        network = Network(model)
+    except ValueError as error:
+        raise UserError(f"{artifact.path} is not a network that this project exports ({error}).") from None
+    for name, weight in network.weights.items():
+        if weight.dtype.kind == "f" and not np.isfinite(weight).all():
+            raise UserError(f"{artifact.path}: the weights {name} hold NaN or infinity: export the network again.")
+    return network
+
+
+def calibrate(
+    artifact: Artifact, photographs: Photographs, judging: Photographs | None, budget: Budget, target: str,
+    folder: Path | None = None, threads: int = 0, say: Say = lambda *_: None,
+) -> Result:  # fmt: skip
+    """Writes the INT8 artifacts of `artifact` and their report.
+
+    Ranges and weights come from `photographs`, three quarters of them; choices are made on the rest; `judging`, if
+    given, is only looked at in the end. Raises UserError if the network or its output is not finite; nothing is
+    written then.
+    """
+    began, network = time.perf_counter(), read_network(artifact)
+    digests = request_digests(artifact, photographs, judging, budget, target)
+    cache = Cache(artifact_path(artifact.variant, "int8", folder).parent / "calibration", digests.steps)
+    fit, held_out = split(len(photographs))
+    say("FP32", 0, 1)
+    reference = run(open_session(network.to_model(), threads), photographs.batches())
+    if not np.isfinite(reference).all():
+        raise UserError(f"{artifact.path} gives logits that are not finite: export the network again.")
+    prepared = _prepared(network, target, photographs, fit, cache, threads, say)
+    damages = _refined(prepared, photographs, reference, fit, held_out, cache, threads, say)
+
+    measure = measured(reference, photographs.labels, held_out.tolist(), photographs.batches, threads)
+    found: list[Point] = []
+
+    def note(point: Point) -> None:
+        found.append(point)
+        say("searching", len(found), 8)
+
+    best, points, met = search(prepared, damages, budget, measure, note)
+    graph = quantised_graph(network, prepared.layers, prepared.identities, best.kept)
+    onnx.checker.check_model(graph, full_check=True)
+    half = to_half(graph)
+
+    say("judging", 0, 4)
+    scores, judged_on = _judge(
+        artifact, network, prepared, graph, photographs, judging, reference, held_out, threads, say
+    )
+    warnings = _warnings(artifact, photographs)
+    speeds: list[Speed] = []
+    if target == "cpu":
+        say("timing", 0, 1)
+        speeds = measure_speed(network.to_model(), graph, artifact.preprocessing.resolution, threads)
+    result = Result(
+        artifact.variant, target, budget, met, best, points, damages, scores, judged_on, len(photographs),
+        photographs.skipped, photographs.origin, warnings, speeds, time.perf_counter() - began,
+    )  # fmt: skip
+    _write(artifact, with_float_weights(graph), half, result, digests.all, folder)
+    from calibration.report import write_report  # here: only now is there something to draw
+
+    write_report(result, network, prepared, artifact_path(artifact.variant, "int8", folder).parent)
+    return result
+
+
+def _prepared(
+    network: Network, target: str, photographs: Photographs, fit: np.ndarray, cache: Cache, threads: int, say: Say
+) -> Prepared:
+    arrays = cache.read_arrays("statistics.npz")
+    if arrays is not None:
+        return from_arrays(network, arrays)
+    steps = iter(range(3))
+    prepared = prepare(
+        network, TARGETS[target], lambda: photographs.batches(fit), threads, lambda step: say(step, next(steps), 3)
+    )
+    cache.write_arrays("statistics.npz", to_arrays(prepared))
+    return prepared
+
+
+def _refined(
+    prepared: Prepared, photographs: Photographs, reference: np.ndarray, fit: np.ndarray, held_out: np.ndarray,
+    cache: Cache, threads: int, say: Say,
+) -> dict[str, float]:  # fmt: skip
+    """Damage of each layer on held-out pictures, after giving the worst ones the range that the logits like best on
+    pictures that are not held out. Picks up where an interrupted run stopped."""
+    trial, other = (rows[np.linspace(0, len(rows) - 1, min(TRIALS, len(rows))).astype(int)] for rows in (held_out, fit))
+    trials = np.concatenate(list(photographs.batches(trial, TRIALS)))
+    others = np.concatenate(list(photographs.batches(other, TRIALS)))
+    damages: dict[str, float] = {}
+    ranges: dict[str, list[float]] = {}
+    with_cache = cache.read("damages.json")
+    if with_cache is not None:
+        known = json.loads(with_cache)
+        damages, ranges = known["damages"], known["ranges"]
+    for name, (scale, offset) in ranges.items():
+        prepared.layers[name] = prepared.with_range(name, Range(scale, offset))
+    streams = {residual.identity for residual in prepared.network.residuals}
+    total = len(prepared.layers) + REFINED
+    for name, layer in prepared.layers.items():
+        if name not in damages:
+            say("damage of each layer", len(damages), total)
+            damages[name] = damage(prepared, name, layer, lambda: chunks(trials), reference[trial], threads)
+            cache.write("damages.json", json.dumps({"damages": damages, "ranges": ranges}).encode())
+    # A tensor that is also a residual's identity keeps one range, so that its users share one Q/DQ pair.
+    free = [name for name in damages if prepared.network.layer(name).input not in streams]
+    while len(ranges) < min(REFINED, len(free)):
+        name = max((name for name in free if name not in ranges), key=lambda name: damages[name])
+        say("ranges by damage", len(prepared.layers) + len(ranges), total)
+        before = damage(prepared, name, prepared.layers[name], lambda: chunks(others), reference[other], threads)
+        layer, _ = refine(prepared, name, before, lambda: chunks(others), reference[other], threads)
+        if layer is not prepared.layers[name]:
+            prepared.layers[name] = layer
+            damages[name] = damage(prepared, name, layer, lambda: chunks(trials), reference[trial], threads)
+        ranges[name] = [layer.range.scale, layer.range.offset]
+        cache.write("damages.json", json.dumps({"damages": damages, "ranges": ranges}).encode())
+    return damages
+
+
+def min_max(prepared: Prepared) -> onnx.ModelProto:
+    """What INT8 gives without calibration worth the name: every range up to the largest value seen, weights to the
+    nearest, biases as they were."""
+    network, layers = prepared.network, {}
+    for name in prepared.layers:
+        layer = network.layer(name)
+        weight, largest = network.weights[layer.weight], prepared.histograms[layer.input].max
+        bias = network.weights.get(layer.bias, np.zeros(len(weight), np.float32))
+        layers[name] = Quantised(Range(largest / LEVELS if largest else 1.0), *round_weights(weight, None), bias)
+    identities = {
+        residual.name: Range(prepared.histograms[residual.identity].max / LEVELS or 1.0)
+        for residual in network.residuals
+        if residual.name in prepared.identities
+    }
+    return quantised_graph(network, layers, identities)
+
+
+def _judge(
+    artifact: Artifact, network: Network, prepared: Prepared, graph: onnx.ModelProto, photographs: Photographs,
+    judging: Photographs | None, reference: np.ndarray, held_out: np.ndarray, threads: int, say: Say,
+) -> tuple[list[Score], str]:  # fmt: skip
+    pictures, rows = (photographs, held_out) if judging is None else (judging, np.arange(len(judging)))
+    labels = None if pictures.labels is None else pictures.labels[rows]
+    where = (
+        f"{len(rows)} pictures held out of {photographs.origin}"
+        if judging is None
+        else f"{len(rows)} of {judging.origin}"
+    )
+    fp32 = (
+        reference[rows] if judging is None else run(open_session(network.to_model(), threads), pictures.batches(rows))
+    )
+
+    def score(name: str, logits: np.ndarray) -> Score:
+        top1 = None if labels is None else 100 * float((logits.argmax(1) == labels).mean())
+        return Score(name, top1, 100 * same_class(fp32, logits), sqnr(fp32, logits))
+
+    scores = [score("FP32", fp32)]
+    half = artifact.path.with_name(f"{artifact.variant}.fp16.onnx")
+    if half.is_file():
+        say("judging FP16", 1, 4)
+        scores.append(score("FP16", run(open_session(onnx.load(half), threads), pictures.batches(rows))))
+    for done, name, model in ((2, "INT8, min-max", min_max(prepared)), (3, "INT8, calibrated", graph)):
+        say(f"judging {name}", done, 4)
+        scores.append(score(name, simulate(model, pictures.batches(rows), threads)))
+    return scores, where
+
+
+def _warnings(artifact: Artifact, photographs: Photographs) -> list[str]:
+    found = []
+    if artifact.random:
+        found.append("random weights: the accuracy of this network means nothing")
+    if len(photographs) < FEW:
+        found.append(f"only {len(photographs)} photographs: at least {FEW}, better 256, make ranges that hold")
+    if photographs.skipped:
+        found.append(f"{len(photographs.skipped)} pictures skipped, the first: {photographs.skipped[0]}")
+    return found
+
+
+def _write(
+    artifact: Artifact, graph: onnx.ModelProto, half: onnx.ModelProto, result: Result, digest: str,
+    folder: Path | None,
+) -> None:  # fmt: skip
+    metadata = {
+        **{key: value for key, value in artifact.metadata.items() if not key.startswith("onnxsim.")},
+        "made_from": digest,
+        "fp32_sha256": verify(artifact.path),
+        "calibration": json.dumps(summary(result)),
+    }
+    for precision, model in zip(PRECISIONS, (graph, half)):
+        del model.metadata_props[:]
+        content, _ = sealed(model.SerializeToString(), precision, metadata)
+        write_whole(artifact_path(artifact.variant, precision, folder), content)
+
+
+def summary(result: Result) -> dict[str, object]:
+    """What the artifacts carry of their calibration."""
+    return {
+        "target": result.target,
+        "pictures": result.pictures,
+        "origin": Path(result.origin).name,
+        "budget": asdict(result.budget),
+        "budget_met": result.met,
+        "kept_in_float": list(result.best.kept),
+        "multiply_adds_in_int8": result.best.share,
+        "judged_on": Path(result.judged_on).name,
+        "scores": [asdict(score) for score in result.scores],
+        "speeds": [asdict(speed) for speed in result.speeds],
+    }
+
+
+def share_of(network: Network, name: str) -> float:
+    """Share of the network's multiply-adds in layer `name`."""
+    return 1 - share_in_int8(network, {name})

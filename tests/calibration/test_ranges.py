@@ -1,0 +1,98 @@
+"""Histograms count right, whatever their number of pictures, and the ranges chosen from them do the least harm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from calibration.network import Network, chunks, open_session, watched
+from calibration.ranges import LEVELS, METHODS, Histogram, Range, choose, collect, half_precision, percentile
+
+
+def quantised(values: np.ndarray, chosen: Range) -> np.ndarray:
+    whole = np.clip(np.round((values + chosen.offset) / chosen.scale), -LEVELS, LEVELS)
+    return whole * chosen.scale - chosen.offset
+
+
+def heavy_tailed(channels: int = 4, count: int = 40000) -> np.ndarray:
+    return np.random.default_rng(0).standard_t(3, (count, channels)).astype(np.float32)
+
+
+@pytest.mark.parametrize("chosen", [Range(0.05), Range(0.01), Range(0.3), Range(0.02, -1.0), Range(0.02, 2.0)])
+def test_errors_are_those_of_quantising(chosen: Range) -> None:
+    values = heavy_tailed()
+    histogram = Histogram(4)
+    histogram.add(values)
+    mean, square = histogram.errors([chosen.scale], [chosen.offset])
+    error = quantised(values, chosen) - values
+    np.testing.assert_allclose(square[0], np.square(error).mean(0), rtol=0.1)
+    np.testing.assert_allclose(mean[0], error.mean(0), atol=0.03 * np.sqrt(square[0]).max())
+
+
+def test_memory_does_not_depend_on_the_number_of_pictures(network: Network, batch: np.ndarray) -> None:
+    def after(pictures: int) -> int:
+        found = collect(network, ["first_gated", "images"], chunks(np.tile(batch, (pictures // 16, 1, 1, 1))), 1)
+        assert found["images"].counts.sum() > 0
+        return sum(histogram.counts.nbytes for histogram in found.values())
+
+    assert after(64) == after(1024)
+
+
+def test_collect_sees_extremes_wherever_they_are(network: Network, batch: np.ndarray) -> None:
+    values = open_session(watched(network.to_model(), ["first_gated"]), 1).run(["first_gated"], {"images": batch})[0]
+    found = collect(network, ["first_gated"], chunks(batch), 1)["first_gated"]
+    assert found.low == pytest.approx(values.min()) and found.high == pytest.approx(values.max())
+    assert len(found.counts) == values.shape[1]
+
+
+def test_percentile_and_extremes() -> None:
+    histogram = Histogram(1)
+    histogram.add(np.linspace(-2, 1, 30001, dtype=np.float32)[:, None])
+    assert METHODS["max"](histogram) == 2
+    assert percentile(histogram, 0.9) == pytest.approx(1.7, rel=0.02)
+
+
+def test_every_method_gives_a_range_within_the_values() -> None:
+    histogram = Histogram(4)
+    histogram.add(heavy_tailed())
+    for name, method in METHODS.items():
+        assert 0 < method(histogram) <= histogram.max, name
+
+
+def test_choice_is_no_worse_than_any_method() -> None:
+    values, gain = heavy_tailed(), np.array([1.0, 0.1, 3.0, 0.0])
+    histogram = Histogram(4)
+    histogram.add(values)
+
+    def harm(chosen: Range) -> float:
+        return float((quantised(values, chosen) - values).var(0) @ gain)
+
+    ours = harm(choose(histogram, [gain]))
+    assert ours < 0.7 * harm(Range(histogram.max / LEVELS))
+    for name, method in METHODS.items():
+        assert ours <= 1.05 * harm(Range(method(histogram) / LEVELS)), name
+
+
+def test_an_offset_halves_the_step_of_one_sided_values() -> None:
+    values = np.random.default_rng(0).uniform(0, 6, (20000, 3)).astype(np.float32)
+    histogram = Histogram(3)
+    histogram.add(values)
+    plain, moved = (choose(histogram, [np.ones(3)], shifted) for shifted in (False, True))
+    assert moved.scale == pytest.approx(plain.scale / 2, rel=0.02)
+    assert (
+        np.square(quantised(values, moved) - values).mean() < 0.3 * np.square(quantised(values, plain) - values).mean()
+    )
+
+
+def test_a_tensor_that_is_always_zero_gets_a_scale_that_divides() -> None:
+    histogram = Histogram(2)
+    histogram.add(np.zeros((100, 2), np.float32))
+    assert choose(histogram, [np.ones(2)]).scale == 1
+    assert choose(histogram, [np.ones(2)], shifted=True) == Range(1.0)
+
+
+def test_half_precision_is_exact_in_fp16_and_never_zero() -> None:
+    values = np.array([1e-12, -1e-12, 0.0, 0.1, 1e9])
+    got = half_precision(values)
+    np.testing.assert_array_equal(got.astype(np.float16).astype(np.float32), got)
+    assert (got[[0, 1]] != 0).all() and got[2] == 0 and np.isfinite(got).all()

@@ -1,0 +1,69 @@
+"""Which layers stay in float: those that do most damage for their multiply-adds, and as few as the budget takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from calibration.network import Network, chunks, open_session, run
+from calibration.placement import TARGETS, share_in_int8
+from calibration.prepare import Prepared, prepare
+from calibration.sensitivity import Budget, Point, damage, order, refine, search
+
+
+@pytest.fixture
+def prepared(network: Network, batch: np.ndarray) -> Prepared:
+    return prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
+
+
+def flat(prepared: Prepared) -> dict[str, float]:
+    """Damages that make the order that of the layers' multiply-adds, the smallest first."""
+    return dict.fromkeys(prepared.layers, 1e-3)
+
+
+def test_order_weighs_damage_against_multiply_adds(network: Network, prepared: Prepared) -> None:
+    taken = order(network, flat(prepared), 1.0)
+    costs = [network.layer(name).multiply_adds for name in taken]
+    assert costs == sorted(costs) and set(taken) == set(prepared.layers)
+    worst = {**flat(prepared), taken[-1]: 1e6}
+    assert order(network, worst, 1.0)[0] == taken[-1]
+
+
+@pytest.mark.parametrize("allowance", [0.0, 0.05, 0.2])
+def test_order_keeps_within_the_allowance(network: Network, prepared: Prepared, allowance: float) -> None:
+    never = {layer.name for layer in network.layers} - set(prepared.layers)
+    taken = order(network, flat(prepared), allowance)
+    if taken:
+        assert 1 - share_in_int8(network, never | set(taken)) <= allowance + 1e-9
+
+
+def test_search_finds_the_fewest_that_meet_the_budget(prepared: Prepared) -> None:
+    def measure(model: onnx.ModelProto) -> tuple[float, float, float]:
+        kept = len(prepared.layers) - sum(
+            node.op_type == "DequantizeLinear" and node.name.endswith("weight_dq") for node in model.graph.node
+        )
+        return min(1.0, 0.9 + 0.02 * kept), 0.0, 10.0 + kept
+
+    best, points, met = search(prepared, flat(prepared), Budget(same_class=0.96), measure)
+    assert met and len(best.kept) == 3
+    assert points == sorted(points, key=lambda point: len(point.kept))
+    best, _, met = search(prepared, flat(prepared), Budget(sqnr=99), measure)
+    assert not met and best.sqnr == max(10.0 + len(prepared.layers), best.sqnr)
+
+
+def test_budget_in_points_and_in_classes() -> None:
+    point = Point((), 1.0, same_class=0.99, lost=0.4, sqnr=20)
+    assert Budget(points=0.4).met(point) and not Budget(points=0.3).met(point)
+    assert Budget(same_class=0.99).met(point) and not Budget(same_class=0.995).met(point)
+
+
+def test_refining_never_does_more_damage(network: Network, prepared: Prepared, batch: np.ndarray) -> None:
+    reference = run(open_session(network.to_model(), 1), [batch])
+    name = "first/depthwise"
+    narrow = prepared.layers[name].range.stretched(0.2, 0)
+    prepared.layers[name] = prepared.with_range(name, narrow)
+    before = damage(prepared, name, prepared.layers[name], lambda: [batch], reference, 1)
+    found, after = refine(prepared, name, before, lambda: [batch], reference, 1)
+    assert after < 0.5 * before and found.range.scale > narrow.scale
+    assert damage(prepared, name, found, lambda: [batch], reference, 1) == pytest.approx(after)

@@ -1,0 +1,31 @@
+"""On the CPU, INT8 is measured beside FP32, and a user is told when it buys nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from calibration.network import Network, chunks
+from calibration.placement import TARGETS, quantised_graph
+from calibration.prepare import prepare
+from calibration.speed import Speed, measure_speed, verdict
+from tests.calibration.small_network import SIDE
+
+
+def test_every_engine_is_measured_against_fp32(network: Network, batch: np.ndarray) -> None:
+    prepared = prepare(network, TARGETS["cpu"], lambda: chunks(batch), 1)
+    graph = quantised_graph(network, prepared.layers, prepared.identities)
+    speeds = measure_speed(network.to_model(), graph, SIDE, 1)
+    assert [speed.engine for speed in speeds[:2]] == ["FP32, onnxruntime", "INT8, onnxruntime"]
+    assert speeds[0].gain == 1 and all(speed.milliseconds > 0 for speed in speeds)
+    assert speeds[1].gain == speeds[0].milliseconds / speeds[1].milliseconds
+
+
+def test_verdict_names_the_best_engine_or_says_that_it_is_not_worth_it() -> None:
+    fp32, slow, quick = (
+        Speed("FP32, onnxruntime", 10, 1),
+        Speed("INT8, onnxruntime", 40, 0.25),
+        Speed("INT8, OpenVINO", 4, 2.5),
+    )
+    assert "2.50 times as fast" in verdict([fp32, slow, quick]) and "OpenVINO" in verdict([fp32, slow, quick])
+    assert verdict([fp32, slow]).startswith("not worth it") and "openvino" in verdict([fp32, slow])
+    assert verdict([fp32, slow, Speed("INT8, OpenVINO", 9, 1.11)]).startswith("not worth it")

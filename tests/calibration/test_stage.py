@@ -1,0 +1,197 @@
+"""The whole stage on a small network: what it writes, when it does nothing, where it picks up, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import calibration.stage
+from calibration.images import Photographs, read_folder
+from calibration.network import open_session, run
+from calibration.sensitivity import Budget
+from calibration.stage import calibrate, read_network, request_digests, up_to_date
+from runtime.artifact import Artifact, artifact_path, read_artifact
+from runtime.errors import UserError
+from runtime.onnx_metadata import verify
+from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_artifact, write_pictures
+
+REPOSITORY = Path(__file__).parents[2]
+BUDGET = Budget(sqnr=20)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Photographs:
+    return read_folder(write_pictures(tmp_path / "photos", 16), PREPROCESSING, CLASSES)
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Artifact:
+    return write_artifact(tmp_path / "artifacts", small_model())
+
+
+def command(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "calibration", "--variant", "small", "--artifacts", folder, *map(str, arguments)],
+        cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def changed(name: str, value: np.ndarray) -> onnx.ModelProto:
+    model = small_model()
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
+    return model
+
+
+def test_artifacts_carry_their_facts_and_the_report_its_numbers(
+    artifact: Artifact, photographs: Photographs, tmp_path: Path
+) -> None:
+    folder = tmp_path / "artifacts"
+    result = calibrate(artifact, photographs, None, BUDGET, "tensorrt", folder, 1)
+    assert result.met and result.best.sqnr >= 20
+    for precision in ("int8", "int8-fp16"):
+        written = read_artifact(artifact_path("small", precision, folder))
+        verify(written.path)
+        assert written.precision == precision and written.preprocessing == PREPROCESSING
+        facts = json.loads(written.metadata["calibration"])
+        assert facts["pictures"] == 16 and facts["target"] == "tensorrt"
+        assert written.metadata["fp32_sha256"] == verify(artifact.path)
+    report = json.loads((folder / "small" / "small.calibration.json").read_text())
+    assert [score["name"] for score in report["scores"]] == ["FP32", "INT8, min-max", "INT8, calibrated"]
+    assert len(report["layers"]) == 8 and report["multiply_adds_in_int8"] == result.best.share
+    page = (folder / "small" / "small.calibration.html").read_text()
+    assert "<svg" in page and "INT8, calibrated" in page and "http" not in page and "nan" not in page.lower()
+
+
+def test_doing_it_again_changes_nothing_and_another_request_is_noticed(
+    artifact: Artifact, photographs: Photographs, tmp_path: Path
+) -> None:
+    folder = tmp_path / "artifacts"
+    digest = request_digests(artifact, photographs, None, BUDGET, "tensorrt").all
+    assert not up_to_date("small", digest, folder)
+    calibrate(artifact, photographs, None, BUDGET, "tensorrt", folder, 1)
+    first = artifact_path("small", "int8", folder).read_bytes()
+    assert up_to_date("small", digest, folder)
+    assert not up_to_date(
+        "small", request_digests(artifact, photographs, None, Budget(same_class=1), "tensorrt").all, folder
+    )
+    calibrate(artifact, photographs, None, BUDGET, "tensorrt", folder, 1)
+    strip = len(first) - first.rfind(b"calibration")
+    assert artifact_path("small", "int8", folder).read_bytes()[:-strip] == first[:-strip]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    artifact: Artifact, photographs: Photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, measured, real = tmp_path / "artifacts", [], calibration.stage.damage
+
+    def counted(prepared, name, *rest):  # type: ignore[no-untyped-def]
+        if len(measured) == 4:
+            raise KeyboardInterrupt
+        measured.append(name)
+        return real(prepared, name, *rest)
+
+    monkeypatch.setattr(calibration.stage, "damage", counted)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(artifact, photographs, None, BUDGET, "tensorrt", folder, 1)
+    assert not artifact_path("small", "int8", folder).exists()
+
+    def never(*_: object) -> None:
+        raise AssertionError("what is known was made again")
+
+    def other(prepared, name, layer, *rest):  # type: ignore[no-untyped-def]
+        first.append(name)
+        return real(prepared, name, layer, *rest)
+
+    first: list[str] = []
+    monkeypatch.setattr(calibration.stage, "damage", other)
+    monkeypatch.setattr(calibration.stage, "prepare", never)
+    calibrate(artifact, photographs, None, BUDGET, "tensorrt", folder, 1)
+    left = [layer.name for layer in read_network(artifact).layers if not layer.pooled and layer.name not in measured]
+    assert first[: len(left)] == left
+    assert artifact_path("small", "int8", folder).exists()
+
+
+def test_a_dead_channel_and_a_tensor_that_is_always_zero_are_survived(photographs: Photographs, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weight = random.normal(0, 0.3, (32, 8, 1, 1))
+    weight[3:6] = 0
+    dead = changed("first/expand.weight", weight)
+    for tensor in dead.graph.initializer:
+        if tensor.name == "second/expand.weight":  # and the bias with it: what follows sees zeros only
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros((32, 8, 1, 1), np.float32), tensor.name))
+        if tensor.name == "second/expand.bias":
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros(32, np.float32), tensor.name))
+    artifact = write_artifact(tmp_path / "artifacts", dead)
+    result = calibrate(artifact, photographs, None, Budget(sqnr=15), "tensorrt", tmp_path / "artifacts", 1)
+    assert result.best.sqnr > 15
+    model = onnx.load(artifact_path("small", "int8", tmp_path / "artifacts"))
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        assert values.dtype.kind != "f" or np.isfinite(values).all()
+        assert not tensor.name.endswith("_scale") or (values > 0).all()
+    assert np.isfinite(run(open_session(model, 1), photographs.batches())).all()
+
+
+def test_networks_that_can_not_be_calibrated_are_refused(tmp_path: Path) -> None:
+    nan = write_artifact(tmp_path / "nan", changed("head.weight", np.full((32, 8, 1, 1), np.nan)))
+    with pytest.raises(UserError, match=r"head\.weight hold NaN"):
+        read_network(nan)
+    with pytest.raises(UserError, match="int8 already"):
+        read_network(write_artifact(tmp_path / "int8", small_model(), "int8"))
+
+
+def test_command_tells_users_what_is_wrong_and_writes_nothing(artifact: Artifact, tmp_path: Path) -> None:
+    folder, texts = tmp_path / "artifacts", tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("words")
+    for arguments, words in (
+        (("--calib", texts), "holds no pictures"),
+        (("--calib", tmp_path / "absent"), "not a folder"),
+        (("--calib", texts, "--budget", "much"), "--budget much"),
+    ):
+        done = command(folder, *arguments)
+        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+    foreign = tmp_path / "foreign" / "small" / "small.fp32.onnx"
+    foreign.parent.mkdir(parents=True)
+    onnx.save(small_model(), foreign)
+    done = command(foreign.parents[1], "--calib", write_pictures(tmp_path / "photos", 4))
+    assert done.returncode == 2 and "not one that this project exported" in done.stderr
+    assert sorted(path.name for path in (folder / "small").iterdir()) == ["small.fp32.onnx"]
+
+
+def test_command_from_one_picture_to_a_second_run(artifact: Artifact, tmp_path: Path) -> None:
+    folder, photos = tmp_path / "artifacts", write_pictures(tmp_path / "photos", 1)
+    done = command(folder, "--calib", photos)
+    assert done.returncode == 0, done.stderr
+    assert "only 1 photographs" in done.stdout and "same class" in done.stdout
+    again = command(folder, "--calib", photos)
+    assert again.returncode == 0 and "calibrated already" in again.stdout
+
+
+def test_a_budget_that_can_not_be_met_says_so_and_exits_with_1(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = write_pictures(tmp_path / "photos", 12)
+    monkeypatch.setattr(calibration.stage, "measured", lambda *_: lambda model: (0.5, 0.0, 10.0))
+    photographs = read_folder(photos, PREPROCESSING, CLASSES)
+    result = calibrate(artifact, photographs, None, Budget(same_class=0.99), "tensorrt", tmp_path / "artifacts", 1)
+    assert not result.met and artifact_path("small", "int8", tmp_path / "artifacts").is_file()
+
+
+def test_command_exits_with_1_if_the_budget_is_out_of_reach(artifact: Artifact, tmp_path: Path) -> None:
+    photos = write_pictures(tmp_path / "photos", 24)
+    logits = run(open_session(onnx.load(artifact.path), 1), read_folder(photos, PREPROCESSING, CLASSES).batches())
+    rows = "".join(f"{i:03}.png,{label}\n" for i, label in enumerate(logits.argmax(1)))
+    (photos / "labels.csv").write_text("file,label\n" + rows)
+    done = command(tmp_path / "artifacts", "--calib", photos, "--budget", "0")
+    assert done.returncode in (0, 1), done.stderr
+    assert ("can't be met" in done.stderr) == (done.returncode == 1)
