@@ -22,6 +22,7 @@ from models.variants import VARIANTS
 from runtime.artifact import read_artifact
 from runtime.errors import UserError
 from runtime.onnx_metadata import verify
+from tests.interruptible import interruptible
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ("--variant", "b0", "--weights", "random", "--resolution", "64")
@@ -118,6 +119,7 @@ def test_interrupting_at_any_moment_leaves_the_old_files_whole(small, tmp_path):
         process = subprocess.Popen(
             [sys.executable, "-m", "export", *SMALL, "--force", "--artifacts", str(folder)],
             cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            preexec_fn=interruptible,
         )  # fmt: skip
         time.sleep(rng.uniform(0.3, 6))
         process.send_signal(number)

@@ -25,6 +25,7 @@ import pytest
 
 from models.download import download
 from runtime.errors import UserError
+from tests.interruptible import interruptible
 
 module = importlib.import_module("models.download")  # not `models.download`, should the package export the function
 
@@ -529,7 +530,10 @@ def start_process(site: Site, folder: Path, have: int) -> subprocess.Popen[bytes
     code = "import sys; from pathlib import Path; from models.download import download; "
     code += "download(sys.argv[1], Path(sys.argv[2]), sys.argv[3])"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, site.url, str(folder / "b0.pth"), SHA], cwd=ROOT, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", code, site.url, str(folder / "b0.pth"), SHA],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=interruptible,
     )
     part, until = folder / "b0.pth.part", monotonic() + 30
     while not part.exists() or part.stat().st_size < have:
