@@ -119,7 +119,8 @@ def _lines(result: Result, folder: Path) -> list[str]:
     ]
     for score in result.scores:
         top1 = "" if score.top1 is None else f"top-1 {score.top1:5.1f} %   "
-        lines.append(f"  {score.name:<18} {top1}same class {score.same_class:5.1f} %   SQNR {score.sqnr:5.1f} dB")
+        sqnr = "exact" if score.sqnr >= 200 else f"{score.sqnr:5.1f} dB"
+        lines.append(f"  {score.name:<18} {top1}same class {score.same_class:5.1f} %   SQNR {sqnr}")
     lines += [f"  {speed.engine:<18} {speed.milliseconds:.1f} ms" for speed in result.speeds]
     lines += [f"speed        {verdict(result.speeds)}"] if result.speeds else []
     lines += [f"NOTE         {warning}" for warning in result.warnings]
