@@ -11,6 +11,9 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 TEST_ARTIFACTS := build/test-artifacts
 OTHER_PYTHONS := 3.8 3.10
 
+# Stops with a sentence if a variable that a target can't do without is empty.
+needs = $(if $(strip $($(1))),,$(error $(1) is empty: make $(MAKECMDGOALS) $(1)=photos/ names a folder of photographs))
+
 # An option is passed on only if it was given: $(call option,--weights,$(WEIGHTS))
 option = $(if $(strip $(2)),$(1) '$(strip $(2))')
 
@@ -29,6 +32,7 @@ export: $(VENV)/.export ## VARIANT=b1 [WEIGHTS=path|random] [FORCE=1] [PADDING= 
 
 .PHONY: exported
 exported: $(VENV)/.demo # an export that is there stays as it is, whatever weights and options it was made with
+	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
 	@[ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(VARIANT)/$(VARIANT).fp32.onnx" ] || $(MAKE) --no-print-directory export
 
 .PHONY: calibrate
@@ -37,11 +41,13 @@ calibrate: exported ## VARIANT=v2-b0 [CALIB=photos/] [EVALUATION=photos/] [BUDGE
 	  $(call option,--budget,$(BUDGET)) $(call option,--target,$(TARGET)) $(if $(filter-out 0,$(FORCE)),--force)
 
 .PHONY: evaluate
+evaluate: NEEDS := DATA
 evaluate: exported ## VARIANT=v2-b0 DATA=photos/ [PRECISION=int8] [REFERENCE=fp32] [LABELS=file]: accuracy of an artifact
 	@$(PY) -m runtime.evaluate --variant '$(VARIANT)' --data '$(DATA)' $(call option,--precision,$(PRECISION)) \
 	  $(call option,--reference,$(REFERENCE)) $(call option,--labels,$(LABELS))
 
 .PHONY: compare-int8
+compare-int8: NEEDS := CALIB DATA
 compare-int8: exported ## VARIANT=v2-b0 CALIB=photos/ DATA=photos/: our INT8 beside onnxruntime's and ModelOpt's quantisers
 	@$(PY) -m calibration.compare --variant '$(VARIANT)' --calib '$(CALIB)' --data '$(DATA)'
 
