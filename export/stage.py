@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from models.checkpoints import known_checkpoints
 from models.labels import imagenet_labels, read_labels
 from models.variants import Variant
 from models.weights import Weights
@@ -120,6 +121,7 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         "wnids": json.dumps(wnids),
         "parameters": str(count),
         "multiply_adds": str(cost),
+        **published(request, pretrained.sha256, pretrained.format, classes),
         "tools": json.dumps({tool: version(tool) for tool in TOOLS}),
         "made_from": request.digest(),
     }
@@ -160,6 +162,18 @@ def _labels(own: list[str] | None, given: Path | None, classes: int, trained: bo
     if classes == len(names):
         return names, wnids, "taken to be ImageNet-1k's in the usual order" if trained else "named as ImageNet-1k's"
     return [f"class {index}" for index in range(classes)], [], "without names (LABELS=file names them, one a line)"
+
+
+def published(request: Request, sha256: str | None, form: str, classes: int) -> dict[str, str]:
+    """Top-1 on ImageNet that was published for just these weights, else for the variant, and which; nothing for weights
+    trained by the user, or run otherwise than they were published."""
+    if form == "ours" or classes != 1000 or any(value is not None for value in request.overrides.values()):
+        return {}
+    rows = known_checkpoints(request.variant)
+    row = request.weights.checkpoint or next((row for row in rows if sha256 and sha256.startswith(row.sha256)), None)
+    if row and row.top1:
+        return {"published_top1": repr(row.top1), "published_source": row.name}
+    return {"published_top1": repr(request.variant.published), "published_source": "the variant's paper or repository"}
 
 
 def _file_digest(path: Path) -> str:

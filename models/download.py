@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from runtime.errors import UserError
+from runtime.progress import Line, bar, time_left
 
 try:
     import fcntl
@@ -308,49 +308,32 @@ def _alone(lock: Path, part: Path, bar: _Progress) -> Iterator[None]:
 
 
 class _Progress:
-    """A bar redrawn in place on a terminal; a line every ten seconds elsewhere; nothing without a stream."""
+    """Bytes, speed and time left of one file; nothing without a stream."""
 
     def __init__(self, stream: TextIO | None, name: str) -> None:
-        self.stream, self.name = stream, name
-        self.drawing = stream is not None and stream.isatty()
-        self.open_line = False
+        self.line, self.name = Line(stream) if stream is not None else None, name
         self.total: int | None = None
 
     def start(self, size: int, total: int | None) -> None:
-        self.first, self.total = size, total
-        self.began = monotonic()
-        self.shown = self.began - 1 if self.drawing else self.began
+        self.first, self.total, self.began = size, total, monotonic()
 
     def at(self, size: int) -> None:
-        now = monotonic()
-        if self.stream is None or (now - self.shown < (0.1 if self.drawing else 10.0) and size != self.total):
+        if self.line is None or not (self.line.due() or size == self.total):
             return
-        self.shown = now
-        rate = (size - self.first) / max(now - self.began, 1e-3)
-        text = f"{self.name}: {size / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s"
+        spent = max(monotonic() - self.began, 1e-3)
+        text = f"{size / 1e6:.1f} MB, {(size - self.first) / spent / 1e6:.1f} MB/s"
         if self.total:
-            minutes, seconds = divmod(round((self.total - size) / max(rate, 1.0)), 60)
-            done = 20 * size // self.total
-            bar = f" [{'#' * done}{'.' * (20 - done)}]" if self.drawing else ""
-            text = (
-                f"{self.name}:{bar} {100 * size // self.total}% of {self.total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s, "
-                f"{minutes}:{seconds:02} left"
-            )
-        if self.drawing:
-            width = shutil.get_terminal_size().columns - 1
-            self.stream.write("\r" + text[:width].ljust(width))
-            self.stream.flush()
-            self.open_line = True
-        else:
-            self.say(text.removeprefix(f"{self.name}: "))
+            drawn = f"{bar(size, self.total)} " if self.line.terminal else ""
+            left = time_left(size - self.first, self.total - self.first, spent)
+            text = f"{drawn}{100 * size // self.total}% of {self.total / 1e6:.1f} MB{text[text.index(',') :]}{left}"
+        self.line.show(f"{self.name}: {text}", now=True)
 
     def say(self, text: str) -> None:
         self.end()
-        if self.stream is not None:
-            print(f"{self.name}: {text}", file=self.stream, flush=True)
+        if self.line is not None:
+            print(f"{self.name}: {text}", file=self.line.stream, flush=True)
 
     def end(self) -> None:
-        """Leave the bar as it is and go to the next line."""
-        if self.stream is not None and self.open_line:
-            print(file=self.stream, flush=True)
-        self.open_line = False
+        """Leaves the bar as it is and goes to the next line."""
+        if self.line is not None:
+            self.line.end()

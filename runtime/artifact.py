@@ -95,7 +95,8 @@ def sealed(model: bytes, precision: str, metadata: Mapping[str, str]) -> Tuple[b
     return with_metadata(model, {**own, **passed_on})
 
 
-# Where artifacts lie: artifacts/<variant>/<variant>.<precision>.onnx, and the variant exported last in artifacts/latest.
+# Where artifacts lie: artifacts/<variant>/<variant>.<precision>.onnx. artifacts/latest names the variant exported last and,
+# where that is not fp32 (a bundle may hold none), the precision: "b1 int8".
 
 
 def artifacts_folder() -> Path:
@@ -107,26 +108,32 @@ def artifact_path(variant: str, precision: str, folder: Optional[Path] = None) -
     return (folder or artifacts_folder()) / variant / f"{variant}.{precision}.onnx"
 
 
-def set_latest(variant: str, folder: Optional[Path] = None) -> None:
-    """Makes `variant` the one that `python -m runtime.infer` takes when none is named."""
-    write_whole((folder or artifacts_folder()) / "latest", f"{variant}\n".encode())
+def set_latest(variant: str, folder: Optional[Path] = None, precision: Optional[str] = None) -> None:
+    """Makes `variant`, in `precision` (None: fp32), what `python -m runtime.infer` takes when none is named."""
+    words = [variant, precision] if precision else [variant]
+    write_whole((folder or artifacts_folder()) / "latest", f"{' '.join(words)}\n".encode())
 
 
-def find_artifact(variant: Optional[str] = None, precision: str = "fp32", folder: Optional[Path] = None) -> Path:
-    """Path of an exported artifact: of `variant`, or of the one exported last.
+def find_artifact(variant: Optional[str] = None, precision: Optional[str] = None, folder: Optional[Path] = None) -> Path:
+    """Path of an artifact of `variant` (None: the one exported last) in `precision` (None: the one that artifacts/latest
+    names for that variant, else fp32).
 
     Raises UserError that says what to run if there is none.
     """
     folder = folder or artifacts_folder()
-    if precision not in PRECISIONS:
-        raise UserError(f"There is no precision '{precision}': choose {', '.join(PRECISIONS)}.")
+    latest: List[str] = []
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        latest = (folder / "latest").read_text(encoding="utf-8").split()
     if variant is None:
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            variant = (folder / "latest").read_text(encoding="utf-8").strip()
-        if not variant:
+        if not latest:
             raise UserError(
                 f"There is no model in {folder}/ yet: run 'make export VARIANT=b0', or name a file with --model."
             )
+        variant = latest[0]
+    if precision is None:
+        precision = latest[1] if latest[:1] == [variant] and len(latest) > 1 else "fp32"
+    if precision not in PRECISIONS:
+        raise UserError(f"There is no precision '{precision}': choose {', '.join(PRECISIONS)}.")
     path = artifact_path(variant, precision, folder)
     if not path.is_file():
         found = sorted(p.name for p in folder.glob("*/*.onnx"))

@@ -9,7 +9,7 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union, over
 import numpy as np
 
 from runtime.artifact import find_artifact, read_artifact
-from runtime.backends import open_backend
+from runtime.backends import ANY_ENGINE, Engines, open_backend
 from runtime.errors import UserError
 from runtime.preprocess import Source, preprocess
 
@@ -40,14 +40,21 @@ class Classifier:
         model: Union[str, Path, None] = None,
         *,
         variant: Optional[str] = None,
-        precision: str = "fp32",
+        precision: Optional[str] = None,
         backend: str = "auto",
         threads: Optional[int] = None,
+        engines: Engines = ANY_ENGINE,
     ) -> None:
-        self.artifact = read_artifact(model if model is not None else find_artifact(variant, precision))
+        """`model`: an exported ONNX file, or an engine that was built from one; else `variant` and `precision` find it."""
+        path = Path(model) if model is not None else find_artifact(variant, precision)
+        if path.suffix == ".engine":
+            from runtime.backends.tensorrt.loader import artifact_of
+
+            path, engines = artifact_of(path).path, engines._replace(path=path)
+        self.artifact = read_artifact(path)
         if len(self.artifact.labels) != self.artifact.classes:
             raise UserError(f"{self.artifact.path} has {len(self.artifact.labels)} labels for {self.artifact.classes} classes.")
-        self.backend = open_backend(self.artifact, backend, threads)
+        self.backend = open_backend(self.artifact, backend, threads, engines)
 
     @overload
     def __call__(self, images: Source, top: int = 5) -> List[Prediction]: ...

@@ -17,11 +17,13 @@ import numpy as np
 
 from runtime.accuracy import mcnemar, paired_difference, wilson
 from runtime.artifact import PRECISIONS, RANDOM_WEIGHTS, find_artifact
+from runtime.backends import BACKENDS
 from runtime.classifier import Classifier
 from runtime.command import run
 from runtime.dataset import Sample, read_dataset
 from runtime.errors import UserError
 from runtime.preprocess import ImageError, preprocess
+from runtime.progress import Line, time_left
 
 BATCH = 8  # pictures a run; fixed, so that an evaluation that was interrupted goes on to the same numbers
 _AHEAD = 4  # batches that are decoded before the network asks for them
@@ -261,9 +263,9 @@ def main() -> int:
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--model", metavar="FILE", help="an artifact")
     model.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
-    parser.add_argument("--precision", default="fp32", metavar="P", help="of the variant: fp32 (default), fp16, int8")
+    parser.add_argument("--precision", metavar="P", help="of the variant: fp32 (default, but in a bundle its own), fp16, int8")
     parser.add_argument("--reference", metavar="R", help="artifact, or precision of the same variant, to compare with")
-    parser.add_argument("--backend", default="auto", metavar="B", help="auto (default), onnxruntime or openvino")
+    parser.add_argument("--backend", default="auto", metavar="B", help=f"auto (default), {', '.join(BACKENDS)}")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the network (default: the backend's)")
     parser.add_argument("--limit", type=int, metavar="N", help="only every k-th picture, so that about N are taken")
     parser.add_argument("--json", action="store_true", help="the result as one JSON object")
@@ -356,26 +358,19 @@ def _report(result: Dict[str, Any], data: Path) -> str:
 
 
 class _Bar:
-    """Progress with the time left, on a terminal; a line every ten seconds elsewhere."""
+    """Pictures done, and the time left."""
 
     def __init__(self) -> None:
-        self.began = self.shown = time.perf_counter()
-        self.first: Optional[int] = None
+        self.line, self.began = Line(), time.perf_counter()
+        self.first: Optional[int] = None  # of this run; those before it an interrupted one did
 
     def show(self, done: int, of: int) -> None:
-        now, terminal = time.perf_counter(), sys.stderr.isatty()
         self.first = done if self.first is None else self.first
-        if now - self.shown < (0.2 if terminal else 10) and done < of:
-            return
-        self.shown = now
-        rate = (done - self.first) / max(now - self.began, 1e-9)
-        left = f", {(of - done) / rate:.0f} s left" if rate > 0 and done < of else ""
-        text = f"evaluating {done} of {of}{left}"
-        print(f"\r{text:<60}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
+        left = time_left(done - self.first, of - self.first, time.perf_counter() - self.began)
+        self.line.show(f"evaluating {done} of {of}{left}", now=done >= of)
 
     def end(self) -> None:
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
+        self.line.end()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ STAGES = ("decode", "resize", "normalise", "network")
 
 
 def main() -> int:
+    from runtime.backends import BACKENDS, Engines
+
     parser = argparse.ArgumentParser(
         prog="python -m runtime.infer",
         description="Names what photographs show, on the model exported last or the one named.",
@@ -23,10 +25,12 @@ def main() -> int:
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, a quoted pattern, or - for standard input")
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", metavar="FILE", help="an exported .onnx file")
+    model.add_argument("--model", metavar="FILE", help="an exported .onnx file, or an .engine built from one")
     model.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
-    parser.add_argument("--precision", metavar="P", help="of the variant: fp32 (default), fp16, int8")
-    parser.add_argument("--backend", default="auto", metavar="B", help="auto (default), onnxruntime or openvino")
+    parser.add_argument("--precision", metavar="P", help="of the variant: fp32 (default, but in a bundle its own), fp16, int8")
+    parser.add_argument("--backend", default="auto", metavar="B", help=f"auto (default), {', '.join(BACKENDS)}")
+    parser.add_argument("--no-rebuild", action="store_true", help="fail rather than build a TensorRT engine that doesn't fit")
+    parser.add_argument("--trust-engine", action="store_true", help="load an engine without a manifest: it is code, and will run")
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads for one image (default: the backend's)")
     parser.add_argument("--top", type=_positive, default=5, metavar="N", help="classes to print (default 5)")
     form = parser.add_mutually_exclusive_group()
@@ -46,9 +50,10 @@ def main() -> int:
     classifier = Classifier(
         options.model,
         variant=options.variant,
-        precision=options.precision or "fp32",
+        precision=options.precision,
         backend=options.backend,
         threads=options.threads,
+        engines=Engines(rebuild=not options.no_rebuild, trust=options.trust_engine),
     )
     if classifier.artifact.random:
         print(f"{classifier.artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)

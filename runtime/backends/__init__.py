@@ -1,21 +1,29 @@
-"""What executes an artifact. A backend is a file in this folder with one class; its library is imported when it is opened."""
+"""What executes an artifact. A backend is a file or folder here with one class; its library is imported when it is opened."""
 
 from __future__ import annotations
 
 import importlib.util
-from typing import Optional, Protocol
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, List, NamedTuple, Optional, Protocol
 
-import numpy as np
-
-from runtime.artifact import Artifact
 from runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from runtime.artifact import Artifact
 
 
 class Backend(Protocol):
     """An artifact loaded and ready to run."""
 
     name: str
-    description: str  # library, its version and where it runs, for reports
+
+    @property
+    def description(self) -> str:
+        """Library, its version and where it runs, for reports."""
+        ...
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Preprocessed images float32 [N, 3, resolution, resolution] -> logits float32 [N, classes]."""
@@ -26,25 +34,108 @@ class Backend(Protocol):
         ...
 
 
-BACKENDS = ("onnxruntime", "openvino")
+class Engines(NamedTuple):
+    """How TensorRT's engines are dealt with."""
+
+    path: Optional[Path] = None  # just this one; None: the one of the artifact and the GPU
+    rebuild: bool = True  # one that doesn't fit is built anew
+    trust: bool = False  # one without a manifest is loaded
 
 
-def open_backend(artifact: Artifact, name: str = "auto", threads: Optional[int] = None) -> Backend:
-    """Loads `artifact` into the backend `name`. "auto" is OpenVINO for INT8 where it is installed, since onnxruntime's
-    own kernels are slower on those files than on FP32, and onnxruntime otherwise.
+ANY_ENGINE = Engines()
+TENSORRT = ("tensorrt", "tensorrt_rtx")
+BACKENDS = (*TENSORRT, "onnxruntime", "onnxruntime_cuda", "openvino")
+Say = Callable[[str], None]
+
+
+def to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def open_backend(
+    artifact: Artifact,
+    name: str = "auto",
+    threads: Optional[int] = None,
+    engines: Engines = ANY_ENGINE,
+    say: Say = to_stderr,
+) -> Backend:
+    """Loads `artifact` into the backend `name`. "auto" takes the best that works here: an engine that was built for this
+    GPU; onnxruntime on a GPU if it really runs there; OpenVINO for INT8, since onnxruntime's own kernels are slower on
+    those files than on FP32; onnxruntime on the CPU. Where there is a GPU, `say` is told which it is and why.
 
     `threads`: of the CPU, for one run; None leaves it to the backend. Raises UserError if the backend is not installed
     or refuses the artifact.
     """
     if name not in ("auto", *BACKENDS):
         raise UserError(f"There is no backend '{name}': choose auto or {', '.join(BACKENDS)}.")
+    if name in TENSORRT or (name == "auto" and engines.path is not None):
+        return _tensorrt(artifact, name if name != "auto" else _module_of(engines.path), engines, say)
     if name == "auto":
+        found = _on_gpu(artifact, threads, engines, say)
+        if found is not None:
+            return found
         integer = artifact.precision == "int8" and importlib.util.find_spec("openvino") is not None
         name = "openvino" if integer else "onnxruntime"
     if name == "openvino":
-        from runtime.backends.openvino_cpu import OpenVino
+        from runtime.backends.open_vino import OpenVino
 
         return OpenVino(artifact, threads)
-    from runtime.backends.onnxruntime_cpu import OnnxRuntime
+    from runtime.backends.onnx_runtime import OnnxRuntime
 
-    return OnnxRuntime(artifact, threads)
+    return OnnxRuntime(
+        artifact, threads, "CUDAExecutionProvider" if name == "onnxruntime_cuda" else "CPUExecutionProvider"
+    )
+
+
+def _tensorrt(artifact: Artifact, module: str, engines: Engines, say: Say) -> Backend:
+    from runtime.backends.tensorrt.backend import TensorRt
+
+    return TensorRt(artifact, module, engine=engines.path, rebuild=engines.rebuild, trust=engines.trust, say=say)
+
+
+def _module_of(engine: Optional[Path]) -> str:
+    """Which module built `engine`; without a manifest, by the name that engines of TensorRT-RTX have."""
+    from runtime.backends.tensorrt.manifest import read_manifest
+
+    assert engine is not None
+    try:
+        return read_manifest(engine).module
+    except UserError:
+        return "tensorrt_rtx" if ".rtx-sm" in engine.name else "tensorrt"
+
+
+def _on_gpu(artifact: Artifact, threads: Optional[int], engines: Engines, say: Say) -> Optional[Backend]:
+    """The best backend on a GPU. None if there is no GPU, or nothing that works on it, which `say` is then told."""
+    from runtime.backends.cuda.driver import gpus
+    from runtime.backends.tensorrt.generations import installed
+
+    found, _ = gpus()  # the driver itself: TensorRT crashes in places where there is no GPU
+    if not found:
+        return None
+    missed: List[str] = []
+    for module in TENSORRT:
+        if not installed(module):
+            continue
+        try:
+            from runtime.backends.tensorrt.loader import existing_engine, open_site
+
+            if existing_engine(artifact, open_site(module)) is None:
+                missed.append(
+                    f"no engine was built for it yet ('python -m runtime.engine --variant {artifact.variant}' does)"
+                )
+                continue
+            backend = _tensorrt(artifact, module, engines, say)
+            say(f"on {backend.description}")
+            return backend
+        except UserError as error:
+            missed.append(str(error).rstrip("."))
+    missed = missed or ["neither tensorrt nor tensorrt_rtx is installed"]
+    try:
+        from runtime.backends.onnx_runtime import OnnxRuntime
+
+        backend = OnnxRuntime(artifact, threads, "CUDAExecutionProvider")
+        say(f"on {backend.description}, {found[0].name}; not TensorRT: {'; '.join(missed)}")
+        return backend
+    except UserError:  # most often the CPU's build of onnxruntime
+        say(f"on the CPU, although there is a GPU ({found[0].name}): {'; '.join(missed)}")
+    return None

@@ -10,7 +10,7 @@ from typing import Dict, Set
 import pytest
 
 from runtime.artifact import sealed
-from runtime.onnx_metadata import read_metadata, with_metadata
+from tests.runtime.changed_artifacts import unsealed
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -31,14 +31,19 @@ def model(artifacts: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def precisions(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of lite0 in each precision. All hold the FP32 graph: for tests that don't look at the precision."""
+    graph, metadata = unsealed(model)
+    folder = tmp_path_factory.mktemp("precisions")
+    for precision in ("fp32", "fp16", "int8", "int8-fp16"):
+        (folder / f"lite0.{precision}.onnx").write_bytes(sealed(graph, precision, metadata)[0])
+    return folder
+
+
+@pytest.fixture(scope="session")
 def random_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same network, but by its metadata one whose weights are random."""
-    metadata = read_metadata(model)
-    del metadata["sha256"]
-    tail, _ = with_metadata(b"", metadata)
-    content = model.read_bytes()
-    graph, end = content[: -len(tail)], content[-len(tail) :]
-    assert end[:-64] == tail[:-64]  # all but the checksum: the metadata really stand there
+    graph, metadata = unsealed(model)
     path = tmp_path_factory.mktemp("random") / "lite0.fp32.onnx"
     path.write_bytes(sealed(graph, "fp32", {**metadata, "weights": "random", "weights_sha256": ""})[0])
     return path

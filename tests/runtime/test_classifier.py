@@ -202,5 +202,5 @@ def test_openvino_answers_as_onnxruntime(model, photographs):
 
 
 def test_a_backend_that_is_not_there(model):
-    with pytest.raises(UserError, match="no backend 'tpu': choose auto or onnxruntime, openvino"):
+    with pytest.raises(UserError, match="no backend 'tpu': choose auto or tensorrt, tensorrt_rtx, onnxruntime"):
         Classifier(model, backend="tpu")

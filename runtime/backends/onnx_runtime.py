@@ -1,4 +1,5 @@
-"""onnxruntime on the CPU: runs everywhere, and is what the other backends are compared with."""
+"""onnxruntime: on the CPU it runs everywhere, and is what the other backends are compared with; on a GPU where its own
+CUDA build is installed and really works."""
 
 from __future__ import annotations
 
@@ -10,20 +11,22 @@ from runtime.artifact import Artifact
 from runtime.errors import UserError
 
 MOST_THREADS = 256  # onnxruntime starts them all and gives each memory: 100,000 fill a machine and never return
+PROVIDERS = {"CPUExecutionProvider": "CPU", "CUDAExecutionProvider": "CUDA"}
 
 
 class OnnxRuntime:
     """An artifact in an onnxruntime session. Several threads may call `run` at once."""
 
-    name = "onnxruntime"
-
-    def __init__(self, artifact: Artifact, threads: Optional[int] = None) -> None:
+    def __init__(self, artifact: Artifact, threads: Optional[int] = None, provider: str = "CPUExecutionProvider") -> None:
+        """`provider`: one of PROVIDERS. Raises UserError if the session doesn't run on it."""
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise UserError(f"{threads} threads: choose between 1 and {MOST_THREADS}, at most the number of cores.")
         try:
             import onnxruntime
         except ImportError as error:
             raise UserError(f"onnxruntime can't be imported ({error}): pip install onnxruntime.") from None
+        if provider not in onnxruntime.get_available_providers():
+            raise UserError(f"This onnxruntime {onnxruntime.__version__} was built without {PROVIDERS[provider]}.")
         onnxruntime.set_default_logger_severity(3)  # its warnings are about providers that nobody asked for
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -32,7 +35,7 @@ class OnnxRuntime:
         spared = ["WeightBiasQuantization"] if artifact.precision == "int8-fp16" else []
         try:
             self._session = onnxruntime.InferenceSession(
-                str(artifact.path), options, providers=["CPUExecutionProvider"], disabled_optimizers=spared
+                str(artifact.path), options, providers=[provider], disabled_optimizers=spared
             )
         except Exception as error:  # its exceptions have no common base of their own
             reason = str(error).splitlines()[0]
@@ -40,8 +43,13 @@ class OnnxRuntime:
                 f"onnxruntime {onnxruntime.__version__} can't load {artifact.path}: {reason} "
                 "If the file is damaged, export it again; if it is newer than onnxruntime, update that."
             ) from None
+        used = self._session.get_providers()[0]  # it falls back to the CPU without an error
+        if used != provider:
+            where = PROVIDERS[provider]
+            raise UserError(f"onnxruntime {onnxruntime.__version__} would run {artifact.path} on the CPU instead of {where}.")
+        self.name = "onnxruntime_cuda" if provider == "CUDAExecutionProvider" else "onnxruntime"
         self._input = self._session.get_inputs()[0].name
-        self.description = f"onnxruntime {onnxruntime.__version__}, CPU"
+        self.description = f"onnxruntime {onnxruntime.__version__}, {PROVIDERS[provider]}"
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """See runtime.backends.Backend."""

@@ -1,0 +1,1 @@
+"""An artifact in TensorRT: building its engine, keeping it fresh, running it."""

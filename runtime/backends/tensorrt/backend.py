@@ -1,0 +1,92 @@
+"""TensorRT as a backend: the fitting engine of an artifact, and a runner for it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+
+from runtime.artifact import Artifact
+from runtime.backends.cuda import open_device
+from runtime.backends.tensorrt.loader import (
+    Say,
+    checked_engine,
+    deserialize,
+    fitting_engine,
+    open_site,
+    wanted_of,
+)
+from runtime.backends.tensorrt.runner import Runner
+from runtime.errors import UserError
+
+NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+
+
+def to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class TensorRt:
+    """An artifact's engine, ready to run. Several threads may call `run` at once; each has its own context and stream."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        module: str = "tensorrt",
+        *,
+        engine: Optional[Path] = None,
+        rebuild: bool = True,
+        trust: bool = False,
+        say: Say = to_stderr,
+    ) -> None:
+        """`engine`: just that file, never built anew. `rebuild=False`: no building. `trust`: without a manifest too."""
+        site = open_site(module)
+        if engine is not None:
+            path, content = engine, checked_engine(engine, wanted_of(artifact, site), trust)
+        else:
+            path, content = fitting_engine(artifact, site, rebuild, trust, say)  # before there is a context: memory
+        self._device = open_device()
+        try:
+            with self._device:
+                try:
+                    self._runtime, self._engine = deserialize(site, content, path)
+                except UserError as error:
+                    if engine is not None or not rebuild:
+                        raise
+                    say(f"building {path.name}: {error}")
+                    path.unlink()
+                    path, content = fitting_engine(artifact, site, True, False, say)
+                    self._runtime, self._engine = deserialize(site, content, path)
+                self._runner: Any = Runner(site.trt, self._engine, self._device)
+        except BaseException:
+            self._device.close()
+            raise
+        self.name, self.engine = module, path
+        gpu = site.gpu.name if site.gpu else site.capability
+        self._where = f"{NAMES[module]} {site.trt.__version__}, {gpu}, {path.name}, {self._device.name}"
+
+    @property
+    def description(self) -> str:
+        """See runtime.backends.Backend."""
+        return f"{self._where}, {self._runner.description}" if self._runner else self._where
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """See runtime.backends.Backend."""
+        return self._runner.run(images)
+
+    def timed(self, images: np.ndarray) -> Any:
+        """(logits, milliseconds of copying in, computing and copying out), by the GPU's clock."""
+        return self._runner.timed(images)
+
+    def close(self) -> None:
+        """See runtime.backends.Backend."""
+        if self._runner is None:
+            return
+        self._runner.close()
+        with self._device:  # contexts before the engine, the engine before its runtime, all before the context
+            self._runner = None
+            self._engine = None
+            self._runtime = None
+        self._device.close()

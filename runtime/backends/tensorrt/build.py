@@ -1,0 +1,279 @@
+"""From an ONNX file to an engine: one builder for all generations of TensorRT. Precision comes from the graph.
+
+It runs in a process of its own (see `builder_process`), so that the memory it took is free again before the engine
+runs, and so that being killed for memory, or TensorRT crashing, ends in a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+from runtime.backends.tensorrt.generations import Generation, load
+from runtime.backends.tensorrt.options import BuildOptions, capability
+from runtime.errors import UserError
+from runtime.whole_file import write_whole
+
+MEMORY_HINT = (
+    "give kernels less (WORKSPACE=256M), build for fewer pictures at once (BATCH=1), close other programs, or add swap"
+)
+# What TensorRT's own errors mean for whoever reads them. The first that fits counts.
+REASONS = (
+    (r"insufficient memory|out of memory|bad_alloc|failed_allocation", f"there was not enough memory: {MEMORY_HINT}"),
+    (r"(?:no importer registered for op|unsupported operator|cannot find operator)\W*(\w*)", r"it has no operator \1"),
+    (r"plugin not found|createPlugin", "the graph has an operator that it doesn't know"),
+    (r"failed to parse the onnx model|deserialize_failed", "the ONNX file is damaged: export it again"),
+    (r"opset.{0,40}(?:not supported|greater)", "the file's opset is newer than it reads: export with this project's own"),
+    (r"no optimization profile", "the network's batch size is open and no profile was given for it"),
+    (r"turing.*fp32 gemm|fp32 gemm.*not supported", "FP32 classifiers need a GPU newer than Turing: choose fp16 or int8"),
+    (r"no cuda-capable device|cuda initialization fail|insufficient driver", "it found no GPU that works"),
+    (r"could not find any implementation for node", f"no kernel fits a layer, most often for want of memory: {MEMORY_HINT}"),
+)  # fmt: skip
+JETSONS = ("sm_53", "sm_62", "sm_72", "sm_87", "sm_110")  # Nano, TX2, Xavier, Orin, Thor
+_LIBRARIES = ("CUBLAS", "CUBLAS_LT", "CUDNN")
+
+
+class BuildError(UserError):
+    """TensorRT refused the network."""
+
+
+class Built(NamedTuple):
+    engine: bytes
+    timing_cache: bytes  # b"" where there is none
+    fallbacks: Dict[str, str]  # with DLA: layers that run on the GPU, and their kind
+
+
+Progress = Callable[[str, int, int], None]  # phase, steps done, of
+
+
+def build(
+    trt: Any,
+    generation: Generation,
+    onnx: bytes,
+    options: BuildOptions,
+    timing_cache: bytes = b"",
+    verbose: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Built:
+    """An engine for the network in `onnx`, an artifact that fits `generation` (see Generation.sources).
+
+    Raises UserError for options that this generation can't do, BuildError with TensorRT's reason if it refuses.
+    """
+    _check(generation, options)
+    log = _log(trt, verbose)
+    builder = trt.Builder(log)
+    flags = 0
+    if generation.explicit_batch:
+        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+    # DLA chooses kernels by flags, and takes no strongly typed network.
+    typed = generation.strongly_typed and options.dla is None
+    if typed:
+        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(onnx):
+        errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        raise BuildError(_sentence("can't read the network", errors + log.errors))
+    config = builder.create_builder_config()
+    if not typed:
+        if options.precision != "fp32":
+            config.set_flag(trt.BuilderFlag.FP16)
+        if options.precision == "int8":
+            config.set_flag(trt.BuilderFlag.INT8)
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    if options.opt_level is not None:
+        config.builder_optimization_level = options.opt_level
+    if options.target is not None:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(_compute_capability(trt, options.target), 0)
+    if verbose:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if generation.libraries:
+        _without_libraries(trt, config)
+    if generation.progress:
+        config.progress_monitor = _monitor(trt, progress)
+    image = network.get_input(0)
+    for _ in range(generation.profiles):
+        profile = builder.create_optimization_profile()
+        profile.set_shape(image.name, *[(count, *tuple(image.shape)[1:]) for count in options.batch])
+        config.add_optimization_profile(profile)
+    fallbacks = {} if options.dla is None else _use_dla(trt, builder, network, config, options.dla)
+    if generation.timing_cache:
+        _use_timing_cache(config, timing_cache)
+
+    serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        raise BuildError(_sentence("can't build the network", log.errors))
+    cache = config.get_timing_cache() if generation.timing_cache else None
+    return Built(bytes(serialized), bytes(cache.serialize()) if cache is not None else b"", fallbacks)
+
+
+def _check(generation: Generation, options: BuildOptions) -> None:
+    name = f"{generation.module} {generation.since[0]}"
+    if options.target is not None and not generation.targets:
+        raise UserError(
+            f"{name} builds only for the GPU of the machine it runs on, so TARGET={options.target} needs TensorRT-RTX: "
+            "pip install tensorrt-rtx, and BACKEND=tensorrt_rtx."
+        )
+    if options.opt_level is not None and not 0 <= options.opt_level <= 5:
+        raise UserError(f"There is no optimisation level {options.opt_level}: choose 0 (quick) to 5 (thorough).")
+    if options.opt_level is not None and not generation.opt_level:
+        raise UserError("TensorRT 8.5 has no optimisation levels: leave OPT_LEVEL out.")
+    if options.dla is None:
+        return
+    if not generation.dla:
+        raise UserError(f"{name} has no DLA: leave DLA out.")
+    if options.precision != "fp16":
+        raise UserError(
+            "DLA takes no Q/DQ networks and no FP32, so DLA= needs PRECISION=fp16 (INT8 there would need TensorRT's own "
+            "calibrators, which later versions dropped)."
+        )
+    if len(set(options.batch)) > 1:
+        raise UserError(f"DLA needs one batch size: BATCH={options.batch.best} instead of {options.batch}.")
+
+
+def _compute_capability(trt: Any, target: str) -> Any:
+    known = [name for name in dir(trt.ComputeCapability) if re.fullmatch(r"SM\d+", name)]
+    wanted = target.replace("_", "").upper()
+    if wanted not in known:
+        there = ", ".join(sorted((f"sm_{name[2:]}" for name in known), key=capability))
+        jetson = " A Jetson builds its own engines, with JetPack's TensorRT." if target in JETSONS else ""
+        raise UserError(f"TensorRT-RTX {trt.__version__} can't build for {target}: it knows {there}.{jetson}")
+    return getattr(trt.ComputeCapability, wanted)
+
+
+def _without_libraries(trt: Any, config: Any) -> None:
+    """No network of this project needs cuBLAS or cuDNN, and loading them takes hundreds of MB on a Jetson."""
+    sources = config.get_tactic_sources()
+    for name in _LIBRARIES:
+        sources &= ~(1 << int(getattr(trt.TacticSource, name)))
+    config.set_tactic_sources(sources)
+
+
+def _use_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> Dict[str, str]:
+    if not 0 <= core < builder.num_DLA_cores:
+        have = f"{builder.num_DLA_cores} cores, counted from 0" if builder.num_DLA_cores else "none"
+        raise UserError(f"There is no DLA core {core}: this machine has {have}.")
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    layers = (network.get_layer(i) for i in range(network.num_layers))
+    return {layer.name: layer.type.name for layer in layers if not config.can_run_on_DLA(layer)}
+
+
+def _use_timing_cache(config: Any, content: bytes) -> None:
+    """Kernels that were timed in an earlier build, for the same TensorRT and GPU, aren't timed again. One of another
+    machine is refused by TensorRT itself, and an empty one takes its place."""
+    cache = config.create_timing_cache(content)
+    if cache is None or not config.set_timing_cache(cache, False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _sentence(what: str, errors: List[str]) -> str:
+    said = " ".join(" ".join(dict.fromkeys(errors)).split())
+    for pattern, meaning in REASONS:
+        found = re.search(pattern, said, re.IGNORECASE)
+        if found:
+            return f"TensorRT {what}: {found.expand(meaning)}.\nIt says: {said[:400]}"
+    return f"TensorRT {what}. It says: {said[:600] or 'nothing'}"
+
+
+def _log(trt: Any, verbose: bool) -> Any:
+    """A logger that keeps errors, and prints all there is to stderr if `verbose`."""
+
+    class Log(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: List[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message)
+            elif re.search("insufficient memory|out of memory", message, re.IGNORECASE):
+                self.errors.append(message)  # a warning each time a kernel is passed over for want of memory
+            if verbose:
+                print(message, file=sys.stderr)
+
+    return Log()
+
+
+def _monitor(trt: Any, progress: Progress) -> Any:
+    class Monitor(trt.IProgressMonitor):
+        """Passes on each phase with its steps; phases nest, and the innermost is what is going on."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: Dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: Optional[str], num_steps: int) -> None:
+            self.steps[phase_name] = num_steps
+            progress(phase_name, 0, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            progress(phase_name, step + 1, self.steps.get(phase_name, 0))
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.steps.pop(phase_name, None)
+
+    return Monitor()
+
+
+# In the builder's process: a request as JSON on stdin; on stdout a line of JSON for progress, and one at the end.
+
+
+def main() -> int:
+    """Answers one request: {"module", "onnx", "engine", "timing_cache", "options", "verbose"}."""
+    try:
+        request = json.load(sys.stdin)
+    except ValueError:
+        return 1  # whoever asked is gone
+    out, last = sys.stdout, 0.0
+    sys.stdout = sys.stderr  # what libraries print must not get between the lines of JSON
+
+    def say(**values: Any) -> None:
+        print(json.dumps(values), file=out, flush=True)
+
+    def progress(phase: str, done: int, of: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 0.2 or not done:
+            last = time.monotonic()
+            say(phase=phase, done=done, of=of)
+
+    try:
+        trt, row = load(request["module"])
+        cache = Path(request["timing_cache"])
+        try:
+            content = cache.read_bytes()
+        except OSError:
+            content = b""
+        options = BuildOptions.from_dict(request["options"])
+        onnx = Path(request["onnx"]).read_bytes()
+        built = build(trt, row, onnx, options, content, request["verbose"], progress)
+        write_whole(Path(request["engine"]), built.engine)
+        if built.timing_cache and built.timing_cache != content:
+            write_whole(cache, built.timing_cache)
+    except UserError as error:
+        say(error=str(error))
+        return error.status
+    say(version=trt.__version__, fallbacks=built.fallbacks, peak_memory=_peak_memory())
+    return 0
+
+
+def _peak_memory() -> int:
+    """Bytes that this process held at most; 0 where the system doesn't tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Runs `build` in a process of its own, shows how far it is, and puts into words how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Dict
+
+from runtime.backends.tensorrt.build import MEMORY_HINT, BuildError
+from runtime.backends.tensorrt.manifest import Manifest, Wanted, write_engine
+from runtime.backends.tensorrt.options import BuildOptions
+from runtime.progress import Line
+
+ROOT = Path(__file__).resolve().parents[3]  # of the package `runtime`
+
+
+def build_engine(
+    engine: Path, wanted: Wanted, options: BuildOptions, gpu: str, timing_cache: Path, verbose: bool = False
+) -> Manifest:
+    """Builds `engine` and its manifest from `wanted.onnx`; progress goes to stderr. `gpu`: its name, for the manifest.
+
+    Raises BuildError if TensorRT refuses, crashes or is killed; what was there before is then still there.
+    """
+    raw = engine.with_name(f".{engine.name}.{os.getpid()}.building.tmp")  # write_whole clears up after the killed
+    request = {
+        "module": wanted.module, "onnx": str(wanted.onnx), "engine": str(raw), "timing_cache": str(timing_cache),
+        "options": options.as_dict(), "verbose": verbose,
+    }  # fmt: skip
+    began = time.monotonic()
+    try:
+        answer = _run(request, engine.name)
+        content = raw.read_bytes()
+    finally:
+        with contextlib.suppress(OSError):
+            raw.unlink()
+    manifest = Manifest(
+        hashlib.sha256(content).hexdigest(), len(content), wanted.onnx.name, wanted.onnx_sha256, wanted.module,
+        answer["version"], wanted.capability, gpu, options, round(time.monotonic() - began, 1), answer["peak_memory"],
+        answer["fallbacks"],
+    )  # fmt: skip
+    write_engine(engine, content, manifest)
+    return manifest
+
+
+def _run(request: Dict[str, Any], name: str) -> Dict[str, Any]:
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runtime.backends.tensorrt.build"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        encoding="utf-8",
+        start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which then ends that one
+    )
+    display = _Display(name)
+    answer: Dict[str, Any] = {}
+    try:
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(BrokenPipeError), process.stdin:
+            json.dump(request, process.stdin)
+        for line in process.stdout:
+            answer = json.loads(line)
+            if "phase" in answer:
+                display.show(f"{answer['phase']} {answer['done']}/{answer['of']}")
+        status = process.wait()
+    finally:
+        display.close()
+        if process.poll() is None:  # Ctrl-C: TensorRT would go on to the end of the build
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+    if "error" in answer:
+        raise BuildError(answer["error"])
+    if status != 0 or "version" not in answer:
+        raise BuildError(_ended(status))
+    return answer
+
+
+def _ended(status: int) -> str:
+    if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return f"The builder was killed, most likely because memory ran out: {MEMORY_HINT}."
+    if status < 0:
+        name = signal.Signals(-status).name
+        return f"TensorRT crashed while building ({name}). Try a lower OPT_LEVEL or another precision, and report it to NVIDIA."
+    return f"The builder ended with status {status}; what it said is above."
+
+
+class _Display:
+    """Counts the seconds, since TensorRT 8 says nothing while it builds."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.text, self.began, self.line = name, "", time.monotonic(), Line(pause=30.0)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._count, daemon=True)
+        self._thread.start()
+
+    def show(self, text: str) -> None:
+        self.text = text
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
+        self.line.end(erase=True)
+
+    def _count(self) -> None:
+        while not self._closed.wait(0.5):
+            self.line.show(f"building {self.name}: {time.monotonic() - self.began:.0f} s  {self.text}")

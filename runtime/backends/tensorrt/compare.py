@@ -1,0 +1,167 @@
+"""Whether INT8 is any faster than FP16 on this GPU: both engines timed in turns, and the layers that are to blame if not."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+
+from runtime.artifact import Artifact
+from runtime.backends.cuda import Device, open_device
+from runtime.backends.tensorrt.loader import Site, checked_engine, deserialize, make_engine, source_of, wanted_of
+from runtime.backends.tensorrt.manifest import engine_path, read_manifest
+from runtime.backends.tensorrt.options import BuildOptions
+from runtime.backends.tensorrt.runner import Runner
+from runtime.errors import UserError
+
+WARM, ROUNDS = 20, 100
+FASTER = 1.02  # less is within what two runs of one engine differ by
+BLAMED = 6  # layers that are named
+_NODE = re.compile(r"/[\w./-]+/(?:Conv|Gemm)")  # names of the exported graph, as they stand in TensorRT's
+
+
+def compare_with_fp16(artifact: Artifact, site: Site, options: BuildOptions) -> List[str]:
+    """Lines that say how long a batch of `options.batch.best` takes in INT8 and in FP16, and what slows INT8 down.
+
+    `artifact`: the one that the INT8 engine was built from. Builds the FP16 engine if there is none that fits.
+    """
+    side, best = artifact.preprocessing.resolution, options.batch.best
+    images = np.random.default_rng(0).normal(0, 1, (best, 3, side, side)).astype(np.float32)
+    engines = {}
+    for precision in ("int8", "fp16"):
+        wanted = options._replace(precision=precision)
+        try:
+            source = source_of(artifact, site, precision)
+            path = engine_path(source.path, source.variant, precision, site.slug)
+            engines[precision] = _current(source, path, site, wanted)
+        except UserError as error:
+            return [f"INT8 was not compared with FP16: {error}"]
+    device = open_device()
+    try:
+        with device:
+            loaded = {name: deserialize(site, checked_engine(path, wanted_of(source_of(artifact, site, name), site)), path)
+                      for name, path in engines.items()}  # fmt: skip
+            runners = {name: Runner(site.trt, engine, device) for name, (_, engine) in loaded.items()}
+            try:
+                times = in_turns({name: runner.timed for name, runner in runners.items()}, images)
+            finally:
+                for runner in runners.values():
+                    runner.close()
+            lines = verdict(times, best)
+            if times["fp16"] < FASTER * times["int8"]:
+                layers = {name: layer_times(site.trt, engine, device, images) for name, (_, engine) in loaded.items()}
+                lines += blame(layers["int8"], layers["fp16"])
+            runners.clear()
+            for name in list(loaded):  # an engine before its runtime
+                runtime, engine = loaded.pop(name)
+                del engine
+                del runtime
+    finally:
+        device.close()
+    return lines
+
+
+def _current(source: Artifact, path: Path, site: Site, options: BuildOptions) -> Path:
+    """`path`, built anew unless it fits and was built with just `options`."""
+    try:
+        checked_engine(path, wanted_of(source, site))
+        if read_manifest(path).options == options:
+            return path
+    except UserError:
+        pass
+    return make_engine(source, site, options)[0]
+
+
+def in_turns(runs: Dict[str, Any], images: np.ndarray) -> Dict[str, float]:
+    """Median milliseconds that the GPU computes, of each of `runs` (Runner.timed), called A B A B."""
+    times: Dict[str, List[float]] = {name: [] for name in runs}
+    for _ in range(WARM + ROUNDS):
+        for name, timed in runs.items():
+            times[name].append(timed(images)[1].compute)
+    return {name: statistics.median(values[WARM:]) for name, values in times.items()}
+
+
+def verdict(times: Dict[str, float], batch: int) -> List[str]:
+    """One sentence on the two times, milliseconds."""
+    int8, fp16 = times["int8"], times["fp16"]
+    pictures = "1 picture" if batch == 1 else f"{batch} pictures"
+    measured = f"{pictures}: INT8 {int8:.3f} ms, FP16 {fp16:.3f} ms (median of {ROUNDS}, in turns)"
+    if fp16 >= FASTER * int8:
+        return [f"{measured}: INT8 is {fp16 / int8:.2f} times as fast"]
+    if int8 > FASTER * fp16:
+        return [f"{measured}: INT8 is SLOWER, {int8 / fp16:.2f} times the time. Use PRECISION=fp16 here."]
+    return [f"{measured}: INT8 is no faster. PRECISION=fp16 loses less accuracy for the same time."]
+
+
+def layer_times(trt: Any, engine: Any, device: Device, images: np.ndarray) -> Dict[str, float]:
+    """Mean milliseconds of each of the engine's layers, by TensorRT's name for it. `device` must be current."""
+    totals: Dict[str, float] = {}
+
+    class Profiler(trt.IProfiler):
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            totals[layer_name] = totals.get(layer_name, 0.0) + ms
+
+    context, profiler, stream = engine.create_execution_context(), Profiler(), device.stream()
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    memories, host = [], device.pinned(images.shape, np.float32)
+    try:
+        for name in names:
+            if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
+                context.set_input_shape(name, images.shape)
+        for name in names:
+            count = int(np.prod(tuple(context.get_tensor_shape(name))))
+            memories.append(device.memory(4 * count))  # no tensor of ours is wider than FP32
+            context.set_tensor_address(name, memories[-1].address)
+            if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
+                host[...] = images
+                stream.copy_in(memories[-1], host)
+        for attempt in range(WARM + ROUNDS):
+            if attempt == WARM:
+                context.profiler = profiler  # from here on each execution reports its layers
+            context.execute_async_v3(stream.handle)
+            stream.synchronize()
+    finally:
+        del context  # before the memory that it was told of
+        for memory in memories:
+            memory.free()
+        device.free_pinned(host)
+        stream.free()
+    return {name: total / ROUNDS for name, total in totals.items()}
+
+
+def blame(int8: Dict[str, float], fp16: Dict[str, float]) -> List[str]:
+    """Which layers take longer in INT8 than in FP16, from the layer times of both engines, milliseconds."""
+    of_int8, of_fp16 = by_node(int8), by_node(fp16)
+    slower: List[Tuple[float, str]] = sorted(
+        ((time - of_fp16[node], node) for node, time in of_int8.items() if node in of_fp16 and time > of_fp16[node]),
+        reverse=True,
+    )
+    conversions = sum(time for name, time in int8.items() if not _NODE.search(name) and _converts(name))
+    lines = [
+        f"  slower in INT8: {node} {of_int8[node]:.3f} ms, {of_fp16[node]:.3f} in FP16" for _, node in slower[:BLAMED]
+    ]
+    if conversions:
+        lines.append(f"  conversions between INT8 and FP16: {conversions:.3f} ms")
+    if not lines:
+        lines.append("  TensorRT doesn't say which layers: it has fused them under names of its own.")
+    return lines
+
+
+def by_node(times: Dict[str, float]) -> Dict[str, float]:
+    """Time of each convolution of the exported graph; a fused layer's time is shared among its convolutions."""
+    found: Dict[str, float] = {}
+    for name, time in times.items():
+        nodes = set(_NODE.findall(name))
+        for node in nodes:
+            found[node] = found.get(node, 0.0) + time / len(nodes)
+    return found
+
+
+def _converts(name: str) -> bool:
+    return any(word in name.lower() for word in ("reformat", "quantize", "_int8_q", "_int8_dq", "cast"))

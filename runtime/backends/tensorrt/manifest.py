@@ -1,0 +1,108 @@
+"""Engines on disk: what each was built from, for and by, in a manifest beside it, and why one may no longer do.
+
+An engine is executable code for one TensorRT version and one GPU. TensorRT itself notices some of the mismatches, and
+crashes or answers wrongly on the others; so the manifest is checked before TensorRT sees a byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Dict, NamedTuple, Optional
+
+from runtime.backends.tensorrt.options import BuildOptions
+from runtime.errors import UserError
+from runtime.whole_file import write_whole
+
+SCHEMA = 1
+
+
+class Manifest(NamedTuple):
+    """What stands in `b1.int8.<gpu>.engine.json`."""
+
+    engine_sha256: str
+    engine_bytes: int
+    onnx: str  # name of the artifact in the same folder
+    onnx_sha256: str  # of its model, as its metadata says it
+    module: str  # "tensorrt" | "tensorrt_rtx"
+    version: str  # of TensorRT
+    capability: str  # "sm_89"
+    gpu: str  # its name; "" for an engine built without it
+    options: BuildOptions
+    seconds: float  # the build took
+    peak_memory: int  # bytes, of the process that built it
+    fallbacks: Dict[str, str]  # with DLA: layers that run on the GPU
+
+    def to_json(self) -> bytes:
+        values = {"schema": SCHEMA, **self._asdict(), "options": self.options.as_dict()}
+        return (json.dumps(values, indent=1) + "\n").encode()
+
+
+class Wanted(NamedTuple):
+    """What an engine must be to run here."""
+
+    onnx: Path
+    onnx_sha256: str
+    module: str
+    version: str
+    capability: str
+
+
+def engine_path(onnx: Path, variant: str, precision: str, gpu: str) -> Path:
+    """Where the engine of an artifact in `onnx`'s folder lies; `gpu` is a short name, as "orin-sm87"."""
+    return onnx.with_name(f"{variant}.{precision}.{gpu}.engine")
+
+
+def manifest_path(engine: Path) -> Path:
+    return engine.with_name(engine.name + ".json")
+
+
+def write_engine(engine: Path, content: bytes, manifest: Manifest) -> None:
+    """Both files, each whole or not at all. Cut off between the two, the old manifest no longer fits: not loaded."""
+    write_whole(engine, content)
+    write_whole(manifest_path(engine), manifest.to_json())
+
+
+def read_manifest(engine: Path) -> Manifest:
+    """Raises UserError if there is none, or it is damaged."""
+    path = manifest_path(engine)
+    try:
+        values: Dict[str, Any] = json.loads(path.read_bytes().decode("utf-8"))
+        if values.pop("schema") != SCHEMA:
+            raise ValueError("another version of this project wrote it")
+        values["options"] = BuildOptions.from_dict(values["options"])
+        return Manifest(**values)
+    except FileNotFoundError:
+        raise UserError(
+            f"{engine} has no manifest ({path.name}), so nobody knows what code it holds: build it anew from its ONNX "
+            "file, or load it with --trust-engine if you know where it comes from."
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}.") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}): build the engine anew.") from None
+
+
+def mismatch(manifest: Manifest, wanted: Wanted) -> Optional[str]:
+    """Why the engine does not fit, in words; None if it does."""
+    names = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+    built, here = (f"{names.get(m.module, m.module)} {m.version}" for m in (manifest, wanted))
+    if built != here:
+        return f"it was built by {built}, and this is {here}"
+    if manifest.capability != wanted.capability:
+        return f"it was built for {manifest.capability}, and this GPU is {wanted.capability}"
+    if manifest.onnx_sha256 != wanted.onnx_sha256:
+        return f"{wanted.onnx.name} has changed since it was built"
+    return None
+
+
+def read_engine(engine: Path, manifest: Optional[Manifest]) -> bytes:
+    """The engine's bytes, checked against `manifest` unless that is None. Raises UserError if they differ."""
+    try:
+        content = engine.read_bytes()
+    except OSError as error:
+        raise UserError(f"{engine} can't be read: {error.strerror}.") from None
+    if manifest is not None and hashlib.sha256(content).hexdigest() != manifest.engine_sha256:
+        raise UserError(f"{engine} is not what its manifest says (sha256 differs): damaged, or replaced.")
+    return content

@@ -1,0 +1,75 @@
+"""What an engine is built for: precision, batch sizes, memory, and the rest of what a user may choose."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Dict, NamedTuple, Optional, Tuple
+
+from runtime.errors import UserError
+
+PRECISIONS = ("fp32", "fp16", "int8")
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+class Batch(NamedTuple):
+    """An optimisation profile: the engine runs any number of pictures from `least` to `most`, `best` fastest."""
+
+    least: int
+    best: int
+    most: int
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self))
+
+
+class BuildOptions(NamedTuple):
+    """Options of one build. None leaves a choice to TensorRT."""
+
+    precision: str = "fp16"
+    batch: Batch = Batch(1, 1, 8)
+    workspace: Optional[int] = None  # bytes of device memory that kernels may use while they are tried and run
+    opt_level: Optional[int] = None  # 0 to 5: seconds of building against speed
+    dla: Optional[int] = None  # core of the deep learning accelerator; what it can't do falls back to the GPU
+    target: Optional[str] = None  # "sm_89", for a GPU that is not in this machine; TensorRT-RTX only
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {**self._asdict(), "batch": list(self.batch)}
+
+    @classmethod
+    def from_dict(cls, values: Dict[str, Any]) -> BuildOptions:
+        return cls(**{**values, "batch": Batch(*values["batch"])})
+
+
+def parse_batch(text: str) -> Batch:
+    """ "8" (just that many) or "1,8,32" (least, best, most). Raises UserError."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2] <= 4096:
+        raise UserError(f"'{text}' is no batch: give one number, or least,best,most in ascending order, as 1,8,32.")
+    return Batch(*numbers)
+
+
+def parse_size(text: str) -> int:
+    """ "512M" -> bytes. Raises UserError."""
+    found = re.fullmatch(r"(\d+)\s*([KMG]?)(i?B)?", text.strip(), re.IGNORECASE)
+    if not found or int(found[1]) == 0:
+        raise UserError(f"'{text}' is no size: give a number with K, M or G, as 512M.")
+    return int(found[1]) * _UNITS[found[2].upper()]
+
+
+def parse_target(text: str) -> str:
+    """ "sm_89", "sm89", "89" or "8.9" -> "sm_89". Raises UserError."""
+    found = re.fullmatch(r"(?:sm_?)?(\d+)\.?(\d)", text.strip(), re.IGNORECASE)
+    if not found:
+        raise UserError(f"'{text}' is no GPU architecture: give its compute capability, as sm_89.")
+    return f"sm_{found[1]}{found[2]}"
+
+
+def capability(target: str) -> Tuple[int, int]:
+    """ "sm_120" -> (12, 0)."""
+    digits = target[3:]
+    return int(digits[:-1]), int(digits[-1])

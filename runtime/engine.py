@@ -1,0 +1,101 @@
+"""Builds TensorRT engines: python -m runtime.engine --variant b1 --precision int8 [--batch 1,8,32]"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.command import run
+
+if TYPE_CHECKING:
+    from runtime.backends.tensorrt.manifest import Manifest
+
+
+def main() -> int:
+    from runtime.artifact import artifacts_folder, find_artifact, read_artifact, set_latest
+    from runtime.backends.tensorrt.generations import MODULES, installed
+    from runtime.backends.tensorrt.loader import existing_engine, make_engine, open_site, wanted_of
+    from runtime.backends.tensorrt.manifest import mismatch, read_manifest
+    from runtime.backends.tensorrt.options import (
+        PRECISIONS,
+        BuildOptions,
+        parse_batch,
+        parse_size,
+        parse_target,
+    )
+    from runtime.errors import UserError
+
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.engine",
+        description="Builds artifacts/<variant>/<variant>.<precision>.<gpu>.engine for the GPU of this machine.",
+    )
+    parser.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="(default: fp16)")
+    parser.add_argument(
+        "--batch", default="1,1,8", metavar="N", help="pictures at once: least,best,most or one number (1,1,8)"
+    )
+    parser.add_argument("--workspace", metavar="SIZE", help="device memory that kernels may use, as 512M")
+    parser.add_argument(
+        "--opt-level", type=int, metavar="N", help="0 quick to build, 5 thorough (default: TensorRT's, 3)"
+    )
+    parser.add_argument(
+        "--dla", type=int, metavar="CORE", help="Jetson: core of the deep learning accelerator; FP16, one batch"
+    )
+    parser.add_argument("--target", metavar="SM", help="TensorRT-RTX: build for another machine's GPU, as sm_89")
+    parser.add_argument("--backend", choices=("auto", *MODULES), default="auto")
+    parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to read and write (default: artifacts)")
+    parser.add_argument("--no-compare", action="store_true", help="don't time INT8 against FP16 afterwards")
+    parser.add_argument("--force", action="store_true", help="build even if a fitting engine is there")
+    parser.add_argument("--verbose", action="store_true", help="everything that TensorRT says, layer by layer")
+    given = parser.parse_args()
+
+    target = parse_target(given.target) if given.target else None
+    module = given.backend
+    if module == "auto":
+        wanted = ("tensorrt_rtx", "tensorrt") if target else MODULES
+        module = next((name for name in wanted if installed(name)), wanted[0])
+    options = BuildOptions(
+        given.precision, parse_batch(given.batch), parse_size(given.workspace) if given.workspace else None,
+        given.opt_level, given.dla, target,
+    )  # fmt: skip
+    folder: Path = given.artifacts or artifacts_folder()
+    site = open_site(module, target)
+    artifact = read_artifact(find_artifact(given.variant, site.generation.sources[given.precision], folder))
+    path = existing_engine(artifact, site)
+    if path is not None and not given.force:
+        with contextlib.suppress(UserError):  # damaged, or made by hand: built anew
+            manifest = read_manifest(path)
+            if manifest.options == options and not mismatch(manifest, wanted_of(artifact, site)):
+                print(f"{path} is up to date ({told(manifest)}); --force builds it again")
+                return 0
+    path, manifest = make_engine(artifact, site, options, given.verbose)
+    print(f"{path}: {told(manifest)}")
+    memory = f", at most {manifest.peak_memory / 2**20:.0f} MB" if manifest.peak_memory else ""
+    print(f"built in {manifest.seconds:.1f} s{memory}")
+    if manifest.fallbacks:
+        layers = ", ".join(f"{name} ({kind})" for name, kind in manifest.fallbacks.items())
+        print(f"{len(manifest.fallbacks)} layers that the DLA can't do run on the GPU: {layers}")
+    if site.gpu is None:
+        print(f"For a GPU of {site.capability}; this machine has not run it.")
+        return 0
+    set_latest(artifact.variant, folder, given.precision)
+    if given.precision == "int8" and not given.no_compare:
+        from runtime.backends.tensorrt.compare import compare_with_fp16
+
+        print("\n".join(compare_with_fp16(artifact, site, options)))
+    return 0
+
+
+def told(manifest: Manifest) -> str:
+    """What an engine is, in words."""
+    options = manifest.options
+    parts = [f"TensorRT{'-RTX' if manifest.module == 'tensorrt_rtx' else ''} {manifest.version}", manifest.capability]
+    parts += [f"batch {options.batch}", f"{manifest.engine_bytes / 1e6:.1f} MB"]
+    parts += [f"DLA core {options.dla}"] if options.dla is not None else []
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    run(main)

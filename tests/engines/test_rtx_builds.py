@@ -1,0 +1,167 @@
+"""Real engines: TensorRT-RTX's parser and builder, which need no GPU, on what export and calibration write.
+
+Its parser is TensorRT's: a graph that it refuses is a bug of ours. Weights are random here; engines don't run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from calibration.network import Network
+from calibration.placement import TARGETS, quantised_graph, to_half
+from calibration.prepare import prepare
+from export.fp16 import to_fp16
+from export.to_onnx import simplify, trace
+from models.network import EfficientNet
+from models.variants import VARIANTS
+from runtime.backends.tensorrt.build import BuildError, build
+from runtime.backends.tensorrt.generations import generation
+from runtime.backends.tensorrt.manifest import read_manifest
+from runtime.backends.tensorrt.options import Batch, BuildOptions
+from tests.interruptible import interruptible
+
+trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+ROW = generation("tensorrt_rtx", trt.__version__)
+BATCH = Batch(1, 1, 4)
+
+
+def exported(name: str) -> onnx.ModelProto:
+    variant = VARIANTS[name]
+    return simplify(trace(EfficientNet(variant).eval(), variant.resolution))
+
+
+@pytest.fixture(scope="module", params=["b0", "b4"])
+def graphs(request: pytest.FixtureRequest) -> dict[str, bytes]:
+    """The three artifacts' graphs by precision."""
+    fp32 = exported(request.param)
+    network = Network(fp32)
+    side = network.shapes[network.input][2]
+    pictures = np.random.default_rng(0).normal(0, 1, (1, 3, side, side)).astype(np.float32)
+    prepared = prepare(network, TARGETS["tensorrt"], lambda: [pictures], 1)
+    int8 = to_half(quantised_graph(network, prepared.layers, prepared.identities, list(prepared.layers)[:3]))
+    models = {"fp32": fp32, "fp16": to_fp16(fp32), "int8": int8}
+    return {precision: model.SerializeToString() for precision, model in models.items()}
+
+
+@pytest.mark.parametrize("target", ["sm_86", "sm_89", "sm_120"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_builds(graphs: dict[str, bytes], precision: str, target: str) -> None:
+    options = BuildOptions(precision, BATCH, opt_level=0, target=target)
+    built = build(trt, ROW, graphs[precision], options)
+    assert len(built.engine) > 0.5 * min(map(len, graphs.values()))
+
+
+def test_b7_builds() -> None:
+    phases = set()
+    options = BuildOptions("fp16", BATCH, opt_level=0, target="sm_89")
+    graph = to_fp16(exported("b7")).SerializeToString()
+    built = build(trt, ROW, graph, options, progress=lambda phase, *_: phases.add(phase))
+    assert len(built.engine) > 100e6 and len(phases) > 3
+
+
+@pytest.fixture(scope="module")
+def lite0() -> bytes:
+    return artifacts().joinpath("lite0", "lite0.fp32.onnx").read_bytes()
+
+
+def artifacts() -> Path:
+    folder = os.environ.get("EFFICIENTNET_TEST_ARTIFACTS")
+    if not folder:
+        pytest.skip("EFFICIENTNET_TEST_ARTIFACTS is not set: no exported lite0 to build (make test sets it)")
+    return Path(folder).resolve()
+
+
+def refusal(onnx_file: bytes, **options: Any) -> str:
+    with pytest.raises(BuildError) as error:
+        build(trt, ROW, onnx_file, BuildOptions(**{"precision": "fp32", "target": "sm_89", **options}))
+    return str(error.value)
+
+
+def test_what_it_refuses_comes_out_in_words(lite0: bytes) -> None:
+    assert "the ONNX file is damaged: export it again" in refusal(lite0[:100_000])
+    assert "the ONNX file is damaged" in refusal(b"no network at all")
+    assert "an operator that it doesn't know" in refusal(lite0.replace(b"Clip", b"Clop"))
+    assert "FP32 classifiers need a GPU newer than Turing" in refusal(lite0, target="sm_75")
+
+
+def test_a_missing_profile_comes_out_in_words(lite0: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trt.IBuilderConfig, "add_optimization_profile", lambda *_: 0)
+    assert "no profile was given" in refusal(lite0)
+
+
+def engine(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "runtime.engine", "--variant", "lite0", "--artifacts", str(folder), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "lite0").mkdir()
+    for file in artifacts().joinpath("lite0").glob("lite0.*.onnx"):
+        (tmp_path / "lite0" / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def test_the_command_builds_once_and_tells_what(folder: Path) -> None:
+    arguments = ["--precision", "fp16", "--target", "sm_89", "--batch", "1,4,8", "--workspace", "256M"]
+    first = engine(folder, *arguments)
+    assert first.returncode == 0, first.stderr
+    path = folder / "lite0" / "lite0.fp16.rtx-sm89.engine"
+    made = read_manifest(path)
+    assert made.options.batch == Batch(1, 4, 8) and made.onnx == "lite0.fp16.onnx" and made.peak_memory > 50e6
+    assert str(path) in first.stdout and "has not run it" in first.stdout
+    written = path.stat().st_mtime_ns
+    assert "up to date" in engine(folder, *arguments).stdout and path.stat().st_mtime_ns == written
+    assert "up to date" not in engine(folder, *arguments[:-2]).stdout  # other options, another engine
+    assert sorted(p.name for p in (folder / "lite0").glob("*engine*")) == [path.name, path.name + ".json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--precision", "int8", "--target", "sm_89"], "make calibrate VARIANT=lite0"),
+        (["--target", "sm_87"], "can't build for sm_87: it knows sm_75, sm_80"),
+        (["--target", "ada"], "no GPU architecture"),
+        (["--target", "sm_89", "--batch", "8,1"], "is no batch"),
+        (["--target", "sm_89", "--opt-level", "7"], "optimisation level 7"),
+        (["--backend", "tensorrt", "--target", "sm_89"], "tensorrt"),
+    ],
+)
+def test_a_wrong_wish_is_a_sentence(folder: Path, arguments: list[str], reason: str) -> None:
+    done = engine(folder, *arguments)
+    assert done.returncode == 2 and reason in done.stderr and "Traceback" not in done.stderr
+    assert not list(folder.glob("*/*engine*"))
+
+
+def test_ctrl_c_stops_the_build_and_leaves_nothing(folder: Path) -> None:
+    command = [sys.executable, "-m", "runtime.engine", "--variant", "lite0", "--artifacts", str(folder)]
+    process = subprocess.Popen(
+        [*command, "--target", "sm_89", "--opt-level", "5"], preexec_fn=interruptible, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not child_of(process.pid):
+        time.sleep(0.02)
+    builder = child_of(process.pid)
+    assert builder, "the builder's process did not start"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in said
+    assert (
+        not Path(f"/proc/{builder}").exists() and not list(folder.glob("*/.*")) and not list(folder.glob("*/*engine*"))
+    )
+
+
+def child_of(parent: int) -> int:
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    found = children.read_text().split() if children.exists() else []
+    return int(found[0]) if found else 0
