@@ -1,0 +1,173 @@
+"""Packs all that a device needs into one archive: python -m export.bundle --variant b1 --precision int8"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+
+from runtime.artifact import RANDOM_WEIGHTS, Artifact, artifacts_folder, find_artifact, read_artifact
+from runtime.command import printable, run
+from runtime.errors import UserError
+from runtime.onnx_metadata import verify
+from runtime.whole_file import write_whole
+
+ROOT = Path(__file__).parents[1]
+
+# Which artifacts a device may need for a precision; the first is the one that runs when no other is asked for.
+PARTS = {
+    "fp32": ("fp32",),
+    "fp16": ("fp16",),
+    "int8": ("int8", "int8-fp16", "fp16"),  # int8-fp16 is for strongly typed engines, fp16 what INT8 is compared with
+}
+
+# Artifacts that differ in one of these are not of the same network, and don't belong together.
+_NETWORK = (
+    "weights_sha256", "padding", "batchnorm_epsilon", "resolution", "crop", "interpolation", "mean", "std", "labels",
+)  # fmt: skip
+
+_YEAR_2000 = 946_684_800  # in seconds, as tar counts
+_LEVEL = 1  # of gzip: weights hardly shrink, at any level
+
+
+def bundle(variant: str | None, precision: str, folder: Path | None = None) -> Path:
+    """Writes `<variant>.<precision>.bundle.tar.gz` beside the artifacts of `variant` (None: the one exported last).
+
+    The same files give the same bytes. Raises UserError if an artifact is missing, damaged, or not of the same network
+    as the others; nothing is written then.
+    """
+    if precision not in PARTS:
+        raise UserError(f"There is no bundle for '{precision}': choose {', '.join(PARTS)}.")
+    artifacts = _artifacts(variant, precision, folder)
+    first = artifacts[0]
+    name = first.variant
+    files = {f"artifacts/{name}/{artifact.path.name}": artifact.path.read_bytes() for artifact in artifacts}
+    files["artifacts/latest"] = f"{name} {precision}\n".encode()
+    files["labels.txt"] = "".join(f"{' '.join(label.split())}\n" for label in first.labels).encode()
+    files["LICENSE"] = (ROOT / "LICENSE").read_bytes()
+    files["README.md"] = _readme(first, artifacts).encode()
+    for path in sorted((ROOT / "runtime").rglob("*")):
+        relative = path.relative_to(ROOT)
+        if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in relative.parts):
+            files[relative.as_posix()] = path.read_bytes()
+    sums = (f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in sorted(files.items()))
+    files["SHA256SUMS"] = "".join(sums).encode()
+    target = first.path.with_name(f"{name}.{precision}.bundle.tar.gz")
+    write_whole(target, _archive(f"{name}-{precision}", files))
+    return target
+
+
+def _artifacts(variant: str | None, precision: str, folder: Path | None) -> list[Artifact]:
+    """The artifacts that PARTS names, each whole, all of one network."""
+    artifacts: list[Artifact] = []
+    for part in PARTS[precision]:
+        path = find_artifact(variant, part, folder)
+        verify(path)
+        artifact = read_artifact(path)
+        for fact in _NETWORK:
+            if artifacts and artifact.metadata.get(fact) != artifacts[0].metadata.get(fact):
+                raise UserError(
+                    f"{path} and {artifacts[0].path.name} are not of the same network (their {fact} differ): one of them is "
+                    f"older. Run 'make export VARIANT={artifact.variant}' and then 'make calibrate VARIANT={artifact.variant}'."
+                )
+        artifacts.append(artifact)
+    return artifacts
+
+
+def _archive(folder: str, files: dict[str, bytes]) -> bytes:
+    """`files` (path -> content) below `folder`, as a gzipped tar that depends on nothing else."""
+    packed = io.BytesIO()
+    with (
+        gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=packed, mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for path, content in sorted(files.items()):
+            entry = tarfile.TarInfo(f"{folder}/{path}")
+            entry.size, entry.mode = len(content), 0o644
+            # A time that follows from the content: Python trusts a .pyc as long as time and size of its source fit, and a
+            # bundle unpacked over an older one must not run the old code.
+            entry.mtime = _YEAR_2000 + int(hashlib.sha256(content).hexdigest()[:7], 16)
+            archive.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def _readme(first: Artifact, artifacts: list[Artifact]) -> str:
+    variant = first.variant
+    rows = [f"| `artifacts/{variant}/{part.path.name}` | {_HELD[part.precision]} |" for part in artifacts]
+    return _README.format(
+        variant=variant,
+        precision=first.precision,
+        title=first.precision.upper(),
+        classes=first.classes,
+        resolution=first.preprocessing.resolution,
+        weights=printable(RANDOM_WEIGHTS if first.random else f"{first.weights}, sha256 {first.weights_sha256}"),
+        processors=_INT8_ON_PROCESSORS.format(variant=variant) if first.precision == "int8" else "",
+        rows="\n".join(rows),
+    )
+
+
+_HELD = {
+    "fp32": "FP32",
+    "fp16": "FP16",
+    "int8": "INT8 (Q/DQ), FP32 elsewhere",
+    "int8-fp16": "INT8 (Q/DQ), FP16 elsewhere: for strongly typed TensorRT engines",
+}
+
+_INT8_ON_PROCESSORS = """\
+On a processor alone, onnxruntime runs this INT8 more slowly than FP32, since it is laid out for TensorRT: the bundle of
+`make bundle VARIANT={variant} PRECISION=fp32` is the better one there.
+
+"""
+
+_README = """\
+# {variant} in {title}, to classify photographs
+
+EfficientNet {variant}: {classes} classes, {resolution} x {resolution} pixels. What to do with a picture, and the names of
+the classes, travel inside the ONNX files.
+
+Weights: {weights}.
+
+```
+sha256sum -c SHA256SUMS                              # is everything whole?
+python3 -m pip install numpy Pillow onnxruntime      # what is missing of these, on Python 3.8 or newer
+python3 -m runtime.infer photo.jpg                   # a picture, a folder of them, or - for standard input
+```
+
+Where pip answers `externally-managed-environment`, first
+`python3 -m venv --system-site-packages venv && . venv/bin/activate`.
+
+With TensorRT (a Jetson has JetPack's) and pycuda or cuda-bindings, onnxruntime is not needed:
+`python3 -m runtime.engine --variant {variant} --precision {precision}` builds the engine for this GPU, once.
+
+{processors}| file | what it is |
+|---|---|
+{rows}
+| `artifacts/latest` | what runs if nothing else is asked for |
+| `labels.txt` | the classes, one a line, the first is 0 |
+| `runtime/` | the code: needs numpy, Pillow and a backend |
+| `SHA256SUMS` | checksums of all of this |
+| `LICENSE` | of the code |
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m export.bundle",
+        description="Writes artifacts/<variant>/<variant>.<precision>.bundle.tar.gz: unpack it on the device and run it there.",
+    )
+    parser.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
+    parser.add_argument("--precision", choices=sorted(PARTS), required=True)
+    parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to read and write (default: artifacts)")
+    options = parser.parse_args()
+
+    path = bundle(options.variant, options.precision, options.artifacts or artifacts_folder())
+    print(f"wrote {path}  {path.stat().st_size / 1e6:.1f} MB")
+    print(f"on the device: tar xzf {path.name} && cd {'-'.join(path.name.split('.')[:2])} && python3 -m runtime.infer photo.jpg")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

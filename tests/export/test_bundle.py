@@ -1,0 +1,203 @@
+"""The archive for a device: what is in it, what never gets into it, and that it runs where nothing else is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from export.bundle import PARTS, bundle
+from runtime.artifact import PRECISIONS, artifact_path, read_artifact, sealed, set_latest
+from runtime.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+CORGI = REPOSITORY / "tests" / "data" / "corgi.jpg"
+PYTHONS = ("3.8", "3.12")  # of JetPack 5 and 7
+
+FACTS = {
+    "variant": "b1",
+    "weights": "somebody's, found in the attic",
+    "weights_sha256": "ab" * 32,
+    "padding": "same",
+    "batchnorm_epsilon": "0.001",
+    "resolution": "240",
+    "crop": "0.882",
+    "interpolation": "bicubic",
+    "mean": "[0.485, 0.456, 0.406]",
+    "std": "[0.229, 0.224, 0.225]",
+    "classes": "3",
+    "labels": json.dumps(["Käfer", "two\nlines", "a beetle, or two"]),
+}
+
+
+def write(folder: Path, precision: str, **changed: str) -> Path:
+    """An artifact of b1 with FACTS, some of them `changed`."""
+    path = artifact_path("b1", precision, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    graph = b"\x08\x08\x3a" + bytes([len(precision)]) + precision.encode()  # ONNX as far as the wire format goes
+    path.write_bytes(sealed(graph, precision, {**FACTS, **changed})[0])
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Artifacts of b1 in every precision."""
+    for precision in PRECISIONS:
+        write(tmp_path / "artifacts", precision)
+    set_latest("b1", tmp_path / "artifacts")
+    return tmp_path / "artifacts"
+
+
+def unpacked(path: Path, into: Path) -> Path:
+    """The one folder that a bundle unpacks to."""
+    shutil.rmtree(into, ignore_errors=True)
+    into.mkdir()
+    with tarfile.open(path) as archive:
+        archive.extractall(into)
+    (top,) = into.iterdir()
+    return top
+
+
+@pytest.mark.parametrize("precision", PARTS)
+def test_holds_what_it_says_and_nothing_else(folder: Path, tmp_path: Path, precision: str) -> None:
+    (REPOSITORY / "runtime" / "__pycache__").mkdir(exist_ok=True)
+    path = bundle(None, precision, folder)
+    assert path == folder / "b1" / f"b1.{precision}.bundle.tar.gz"
+    with tarfile.open(path) as archive:
+        entries = archive.getmembers()
+    for entry in entries:
+        assert entry.isfile() and entry.mode == 0o644 and (entry.uid, entry.gid, entry.uname, entry.gname) == (0, 0, "", "")
+        parts = entry.name.split("/")
+        assert parts[0] == f"b1-{precision}" and ".." not in parts and "__pycache__" not in parts
+    top = unpacked(path, tmp_path / "there")
+    assert {p.name for p in (top / "artifacts" / "b1").iterdir()} == {f"b1.{part}.onnx" for part in PARTS[precision]}
+    for part in PARTS[precision]:
+        assert (top / "artifacts" / "b1" / f"b1.{part}.onnx").read_bytes() == artifact_path("b1", part, folder).read_bytes()
+    sources = {p.relative_to(REPOSITORY) for p in (REPOSITORY / "runtime").rglob("*.py")}
+    assert sources == {p.relative_to(top) for p in top.rglob("*.py")}
+    assert (top / "labels.txt").read_text(encoding="utf-8") == "Käfer\ntwo lines\na beetle, or two\n"
+    assert (top / "artifacts" / "latest").read_text() == f"b1 {precision}\n"
+    assert (top / "LICENSE").read_bytes() == (REPOSITORY / "LICENSE").read_bytes()
+    readme = (top / "README.md").read_text(encoding="utf-8")
+    assert "found in the attic" in readme and "random" not in readme and "{" not in readme
+    every = {p.relative_to(top).as_posix() for p in top.rglob("*") if p.is_file()}
+    assert every == {line.split("  ", 1)[1] for line in (top / "SHA256SUMS").read_text().splitlines()} | {"SHA256SUMS"}
+
+
+def test_random_weights_are_called_so(folder: Path, tmp_path: Path) -> None:
+    for precision in PARTS["fp16"]:
+        write(folder, precision, weights_sha256="")
+    assert "classes mean nothing" in (unpacked(bundle("b1", "fp16", folder), tmp_path / "there") / "README.md").read_text()
+
+
+def test_same_files_same_bytes(folder: Path, tmp_path: Path) -> None:
+    first = bundle("b1", "int8", folder).read_bytes()
+    again = tmp_path / "elsewhere"
+    shutil.copytree(folder, again)  # other times
+    set_latest("b0", again)
+    done = subprocess.run(
+        [sys.executable, "-m", "export.bundle", "--variant", "b1", "--precision", "int8", "--artifacts", again],
+        cwd=REPOSITORY, env={**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}, umask=0o077,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "cd b1-int8 && python3 -m runtime.infer" in done.stdout
+    assert (again / "b1" / "b1.int8.bundle.tar.gz").read_bytes() == first
+
+
+def test_another_content_has_another_time(folder: Path) -> None:
+    """Python runs a .pyc as long as size and time of its source fit: unpacking a newer bundle must not leave the old code."""
+
+    def time_of_labels() -> int:
+        with tarfile.open(bundle("b1", "fp32", folder)) as archive:
+            return int(archive.getmember("b1-fp32/labels.txt").mtime)
+
+    before = time_of_labels()
+    write(folder, "fp32", labels=json.dumps(["Kafer", "two lines", "a beetle, or twe"]))
+    assert time_of_labels() != before
+
+
+@pytest.mark.skipif(not shutil.which("sha256sum"), reason="there is no sha256sum here")
+def test_a_changed_byte_is_noticed(folder: Path, tmp_path: Path) -> None:
+    top = unpacked(bundle("b1", "int8", folder), tmp_path / "there")
+    check = ["sha256sum", "-c", "SHA256SUMS"]
+    assert subprocess.run(check, cwd=top, capture_output=True).returncode == 0
+    for name in ("artifacts/b1/b1.int8.onnx", "runtime/infer.py", "README.md", "artifacts/latest"):
+        content = (top / name).read_bytes()
+        (top / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        done = subprocess.run(check, cwd=top, capture_output=True, text=True)
+        assert done.returncode == 1 and f"{name}: FAILED" in done.stdout
+        (top / name).write_bytes(content)
+
+
+def test_what_is_missing_damaged_or_of_another_network_is_refused(folder: Path) -> None:
+    def refused(sentence: str, precision: str = "int8") -> None:
+        with pytest.raises(UserError, match=sentence):
+            bundle("b1", precision, folder)
+        assert not list(folder.glob("b1/*.tar.gz")) and not list(folder.glob("b1/.*"))
+
+    refused("no bundle for 'int4': choose fp32, fp16, int8", "int4")
+    path = artifact_path("b1", "int8-fp16", folder)
+    content = path.read_bytes()
+    path.unlink()
+    refused("There is no .*int8-fp16.onnx: run 'make calibrate VARIANT=b1'")
+    path.write_bytes(content.replace(b"attic", b"attie"))
+    refused("int8-fp16.onnx is damaged: its checksum does not fit")
+    path.write_bytes(content)
+    for fact in ("weights_sha256", "padding", "mean", "labels"):
+        path = write(folder, "fp16", **{fact: FACTS[fact].replace("a", "b").replace("0.4", "0.5")})
+        refused(f"fp16.onnx and b1.int8.onnx are not of the same network .their {fact} differ.*make calibrate VARIANT=b1")
+
+
+@pytest.fixture(scope="session")
+def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """lite0 with real weights; what is called INT8 here is the FP32 graph under that name."""
+    exported = os.environ.get("EFFICIENTNET_TEST_ARTIFACTS")
+    if not exported:
+        pytest.skip("EFFICIENTNET_TEST_ARTIFACTS is not set: no exported lite0 to run (make test sets it)")
+    folder = tmp_path_factory.mktemp("lite0")
+    shutil.copytree(Path(exported) / "lite0", folder / "lite0", ignore=shutil.ignore_patterns("*.tar.gz"))
+    source = artifact_path("lite0", "fp32", folder)
+    metadata = read_artifact(source).metadata
+    import onnx
+
+    model = onnx.load(str(source))
+    del model.metadata_props[:]
+    for precision in ("int8", "int8-fp16"):
+        artifact_path("lite0", precision, folder).write_bytes(sealed(model.SerializeToString(), precision, metadata)[0])
+    return folder
+
+
+@pytest.mark.parametrize("version", PYTHONS)
+@pytest.mark.parametrize("precision", PARTS)
+def test_runs_where_nothing_else_is(lite0: Path, tmp_path: Path, version: str, precision: str) -> None:
+    """The commands of its README, but for pip's, on a Python with numpy, Pillow and onnxruntime, which make test sets up."""
+    python = Path(os.environ.get("EFFICIENTNET_TEST_PYTHONS", ""), f"python{version}", "bin", "python3")
+    if not python.is_file():
+        pytest.skip(f"there is no environment of Python {version} (make test sets up those that are installed)")
+    top = unpacked(bundle("lite0", precision, lite0), tmp_path / "there")
+    shutil.copy(CORGI, top / "photo.jpg")
+    commands = (top / "README.md").read_text().split("```")[1].strip().splitlines()
+    assert [command.split("#")[0].split()[:3] for command in commands] == [
+        ["sha256sum", "-c", "SHA256SUMS"], ["python3", "-m", "pip"], ["python3", "-m", "runtime.infer"]
+    ]  # fmt: skip
+    environment = {"PATH": f"{python.parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}  # neither PYTHONPATH nor EFFICIENTNET_*
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["/bin/sh", "-c", command], cwd=top, env=environment, capture_output=True, text=True, timeout=120
+        )
+
+    assert "No module named 'export'" in run("python3 -c 'import export'").stderr  # else it would be this folder that runs
+    for command in (commands[0], commands[2]):
+        done = run(command)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].split("  ")[-1] == "Cardigan, Cardigan Welsh corgi"
+    told = json.loads(run("python3 -m runtime.infer --json photo.jpg").stdout)
+    assert (told["variant"], told["precision"]) == ("lite0", precision)
