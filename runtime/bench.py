@@ -1,0 +1,294 @@
+"""Times models, whole way and stage by stage: python -m runtime.bench --variant b0 --precisions fp32,int8 --batch 1,8"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from runtime.artifact import PRECISIONS, RANDOM_WEIGHTS, find_artifact
+from runtime.backends import BACKENDS
+from runtime.classifier import Classifier
+from runtime.command import printable, run
+from runtime.errors import UserError
+from runtime.measure.cold import Cold, cold_start
+from runtime.measure.energy import Meter, open_meter
+from runtime.measure.foreign import Foreign, sha256_of
+from runtime.measure.latency import Row, measure, one_pass
+from runtime.measure.machine import machine, warnings
+from runtime.measure.picture import picture_of
+from runtime.measure.statistics import QUIET, Summary
+from runtime.whole_file import write_whole
+
+SCHEMA = 1  # of the JSON; grows when a reader of today would misunderstand the file
+_IDLE = 2.0  # seconds of doing nothing, whose power is subtracted
+_ENERGY = 0.5  # of --seconds that each model runs alone for its energy
+_HEAD = (
+    "model", "backend", "batch", "p50 ms", "+-%", "p90", "p99", "mean", "std", "images/s", "x first", "cold ms",
+    "peak MB", "MB",
+)  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.bench",
+        description="Latency of models from encoded pictures to the five likeliest classes, interleaved, in one thread of "
+        "the caller; cold start, memory, and energy where the machine can tell.",
+        epilog="Exit status: 0 all measured, 1 some could not be, 2 wrong use.",
+    )
+    parser.add_argument("--models", type=_words, default=[], metavar="A,B", help="exported .onnx files, or engines of them")
+    parser.add_argument("--foreign", type=_words, default=[], metavar="A,B", help="other ONNX classifiers")
+    parser.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
+    parser.add_argument("--precisions", type=_words, default=[], metavar="P,Q", help=f"of the variant: {', '.join(PRECISIONS)}")
+    parser.add_argument("--backend", type=_words, default=["auto"], metavar="B,C", help=f"auto (default), {', '.join(BACKENDS)}")
+    parser.add_argument("--batch", type=_counts, default=[1], metavar="N,M", help="pictures a run (default 1)")
+    parser.add_argument("--images", metavar="DIR", help="pictures; the one of median size is timed (default: a made-up one)")
+    parser.add_argument("--seconds", type=_seconds, default=10.0, metavar="S", help="for each model and batch (default 10)")
+    parser.add_argument("--threads", type=_count, metavar="N", help="CPU threads of the network (default: the backend's)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="everything measured, and the machine")
+    options = parser.parse_args()
+    if options.models and (options.variant or options.precisions):
+        parser.error("--models names files: --variant and --precisions go without it")
+
+    name, picture = picture_of(options.images)
+    before, meter = machine(), open_meter()
+    subjects, failed = _opened(options)
+    try:
+        for path in sorted({str(each.model.artifact.path) for each in subjects if each.model.artifact.random}):
+            _say(f"{path}: {RANDOM_WEIGHTS}")
+        rows, late = _measured(subjects, options.batch, picture, options.seconds, options.threads, meter)
+    finally:
+        for subject in subjects:
+            subject.model.close()
+    failed += late
+    after = machine()
+    said = warnings(before, after) + _doubts(rows)
+    print(table(rows), flush=True)
+    for text in said:
+        _say(f"warning: {text}")
+    if options.json:
+        result = {
+            "rows": rows,
+            "machine": {**before, "after": {key: after[key] for key in ("temperatures", "throttled", "load") if key in after}},
+            "energy": {"source": meter.source, "idle_watts": meter.idle_watts} if meter else None,
+            "warnings": said, "failed": failed, "picture": name, "written_by": "runtime.bench", "schema": SCHEMA,
+        }  # fmt: skip
+        write_whole(options.json, (json.dumps(result, indent=1) + "\n").encode())
+    return 1 if failed else 0
+
+
+class Subject(NamedTuple):
+    """A model on a backend."""
+
+    model: Classifier
+    asked: str  # --backend's word for the backend
+
+    def failure(self, batch: int, reason: str) -> Dict[str, Any]:
+        path = self.model.artifact.path
+        _say(f"error: {path.name} can't run a batch of {batch} on {self.model.backend.description}: {reason}")
+        return {"model": str(path), "backend": self.asked, "batch": batch, "reason": reason}
+
+
+def _opened(options: argparse.Namespace) -> Tuple[List[Subject], List[Dict[str, Any]]]:
+    """Every model on every backend, and those that could not be: one that fails must not cost the others.
+
+    Raises UserError if there is none left.
+    """
+    models: List[Tuple[Callable[..., Classifier], Any]] = [(Classifier, path) for path in options.models]
+    if not options.models and (options.variant or options.precisions or not options.foreign):
+        for precision in options.precisions or [None]:
+            models.append((Classifier, find_artifact(options.variant, precision)))
+    models += [(Foreign, path) for path in options.foreign]
+    subjects: List[Subject] = []
+    failed: List[Dict[str, Any]] = []
+    try:
+        for kind, path in models:
+            for backend in options.backend:
+                try:
+                    subjects.append(Subject(kind(path, backend=backend, threads=options.threads), backend))
+                except UserError as error:
+                    if len(models) * len(options.backend) == 1:
+                        raise
+                    _say(f"error: {error}")
+                    failed.append({"model": str(path), "backend": backend, "reason": str(error)})
+        if not subjects:
+            raise UserError("None of the models could be opened: see above.")
+    except BaseException:
+        for subject in subjects:
+            subject.model.close()
+        raise
+    return subjects, failed
+
+
+def _measured(
+    subjects: Sequence[Subject], batches: Sequence[int], picture: bytes, seconds: float, threads: Optional[int],
+    meter: Optional[Meter],
+) -> Tuple[List[Dict[str, Any]], List[Dict[str, Any]]]:  # fmt: skip
+    """Rows of the JSON, batch by batch, and what could not run. Raises UserError if nothing could."""
+    rows: List[Dict[str, Any]] = []
+    failed: List[Dict[str, Any]] = []
+    if meter:
+        _say(f"energy: {meter.source}, idle for {_IDLE:g} s")
+        meter.measure_idle(_IDLE)
+    for batch in batches:
+        pictures, able = [picture] * batch, []
+        for subject in subjects:
+            try:
+                one_pass(subject.model, pictures)
+                able.append(subject.model)
+            except Exception as error:  # each backend has its own for a fixed batch size or memory that ran out
+                failed.append(subject.failure(batch, " ".join((str(error) or repr(error)).split())))
+        for measured in measure(able, [batch], pictures, seconds, say=_say) if able else []:
+            model = measured.subject
+            joules = _joules(meter, model, pictures, seconds * _ENERGY) if meter else None
+            foreign = f"{model.shape.side},{model.shape.classes}" if isinstance(model, Foreign) else ""
+            cold = None
+            try:
+                cold = cold_start(_file(model), model.backend.name, batch, threads, foreign)
+            except UserError as error:
+                _say(f"error: {error}")
+            rows.append(as_row(measured, cold, joules))
+    if not rows:
+        raise UserError(f"{failed[0]['model']} can't run: {failed[0]['reason']}")
+    return rows, failed
+
+
+def _joules(meter: Meter, model: Classifier, pictures: Sequence[bytes], seconds: float) -> Optional[float]:
+    """Of one picture, above idle; None if the meter failed, or saw no more than idle."""
+    done, began = 0, time.monotonic()
+    meter.start()
+    try:
+        while time.monotonic() - began < seconds:
+            one_pass(model, pictures)
+            done += len(pictures)
+    finally:
+        energy = meter.stop()
+    return energy.joules / done if energy is not None and energy.joules > 0 and done else None
+
+
+def as_row(row: Row, cold: Optional[Cold], joules: Optional[float]) -> Dict[str, Any]:
+    """One row of the JSON; times in ms for a whole batch, sizes in MB of 10^6. What is not known is absent."""
+    artifact, backend = row.subject.artifact, row.subject.backend
+    median, low, high = row.ratio_to_first
+    found: Dict[str, Any] = {
+        "variant": artifact.variant,
+        "precision": artifact.precision,
+        "backend": backend.description,
+        "backend_name": row.subject.backend.name,
+        "model": artifact.path.name,
+        "sha256": artifact.metadata.get("sha256") or sha256_of(artifact.path),
+        "batch": row.batch,
+        "resolution": artifact.preprocessing.resolution,
+        "multiply_adds": _whole(artifact.metadata.get("multiply_adds")),
+        "parameters": _whole(artifact.metadata.get("parameters")),
+        "file_mb": _file(row.subject).stat().st_size / 1e6,
+        "random": artifact.random,
+        "total": row.total._asdict(),
+        "stages": {name: stage._asdict() for name, stage in row.stages.items()},
+        "throughput_per_s": row.throughput,
+        "cold_start_ms": cold.start_ms if cold else None,
+        "load_ms": cold.load_ms if cold else None,
+        "peak_mb": cold.peak_mb if cold else None,
+        "joules_per_image": joules,
+        "images_per_joule": 1 / joules if joules else None,
+        "noisy": row.total.noisy,
+        "ratio_to_first": {"median": median, "low": low, "high": high},
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _file(model: Classifier) -> Path:
+    """What was loaded: the engine, where there is one."""
+    return Path(getattr(model.backend, "engine", model.artifact.path))
+
+
+def _whole(text: Optional[str]) -> Optional[int]:
+    return int(text) if text and text.isdigit() else None
+
+
+def _doubts(rows: Sequence[Dict[str, Any]]) -> List[str]:
+    noisy = []
+    for row in rows:
+        if row["noisy"]:
+            total = Summary(**row["total"])
+            reach = (total.high - total.low) / 2 / total.p50
+            noisy.append(f"{row['model']} on {row['backend']}, batch {row['batch']} (to {reach:.0%}, {total.n} runs)")
+    if not noisy:
+        return []
+    remedy = "Close other programs, or raise --seconds"
+    return [f"Too noisy, the median is not known to {QUIET:.0%}: {'; '.join(noisy)}. {remedy}."]
+
+
+def table(rows: Sequence[Dict[str, Any]]) -> str:
+    """The rows for people: whole way first, then the medians of the stages."""
+    energy = any("joules_per_image" in row for row in rows)
+    lines = [[*_HEAD, "J/image"] if energy else list(_HEAD)]
+    for row in rows:
+        total = row["total"]
+        lines.append([
+            f"{row['variant']} {row['precision']}{' (random)' if row['random'] else ''}", _short(row), str(row["batch"]),
+            f"{total['p50']:.2f}", f"{50 * (total['high'] - total['low']) / total['p50']:.1f}{'!' if row['noisy'] else ''}",
+            f"{total['p90']:.2f}", f"{total['p99']:.2f}", f"{total['mean']:.2f}", f"{total['std']:.2f}",
+            f"{row['throughput_per_s']:.1f}", f"{row['ratio_to_first']['median']:.3f}",
+            f"{row['cold_start_ms']:.0f}" if "cold_start_ms" in row else "-",
+            f"{row['peak_mb']:.0f}" if "peak_mb" in row else "-", f"{row['file_mb']:.1f}",
+            *([f"{row['joules_per_image']:.4f}" if "joules_per_image" in row else "-"] if energy else []),
+        ])  # fmt: skip
+    names = list(dict.fromkeys(name for row in rows for name in row["stages"]))
+    stages = [["stage p50 in ms", "", "batch", *names]]
+    for row, line in zip(rows, lines[1:]):
+        medians = [f"{row['stages'][name]['p50']:.2f}" if name in row["stages"] else "-" for name in names]
+        stages.append([*line[:3], *medians])
+    note = f"milliseconds for a whole batch; +-%: 95 % interval of the median, ! above {QUIET:.0%}; cold: new process to answer"
+    return f"{_aligned(lines)}\n{note}\n\n{_aligned(stages)}"
+
+
+def _short(row: Dict[str, Any]) -> str:
+    return ", ".join(row["backend"].split(", ")[:2])
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    text = (
+        "  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths)))
+        for line in lines
+    )
+    return "\n".join(printable(line.rstrip()) for line in text)
+
+
+def _say(text: str) -> None:
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def _words(text: str) -> List[str]:
+    words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not words:
+        raise argparse.ArgumentTypeError("nothing is named")
+    return words
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
+
+
+def _counts(text: str) -> List[int]:
+    return [_count(word) for word in _words(text)]
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
+    return value
+
+
+if __name__ == "__main__":
+    run(main)

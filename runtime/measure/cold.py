@@ -1,0 +1,115 @@
+"""What a new process pays before its first answer, and its memory: python -m runtime.measure.cold --model a.onnx --picture b.jpg
+
+`cold_start` runs that command and takes the times by its own clock. Cold is the process; the files it reads are in the
+system's cache after the first of the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+from runtime.command import run
+from runtime.errors import UserError
+
+RUNS = 3
+
+
+class Cold(NamedTuple):
+    """Medians of several new processes."""
+
+    load_ms: float  # from the start of the process until the model is loaded
+    start_ms: float  # until it has answered its first batch
+    peak_mb: Optional[float]  # the most memory it ever held, in MB of 10^6; None where the system does not tell
+
+
+def cold_start(
+    model: Path, backend: str, batch: int, threads: Optional[int] = None, foreign: str = "", runs: int = RUNS
+) -> Cold:
+    """Starts `runs` processes, one after another, each of which loads `model` and answers a batch of made-up pictures.
+
+    Raises UserError with the process's own sentence if it fails.
+    """
+    command = [sys.executable, "-m", "runtime.measure.cold", "--model", str(model), "--backend", backend]
+    command += ["--batch", str(batch), *(["--threads", str(threads)] if threads else [])]
+    command += ["--foreign", foreign] if foreign else []
+    seen = [_one(command) for _ in range(runs)]
+    peaks = [one.peak_mb for one in seen if one.peak_mb is not None]
+    return Cold(
+        statistics.median(one.load_ms for one in seen),
+        statistics.median(one.start_ms for one in seen),
+        max(peaks) if peaks else None,
+    )
+
+
+def _one(command: Sequence[str]) -> Cold:
+    began = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") as process:
+        assert process.stdout is not None and process.stderr is not None
+        try:
+            marks: Dict[str, Any] = {}
+            for line in process.stdout:
+                marks.update(json.loads(line), **{json.loads(line)["at"]: (time.perf_counter() - began) * 1e3})
+            said = process.stderr.read().strip()
+            if process.wait() != 0 or "answered" not in marks:
+                raise UserError(f"A new process can't run {command[4]}: {said.splitlines()[-1] if said else 'it died'}")
+        except BaseException:
+            process.kill()
+            raise
+    return Cold(marks["loaded"], marks["answered"], marks.get("peak_mb"))
+
+
+def peak_megabytes() -> Optional[float]:
+    """The most memory that this process ever held, MB of 10^6. None where the system does not tell.
+
+    Linux's VmHWM, not getrusage: ru_maxrss survives exec, so a process started by a large one reports that one's peak
+    (getrusage(2), and fs/exec.c's setmax_mm_hiwater_rss).
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m runtime.measure.cold", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", required=True, metavar="FILE")
+    parser.add_argument("--backend", default="auto", metavar="B")
+    parser.add_argument("--batch", type=int, default=1, metavar="N")
+    parser.add_argument("--threads", type=int, metavar="N")
+    parser.add_argument("--foreign", default="", metavar="SIDE,CLASSES", help="not an artifact of this project")
+    options = parser.parse_args()
+
+    from runtime.measure.picture import made_up
+
+    pictures: List[Any] = [made_up()] * options.batch
+    if options.foreign:
+        from runtime.measure.foreign import Foreign, Shape
+
+        side, classes = map(int, options.foreign.split(","))
+        classifier: Any = Foreign(options.model, options.backend, options.threads, Shape(side, classes))
+    else:
+        from runtime.classifier import Classifier
+
+        classifier = Classifier(options.model, backend=options.backend, threads=options.threads)
+    print(json.dumps({"at": "loaded"}), flush=True)
+    classifier.predictions(classifier.logits(classifier.preprocess(pictures)))
+    print(json.dumps({"at": "answered", "peak_mb": peak_megabytes()}), flush=True)
+    classifier.close()
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
