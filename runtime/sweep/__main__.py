@@ -1,0 +1,129 @@
+"""Latency against accuracy: python -m runtime.sweep --variants b0..b7 --precisions fp32,int8 --data photos/
+Which to deploy: python -m runtime.sweep --choose --max-ms 10"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Dict, List
+
+from runtime.command import printable, run
+from runtime.errors import UserError
+from runtime.sweep import picture
+from runtime.sweep.choose import LIMITS, choose
+from runtime.sweep.page import page
+from runtime.sweep.plan import Plan, backends_of, batches_of, foreign_of, precisions_of, variants_of
+from runtime.sweep.rows import Report, accuracy, read_rows
+from runtime.sweep.run import sweep
+from runtime.whole_file import write_whole
+
+REPORTS = Path("reports")
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    name = options.name or options.weights or "sweep"
+    if Path(name).name != name:
+        raise UserError(f"'{name}' is no name for a sweep: it is a folder in {REPORTS}/.")
+    folder = REPORTS / name
+    given = {name: getattr(options, name) for name in LIMITS if getattr(options, name) is not None}
+    if options.choose:
+        choice = choose(read_rows(folder), given, batches_of(options.batch)[0] if options.batch else None)
+        print("\n".join(map(printable, choice.lines)))
+        return 0 if choice.row else 1
+    if given:
+        raise UserError(f"{', '.join(LIMITS[name].option for name in given)}: to choose from a sweep, add --choose.")
+    plan = Plan(
+        variants=variants_of(options.variants),
+        precisions=precisions_of(options.precisions),
+        backends=backends_of(options.backends),
+        batches=batches_of(options.batch or "1"),
+        foreign=foreign_of(options.onnx),
+        data=options.data,
+        limit=options.limit,
+        calib=options.calib,
+        images=options.images,
+        random=options.weights == "random",
+        seconds=options.seconds,
+        threads=options.threads,
+    )
+    report = sweep(plan, folder, say=lambda text: print(text, file=sys.stderr, flush=True), fresh=options.fresh)
+    written = write_report(report, folder)
+    print(_table(report))
+    for path in ("sweep.csv", "sweep.json", *written):
+        print(f"wrote {folder / path}")
+    return 0 if any("total" in row for row in report.rows) else 1
+
+
+def write_report(report: Report, folder: Path) -> List[str]:
+    """The picture, where there is something to draw and something to draw it with, and the page; their names."""
+    drawn: Dict[str, bytes] = {}
+    pictures: List[str] = []
+    instead = "There is no picture: nothing is known of any accuracy. DATA= a folder of labelled photographs has it measured."
+    if picture.can_draw(report.rows):
+        try:
+            drawn = {"sweep.png": picture.png(report.rows), "sweep.svg": picture.svg(report.rows).encode()}
+            sizes = (("wide", picture.WIDE), ("narrow", picture.NARROW))
+            pictures = [picture.svg_for_page(report.rows, size, name) for name, size in sizes]
+        except UserError as error:
+            instead = f"There is no picture. {error}"
+    if not drawn:
+        print(instead, file=sys.stderr)
+    for name in ("sweep.png", "sweep.svg"):
+        if name in drawn:
+            write_whole(folder / name, drawn[name])
+        elif (folder / name).exists():  # of what was measured before
+            (folder / name).unlink()
+    write_whole(folder / "sweep.html", page(report, pictures, instead).encode())
+    return [*drawn, "sweep.html"]
+
+
+def _table(report: Report) -> str:
+    lines = [["variant", "precision", "backend", "batch", "ms", "top-1", "MB", ""]]
+    for row in report.rows:
+        found = accuracy(row)
+        top1 = "-" if found is None else f"{found.top1:.1f}" + ("" if found.measured else " published")
+        ms = f"{row['total']['p50']:.2f}{'!' if row['noisy'] else ''}" if "total" in row else "-"
+        note = row.get("reason") or row.get("accuracy_reason") or ("random weights" if row.get("random") else "")
+        size = f"{row['file_mb']:.1f}" if "file_mb" in row else "-"
+        lines.append([row["variant"], row["precision"], row["backend_name"], str(row["batch"]), ms, top1, size, note])
+    widths = [max(len(line[i]) for line in lines) for i in range(7)]
+    right = (False, False, False, True, True, False, True)
+    return "\n".join(
+        printable("  ".join([*(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right)), line[7]]).rstrip())
+        for line in lines
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.sweep",
+        description="Makes the artifacts that are missing, measures all, and writes reports/NAME/sweep.{csv,json,png,svg,html}. "
+        "What was measured before is kept; what fails is a row with its reason.",
+        epilog="Exit status: 0 measured or chosen, 1 nothing could be, 2 wrong use.",
+    )
+    parser.add_argument("--variants", default="b0..b7", metavar="V", help="b0..b7 (default), or lite0,v2-b0,...")
+    parser.add_argument("--precisions", default="fp32,fp16,int8", metavar="P", help="fp32,fp16,int8 (default), int8-fp16")
+    parser.add_argument("--backends", default="auto", metavar="B", help="auto (default), or several by name")
+    parser.add_argument("--batch", metavar="N", help="1 (default), or several: 1,8")
+    parser.add_argument("--onnx", default="", metavar="FILE[:NAME],...", help="ONNX classifiers of others, measured the same way")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="labelled photographs; without: the published accuracy")
+    parser.add_argument("--limit", type=int, metavar="N", help="about N of those photographs")
+    parser.add_argument("--calib", type=Path, metavar="DIR", help="photographs to make missing INT8 artifacts with")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="pictures that latency is measured on")
+    parser.add_argument("--weights", choices=("random",), help="random weights: for latency alone, in a folder of their own")
+    parser.add_argument("--seconds", type=float, metavar="S", help="of measuring latency, for each artifact and batch")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the network (default: the backend's)")
+    parser.add_argument("--name", help="of the sweep: the folder in reports/ (default: sweep, or random)")
+    parser.add_argument("--fresh", action="store_true", help="keep nothing that was measured before")
+    parser.add_argument("--choose", action="store_true", help="name the artifact to deploy, from what was measured")
+    for name in LIMITS:
+        limit, unit = LIMITS[name], LIMITS[name].unit.replace("%", "%%")
+        bound = "least" if limit.least else "most"
+        parser.add_argument(limit.option, type=float, metavar="X", help=f"with --choose: {bound} {unit}")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,67 @@
+"""The project's other commands as child processes: each starts with a fresh memory, and may fail alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from typing import List
+
+_PATIENCE = 3  # s that an interrupted child has to end by itself: Ctrl-C reaches it too
+
+
+class Failed(Exception):
+    """A child ended with an error; the text is its reason, on one line."""
+
+
+def run_module(module: str, *arguments: object) -> str:
+    """What `python -m module arguments` prints to stdout; its stderr is passed on as it comes.
+
+    Raises Failed with the sentence that it ended with. When this process is interrupted, the child ends first.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        )
+        lines = []
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                print(f"  {line.rstrip()}", file=sys.stderr, flush=True)
+                lines.append(line.rstrip())
+                del lines[:-50]
+            status = process.wait()
+        except BaseException:
+            try:
+                process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            raise
+        if status:
+            raise Failed(reason(lines, status))
+        output.seek(0)
+        return output.read()
+
+
+def reason(lines: List[str], status: int) -> str:
+    """Why a process ended with `status`, from the last `lines` of its stderr: its error, else its last words."""
+    if status < 0:
+        return f"ended by signal {-status}" + (", probably for want of memory" if status == -9 else "")
+    spoken = [line for line in lines if line.strip()]
+    if not spoken:
+        return f"ended with status {status} and without a word"
+    begin = next((i for i in reversed(range(len(spoken))) if spoken[i].startswith("error: ")), None)
+    if begin is not None:
+        error = [line.strip() for line in spoken[begin:]]
+        first = error[0][len("error: ") :]
+        return f"{first} ... {error[-1]}" if len(error) > 2 else " ".join([first, *error[1:]])
+    trace = next((i for i in reversed(range(len(spoken))) if spoken[i].startswith("Traceback ")), None)
+    if trace is not None:  # the exception is the first line after it that is not indented
+        return next((line for line in spoken[trace + 1 :] if not line.startswith(" ")), spoken[-1].strip())
+    return spoken[-1].strip()

@@ -1,0 +1,236 @@
+"""Accuracy against latency in one picture; the only place that needs matplotlib."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+
+from runtime.errors import UserError
+from runtime.sweep.rows import Row, accuracy, frontier, milliseconds, of_batch
+
+# Colours of precisions, legible on white and on black; the page's stylesheet uses them too.
+COLOURS = {"fp32": "#3b78c4", "fp16": "#2f9e62", "int8": "#d9822b", "int8-fp16": "#a05cc0"}
+OTHERS = "#7d8798"  # other people's networks
+# Colours that a page replaces by its own, light or dark.
+INK, MUTED, LINE, PAPER = "#1c2330", "#4a5364", "#e3e6ec", "#fffffe"
+_MARKERS, _DASHES = "os^D", ("-", "--", ":", "-.")  # by backend
+_MB = 2.2  # square points of a marker for one MB of the model file
+_SMALLEST = 14
+
+
+class Size(NamedTuple):
+    """Of the picture, inches."""
+
+    width: float
+    height: float
+
+
+WIDE, NARROW = Size(8.5, 5.2), Size(4.3, 5.2)
+
+
+def png(rows: Sequence[Row]) -> bytes:
+    return _written(_figure(rows, WIDE), "png", dpi=150, facecolor="white")
+
+
+def svg(rows: Sequence[Row], size: Size = WIDE) -> str:
+    """The picture as SVG on a white ground. Raises UserError without matplotlib, as all here."""
+    return _written(_figure(rows, size), "svg", facecolor="white").decode()
+
+
+def svg_for_page(rows: Sequence[Row], size: Size, name: str) -> str:
+    """The same to stand inside a page: no ground, the page's colours, no ids that another picture may have too."""
+    text = _written(_figure(rows, size), "svg", transparent=True).decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r' id="[A-Za-z]+[A-Za-z0-9]*_[0-9_]+"', "", text)  # of groups, which nothing refers to
+    text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text))
+    for colour, variable in ((INK, "ink"), (MUTED, "muted"), (LINE, "line"), (PAPER, "paper")):
+        text = text.replace(colour, f"var(--{variable})")
+    return text
+
+
+def can_draw(rows: Sequence[Row]) -> bool:
+    """Whether any row has both a latency and an accuracy."""
+    return any(accuracy(row) for row in of_batch(_timed(rows)))
+
+
+def _timed(rows: Sequence[Row]) -> List[Row]:
+    return [row for row in rows if milliseconds(row) is not None]
+
+
+def _figure(rows: Sequence[Row], size: Size) -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError(f"The picture needs matplotlib ({error}): pip install matplotlib.") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [row for row in of_batch(_timed(rows)) if accuracy(row)]
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "sweep", "font.size": 9, "text.color": INK, "axes.edgecolor": MUTED,
+             "axes.labelcolor": INK, "xtick.color": MUTED, "ytick.color": MUTED, "grid.color": LINE}  # fmt: skip
+    with pyplot.rc_context(style):
+        figure, axes = pyplot.subplots(figsize=size)
+        _draw(axes, shown)
+        _label_axes(axes, shown)
+        figure.tight_layout()
+        _name(figure, axes, shown)
+        pyplot.close(figure)
+    return figure
+
+
+def _draw(axes: Any, rows: Sequence[Row]) -> None:
+    from matplotlib.lines import Line2D
+
+    backends = list(dict.fromkeys(row["backend_name"] for row in rows))
+    handles: Dict[str, Any] = {}
+    for series, points in _series(rows).items():
+        (precision, backend, full), line = series[:3], sorted(points, key=lambda row: row["total"]["p50"])
+        colour, index = COLOURS.get(precision, OTHERS), backends.index(backend) % len(_MARKERS)
+        dash: Any
+        marker, dash = _MARKERS[index], _DASHES[index] if precision in COLOURS else ""
+        x, y = [row["total"]["p50"] for row in line], [_top1(row) for row in line]
+        if precision in COLOURS:
+            axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.2, alpha=0.8, zorder=2)
+        if full:
+            for row in line:  # how sure the accuracy is
+                low, high = row["top1_interval"]
+                axes.vlines(row["total"]["p50"], low, high, color=colour, linewidth=0.8, alpha=0.55, zorder=1)
+        axes.scatter(x, y, s=[_area(row) for row in line], marker=marker, facecolor=colour if full else PAPER,
+                     edgecolor=PAPER if full else colour, linewidth=0.8 if full else 1.4, zorder=3)  # fmt: skip
+        label = (precision.upper() if precision in COLOURS else "other networks") + (
+            f", {backend}" if len(backends) > 1 else ""
+        )
+        handles.setdefault(label, Line2D([], [], color=colour, linestyle=dash, marker=marker, markersize=5, linewidth=1.2,
+                                         label=label))  # fmt: skip
+    best = frontier(rows)
+    if len(best) > 1:
+        x, y = [row["total"]["p50"] for row in best], [row["top1"] for row in best]
+        axes.step(x, y, where="post", color=INK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1.5)
+        handles["frontier"] = Line2D([], [], color=INK, linewidth=0.9, linestyle=(0, (2, 2)), label="nothing measured is better")
+    if not all(_is_measured(row) for row in rows):
+        handles["hollow"] = Line2D([], [], linestyle="", marker="o", markerfacecolor=PAPER, markeredgecolor=MUTED,
+                                   markersize=6, label="hollow: accuracy as published")  # fmt: skip
+    axes.legend(handles=list(handles.values()), loc="lower right", fontsize=8, frameon=False)
+
+
+def _series(rows: Sequence[Row]) -> Dict[Tuple[str, str, bool, str], List[Row]]:
+    """Rows that a line joins: of one precision, backend and branch of the family, all measured or all published."""
+    found: Dict[Tuple[str, str, bool, str], List[Row]] = {}
+    for row in rows:
+        precision = "others" if row.get("foreign") else row["precision"]
+        branch = row["variant"].rstrip("0123456789")
+        found.setdefault((precision, row["backend_name"], _is_measured(row), branch), []).append(row)
+    return found
+
+
+def _label_axes(axes: Any, rows: Sequence[Row]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set_xscale("log")
+    times = [row["total"]["p50"] for row in rows]
+    low, high = min(times) / 1.25, max(times) * 1.3
+    axes.set_xlim(low, high)
+    wide = high / low > 300
+    ticks = [m * 10.0**e for e in range(-3, 7) for m in ((1, 3) if wide else (1, 2, 5))]
+    inside = [tick for tick in ticks if low <= tick <= high]
+    if len(inside) < 3:
+        inside = [m * 10.0**e for e in range(-3, 7) for m in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if low <= m * 10.0**e <= high]
+    axes.xaxis.set_major_locator(FixedLocator(inside))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    batch = rows[0]["batch"]
+    axes.set_xlabel(f"median ms, from JPEG bytes to top-5{'' if batch == 1 else f', batch {batch}'} (log)")
+    axes.set_ylabel("top-1, %")
+    axes.margins(y=0.09)
+    axes.set_title(f"{_where(rows)}\narea of a point: its model file", fontsize=9, loc="left", color=MUTED)
+    axes.grid(alpha=0.6, linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _where(rows: Sequence[Row]) -> str:
+    """What accuracy was measured on."""
+    sets = {(row["data"], row["pictures"]) for row in rows if _is_measured(row)}
+    if not sets:
+        return "accuracy as published, on ImageNet"
+    if len(sets) == 1:
+        data, pictures = sets.pop()
+        return f"accuracy on {data}, {pictures} pictures"
+    return f"accuracy on {', '.join(sorted({data for data, _ in sets}))}"
+
+
+def _name(figure: Any, axes: Any, rows: Sequence[Row]) -> None:
+    """Writes each point's name where it hides the least: around its marker, the first free place of eight."""
+    from matplotlib.transforms import Bbox
+
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    scale = figure.dpi / 72
+    discs, taken = [], []  # markers; what a name would hide
+    for row in rows:
+        x, y = axes.transData.transform((row["total"]["p50"], _top1(row)))
+        radius = (_area(row) ** 0.5 / 2 + 1) * scale
+        discs.append((row, x, y, radius))
+        taken.append(Bbox.from_extents(x - radius * 0.8, y - radius * 0.8, x + radius * 0.8, y + radius * 0.8))
+    taken.append(axes.get_legend().get_window_extent(renderer))
+    for line in axes.get_lines():  # a box every few pixels along it
+        corners = line.get_transform().transform(line.get_xydata())
+        for (x0, y0), (x1, y1) in zip(corners, corners[1:]):
+            steps = int(max(abs(x1 - x0), abs(y1 - y0)) / (3 * scale)) + 1
+            for x, y in ((x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps) for i in range(steps)):
+                taken.append(Bbox.from_extents(x - 1.5 * scale, y - 1.5 * scale, x + 1.5 * scale, y + 1.5 * scale))
+    frame = axes.get_window_extent(renderer)
+    for row, x, y, radius in sorted(discs, key=lambda disc: disc[1]):
+        text = axes.text(0, 0, row["variant"], fontsize=8, color=COLOURS[row["precision"]] if not row.get("foreign") else MUTED,
+                         transform=None, ha="center", va="center", zorder=4)  # fmt: skip
+        box = text.get_window_extent(renderer)
+        width, height = box.width / 2 + scale, box.height / 2
+        places = []
+        for far, (right, up) in itertools.product((1.0, 1.5), _AROUND):
+            cx, cy = x + right * (radius + width) * far, y + up * (radius + height) * far
+            place = Bbox.from_extents(cx - width, cy - height, cx + width, cy + height)
+            hidden = sum(_overlap(place, other) for other in taken) + 4 * (place.width * place.height - _overlap(place, frame))
+            hidden += 0.05 * place.width * place.height * far * (1 + _AROUND.index((right, up)) / 8)  # near, and in this order
+            places.append((hidden, cx, cy, place))
+        _, cx, cy, place = min(places, key=lambda candidate: candidate[0])
+        text.set_transform(axes.transData)
+        text.set_position(axes.transData.inverted().transform((cx, cy)))
+        taken.append(place)
+
+
+_AROUND = ((-0.75, 0.75), (0.75, -0.75), (0, 1), (1, 0), (0, -1), (-1, 0), (0.75, 0.75), (-0.75, -0.75))  # right, up
+
+
+def _overlap(a: Any, b: Any) -> float:
+    width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def _top1(row: Row) -> float:
+    found = accuracy(row)
+    assert found is not None
+    return found.top1
+
+
+def _is_measured(row: Row) -> bool:
+    found = accuracy(row)
+    return found is not None and found.measured
+
+
+def _area(row: Row) -> float:
+    return _SMALLEST + _MB * row.get("file_mb", 0)
+
+
+def _written(figure: Any, form: str, **options: Any) -> bytes:
+    import matplotlib
+
+    out = io.BytesIO()
+    metadata = {"Date": None} if form == "svg" else {}
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sweep"}):
+        figure.savefig(out, format=form, metadata=metadata, **options)
+    return out.getvalue()
