@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.command import run
+from runtime.progress import Line, bar
 
 if TYPE_CHECKING:
     from calibration.sensitivity import Budget
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def main() -> int:
     from calibration.images import read_built_in, read_folder
     from calibration.placement import TARGETS
-    from calibration.sensitivity import ALLOWANCE, ENOUGH, Budget
+    from calibration.sensitivity import ALLOWANCE, DEFAULT_BUDGET, ENOUGH
     from calibration.stage import calibrate, request_digests, up_to_date
     from runtime.artifact import artifacts_folder, find_artifact, read_artifact
 
@@ -42,15 +42,15 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of onnxruntime (default: all cores)")
     parser.add_argument("--force", action="store_true", help="calibrate even if nothing has changed")
     options = parser.parse_args()
-    budget = _budget(parser, options.budget) or Budget(sqnr=ENOUGH, allowance=ALLOWANCE)
+    budget = _budget(parser, options.budget) or DEFAULT_BUDGET
 
     folder = options.artifacts or artifacts_folder()
     artifact = read_artifact(find_artifact(options.variant, "fp32", folder))
-    bar = Bar(artifact.variant)
+    shown = Bar(artifact.variant)
     pre, classes = artifact.preprocessing, artifact.classes
 
     def reading(done: int, of: int) -> None:
-        bar("reading photographs", done, of)
+        shown("reading photographs", done, of)
 
     if options.calib:
         photographs = read_folder(options.calib, pre, classes, reading)
@@ -61,13 +61,13 @@ def main() -> int:
         parser.error("--budget in points needs labels (a labels.csv in the folder of --calib); give one like 99.3%")
     digests = request_digests(artifact, photographs, judging, budget, options.target)
     if not options.force and up_to_date(artifact.variant, digests.all, folder):
-        bar.close()
+        shown.close()
         print(
             f"{folder / artifact.variant} is calibrated already: same network, photographs and options (FORCE=1 repeats it)"
         )
         return 0
-    result = calibrate(artifact, photographs, judging, budget, options.target, folder, options.threads, bar)
-    bar.close()
+    result = calibrate(artifact, photographs, judging, budget, options.target, folder, options.threads, shown)
+    shown.close()
     print("\n".join(_lines(result, folder)))
     if options.budget and not result.met:
         print(f"error: the budget {options.budget} can't be met; the best was written.", file=sys.stderr)
@@ -76,24 +76,21 @@ def main() -> int:
 
 
 class Bar:
-    """Progress on stderr: a bar on a terminal, a line for each step elsewhere."""
+    """The step and how much of it is done; on a log a line for each step."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.step, self.began = name, "", time.perf_counter()
-        self.terminal = sys.stderr.isatty()
+        self.name, self.step, self.line = name, "", Line(pause=float("inf"))
 
     def __call__(self, step: str, done: int, of: int) -> None:
-        if self.terminal:
-            full = round(24 * done / max(of, done, 1))
-            text = f"{self.name}: {'#' * full}{'.' * (24 - full)} {step} {done}/{max(of, done)}"
-            print(f"\r{text:<78}", end="", file=sys.stderr, flush=True)
-        elif step != self.step:
-            print(f"{self.name}: {step} ...", file=sys.stderr, flush=True)
+        of = max(done, of)
+        if self.line.terminal:
+            self.line.show(f"{self.name}: {bar(done, of, 24)} {step} {done}/{of}", now=step != self.step)
+        else:
+            self.line.show(f"{self.name}: {step} ...", now=step != self.step)
         self.step = step
 
     def close(self) -> None:
-        if self.terminal and self.step:
-            print("\r" + " " * 78 + "\r", end="", file=sys.stderr, flush=True)
+        self.line.end(erase=True)
 
 
 def _budget(parser: argparse.ArgumentParser, text: str | None) -> Budget | None:

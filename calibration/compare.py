@@ -8,19 +8,16 @@ float, because what is asked is what the rounding costs, and onnxruntime's kerne
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import importlib.util
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +26,12 @@ import onnx
 
 from calibration.images import Photographs, read_folder
 from calibration.network import Network, open_session, run, same_class, sqnr
+from calibration.quantisers import METHODS, TOOLS, Method
 from calibration.stage import read_network
-from runtime.artifact import artifact_path, artifacts_folder, find_artifact, read_artifact
+from runtime.artifact import artifacts_folder, find_artifact, read_artifact
 from runtime.command import run as run_command
 from runtime.errors import UserError
-from runtime.onnx_metadata import read_metadata, verify
 from runtime.whole_file import write_whole
-
-CHUNK = 8  # pictures whose activations onnxruntime's histogram collectors hold at once
-
-
-@dataclass(frozen=True)
-class Method:
-    """A tool and how it is called: the keywords are its own."""
-
-    name: str
-    tool: str  # of TOOLS
-    about: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Tool:
-    install: str  # what to type
-    quantise: Callable[[Path, Path, CalibrationPictures, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -70,110 +49,11 @@ class Row:
     reason: str = ""
 
 
-class CalibrationPictures:
-    """Preprocessed pictures in a file (float32 [n, 3, side, side]), one at a time: the data reader that onnxruntime
-    and ModelOpt ask for. Read, not mapped, so that they don't count as the tool's memory."""
-
-    def __init__(self, path: Path, shape: Sequence[int], input_name: str) -> None:
-        self.path, self.shape, self.input_name = path, tuple(shape), input_name
-        self.rows: Iterable[int] = iter(range(len(self)))
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        self.rows = iter(range(start_index, end_index))
-
-    def rewind(self) -> None:
-        self.set_range(0, len(self))
-
-    def get_first(self) -> dict[str, np.ndarray]:
-        return {self.input_name: self._read(0)}
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        row = next(iter(self.rows), None)
-        return None if row is None else {self.input_name: self._read(row)}
-
-    def _read(self, row: int) -> np.ndarray:
-        values = int(np.prod(self.shape[1:]))
-        picture = np.fromfile(self.path, np.float32, values, offset=row * values * 4)
-        return picture.reshape(1, *self.shape[1:])
-
-
-def _quantize_static(source: Path, target: Path, pictures: CalibrationPictures, options: Mapping[str, Any]) -> None:
-    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
-
-    enums = {"calibrate_method": CalibrationMethod, "activation_type": QuantType, "weight_type": QuantType}
-    named = {key: enums[key][value] if key in enums else value for key, value in options.items()}
-    if "calibrate_method" in options:
-        # Its one way not to hold the activations of all pictures at once; the count must be a multiple.
-        chunk = max(n for n in range(1, CHUNK + 1) if len(pictures) % n == 0)
-        named["extra_options"] = {**named.get("extra_options", {}), "CalibStridedMinMax": chunk}
-    quantize_static(str(source), str(target), pictures, **named)
-
-
-def _modelopt(source: Path, target: Path, pictures: CalibrationPictures, options: Mapping[str, Any]) -> None:
-    from modelopt.onnx.quantization import quantize
-
-    # fp32 elsewhere, as in the other models, so that FP16's rounding is not counted as INT8's.
-    quantize(
-        str(source), "int8", calibration_data_reader=pictures, calibration_eps=["cpu"], high_precision_dtype="fp32",
-        output_path=str(target), **options,
-    )  # fmt: skip
-
-
-# By the name they are imported by. ModelOpt's own requirements name a CUDA build of onnxruntime and an older onnx: hence
-# --no-deps, and by name what it imports beyond the `export` extra.
-TOOLS = {
-    "onnxruntime": Tool("pip install onnxruntime", _quantize_static),
-    "modelopt": Tool(
-        "pip install --no-deps nvidia-modelopt nvidia-ml-py onnx-graphsurgeon onnxconverter-common onnxslim onnxscript "
-        "onnx-ir polygraphy lief cppimport tqdm",
-        _modelopt,
-    ),
-}
-
-# int8 with zero point 0, per-channel weights, no Q/DQ on biases: what TensorRT takes.
-_LEGAL = {"per_channel": True, "activation_type": "QInt8", "weight_type": "QInt8"}
-_LEGAL_EXTRA = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
-_PERCENTILE = {**_LEGAL_EXTRA, "CalibPercentile": 99.99}
-_LAYERS = ["Conv", "Gemm"]
-
-METHODS = (
-    Method("ort-default", "onnxruntime", "quantize_static as it comes: activations with a zero point, weights per tensor"),
-    Method(
-        "ort-per-channel", "onnxruntime", "as onnxruntime advises for x86: uint8 activations, int8 weights per channel",
-        {"per_channel": True, "activation_type": "QUInt8", "weight_type": "QInt8"},
-    ),
-    Method(
-        "ort-trt-minmax", "onnxruntime", "TensorRT-legal, every operator, MinMax",
-        {**_LEGAL, "extra_options": _LEGAL_EXTRA},
-    ),
-    Method(
-        "ort-trt-entropy", "onnxruntime", "TensorRT-legal, every operator, Entropy",
-        {**_LEGAL, "calibrate_method": "Entropy", "extra_options": _LEGAL_EXTRA},
-    ),
-    Method(
-        "ort-trt-percentile", "onnxruntime", "TensorRT-legal, every operator, Percentile 99.99",
-        {**_LEGAL, "calibrate_method": "Percentile", "extra_options": _PERCENTILE},
-    ),
-    Method(
-        "ort-trt-inputs", "onnxruntime", "TensorRT-legal, inputs of Conv and Gemm only, Percentile 99.99",
-        {
-            **_LEGAL,
-            "calibrate_method": "Percentile",
-            "op_types_to_quantize": _LAYERS,
-            "extra_options": {**_PERCENTILE, "OpTypesToExcludeOutputQuantization": _LAYERS},
-        },
-    ),
-    Method("modelopt-max", "modelopt", "ModelOpt's placement, max", {"calibration_method": "max"}),
-    Method("modelopt-entropy", "modelopt", "ModelOpt's placement, entropy (its default)", {"calibration_method": "entropy"}),
-)  # fmt: skip
-FP32, OURS = "fp32", "ours"
-NAMES = (FP32, *(method.name for method in METHODS), OURS)
+FP32 = "fp32"
+NAMES = (FP32, *(method.name for method in METHODS))
 
 _ROOT = str(Path(__file__).parents[1])
-_CHILD = "import sys; from calibration.compare import quantise_here; quantise_here(sys.argv[1])"
+_CHILD = "import sys; from calibration.quantisers import quantise_here; quantise_here(sys.argv[1])"
 
 
 def multiply_adds_in_int8(model: onnx.ModelProto, network: Network) -> float:
@@ -225,15 +105,6 @@ def compare(
         for method in (method for method in methods if method.name in only):
             say(f"quantising {method.name} ({method.about})")
             found.append(_tried(method, network, artifact.path, Path(scratch), shape, judged))
-    if OURS in only:
-        ours, about = artifact_path(variant, "int8", folder), "this project, TensorRT-legal"
-        make = f"run 'make calibrate VARIANT={variant}'"
-        if not ours.is_file():
-            found.append(Row(OURS, about, reason=make))
-        elif read_metadata(ours).get("fp32_sha256") != verify(artifact.path):
-            found.append(Row(OURS, about, reason=f"made from another {artifact.path.name}: {make}"))
-        else:
-            found.append(judged(OURS, about, onnx.load(ours)))
     versions = {name: _version(name) for name in ("onnx", "onnxruntime", "numpy", "nvidia-modelopt")}
     return found, {
         "variant": variant, "calibration_pictures": shape[0], "judged_pictures": len(rows), "versions": versions
@@ -313,27 +184,6 @@ def _tried(
     except Exception as error:  # whatever another tool has written: its row, and the others go on
         return Row(method.name, method.about, reason=f"gives a model that can't be judged: {error}")
     return Row(**{**asdict(row), **spent})
-
-
-def quantise_here(request: str) -> None:
-    """What the child process does: quantises, and writes down the seconds and the MB that it took."""
-    asked = json.loads(request)
-    tool, target = TOOLS[asked["method"]["tool"]], Path(asked["target"])
-    pictures = CalibrationPictures(Path(asked["pictures"]), asked["shape"], asked["input"])
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:  # ModelOpt writes beside the model it is given
-        source = Path(folder) / "model.onnx"
-        source.write_bytes(Path(asked["source"]).read_bytes())
-        began = time.perf_counter()
-        tool.quantise(source, target, pictures, asked["method"]["options"])
-        spent = {"seconds": time.perf_counter() - began, "peak_mb": _peak_mb()}
-    Path(asked["spent"]).write_text(json.dumps(spent))
-
-
-def _peak_mb() -> float:
-    """Most memory that this process has held, MB. On Linux not ru_maxrss, which counts the parent's before exec too."""
-    with contextlib.suppress(OSError), open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes
 
 
 def main() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib.util
 import os
@@ -15,11 +14,12 @@ import numpy as np
 from PIL import Image
 
 from calibration.network import batch_size
+from runtime.dataset import read_labels
 from runtime.errors import UserError
+from runtime.pictures import below
 from runtime.preprocess import ImageError, Preprocessing, normalize, open_image, resize_crop
 
 FEW = 64  # pictures; below, ranges and the search rest on too little (docs/int8.md)
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2", ".avif", ".heic"}
 # The photographs among scikit-image's sample pictures, and crops of each so that they are not too few.
 _BUILT_IN = (
     "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png", "gravel.png",
@@ -74,7 +74,7 @@ def read_folder(
         raise UserError(f"{folder} is not a folder of photographs.")
     labels = _read_labels(folder / "labels.csv", classes)
     if labels is None:
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+        files = [Path(path) for path in below(str(folder))]
     else:
         files = [folder / name for name in labels]
     if not files:
@@ -157,14 +157,11 @@ def _gather(
 def _read_labels(path: Path, classes: int) -> dict[str, int] | None:
     if not path.is_file():
         return None
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            labels = {row["file"]: int(row["label"]) for row in csv.DictReader(file)}
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a table with the columns file and label (a class index): {error}.") from None
-    wrong = [name for name, label in labels.items() if not 0 <= label < classes]
-    if wrong:
-        raise UserError(f"{path}: the label of {wrong[0]} is not one of the network's {classes} classes.")
+    labels: dict[str, int] = {}
+    for name, word in read_labels(path):
+        if not word.isdigit() or int(word) >= classes:
+            raise UserError(f"{path}: the label of {name}, {word}, is not the index of one of the network's {classes} classes.")
+        labels[name] = int(word)
     outside = [name for name in labels if os.path.isabs(name) or ".." in Path(name).parts]
     if outside:
         raise UserError(f"{path}: {outside[0]} does not lie in the folder.")

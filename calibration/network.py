@@ -85,6 +85,20 @@ class Network:
     def layer(self, name: str) -> Layer:
         return next(layer for layer in self.layers if layer.name == name)
 
+    def clip_limits(self, tensor: str) -> tuple[float, float] | None:
+        """(least, greatest) of `tensor` if a Clip with constant limits makes it."""
+        node = self.producers.get(tensor)
+        if node is None or node.op_type != "Clip":
+            return None
+        low, high = (self.constant(name) for name in node.input[1:3])
+        return low, high
+
+    def constant(self, name: str) -> float:
+        """Value of the scalar `name`, an initialiser or what a Constant node makes."""
+        if name in self.weights:
+            return float(self.weights[name])
+        return float(numpy_helper.to_array(self.producers[name].attribute[0].t))
+
     def _layer(self, node: onnx.NodeProto) -> Layer:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         if node.input[1] not in self.weights:
@@ -132,6 +146,7 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    options.enable_mem_pattern = False  # it is planned anew, page by page, in the second run: longer than the run itself
     if in_order:
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if not integer:

@@ -120,7 +120,7 @@ def quantised_graph(
                 else:
                     clip = next(n for n in nodes if n.name == before.name)
                     for i in (1, 2):
-                        limit = _constant_value(model, network, clip.input[i])
+                        limit = network.constant(clip.input[i])
                         clip.input[i] = constant(f"{clip.name}_limit_{i}", np.float32(limit + offset))
                     moved[network.producers[clip.input[0]].input[2]] = offset
             weight, names = node.input[1], [f"{node.input[1]}_scale", f"{node.input[1]}_zero"]
@@ -151,13 +151,6 @@ def quantised_graph(
 def share_in_int8(network: Network, kept: Collection[str]) -> float:
     """Share of the multiply-adds that int8 layers do if all but `kept` are."""
     return 1 - sum(layer.multiply_adds for layer in network.layers if layer.name in kept) / network.multiply_adds
-
-
-def _constant_value(model: onnx.ModelProto, network: Network, name: str) -> float:
-    if name in network.weights:
-        return float(network.weights[name])
-    node = network.producers[name]  # a Constant node
-    return float(numpy_helper.to_array(node.attribute[0].t))
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

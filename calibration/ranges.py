@@ -6,15 +6,13 @@ has: fine where values are small, and it need not know the range beforehand, so 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
 
 from calibration.network import Network, open_session
+from calibration.taps import Taps
 
 LEVELS = 127  # of either sign: symmetric int8 without -128, as TensorRT rounds
 POSITIONS = 9  # of each map and picture that go into the histograms, on a grid whose origin moves from run to run
@@ -23,6 +21,9 @@ _BINS = (_GREATEST - _SMALLEST) << _MANTISSA
 _BASE = (127 + _SMALLEST) << _MANTISSA  # a float32's exponent is stored plus 127
 _MAGNITUDES = np.ldexp(1 + np.arange(16) / 16, np.arange(_SMALLEST, _GREATEST)[:, None]).ravel()
 _EDGES = np.concatenate([-(2.0**_GREATEST), -_MAGNITUDES[:0:-1], 0, _MAGNITUDES[1:], 2.0**_GREATEST], axis=None)
+# The bin of a float32, by its sign, exponent and the first bits of its mantissa.
+_BIN = np.clip(np.arange(1 << (8 + _MANTISSA)) - _BASE, 0, _BINS - 1)
+_BIN = np.concatenate([_BINS + _BIN, _BINS - 1 - _BIN])
 
 
 class Histogram:
@@ -34,12 +35,9 @@ class Histogram:
 
     def add(self, values: np.ndarray) -> None:
         """Counts `values` [n, channels], float32."""
-        values = np.ascontiguousarray(values, np.float32)
-        bits = values.view(np.int32)
-        index = ((bits & 0x7FFFFFFF) >> (23 - _MANTISSA)) - _BASE
-        np.clip(index, 0, _BINS - 1, out=index)
-        index = np.where(bits < 0, _BINS - 1 - index, _BINS + index)
-        index += np.arange(values.shape[1], dtype=np.int32) * (2 * _BINS)
+        values = np.ascontiguousarray(values.T, np.float32)  # a channel's counts stay in the cache while it is counted
+        index = _BIN[values.view(np.uint32) >> (23 - _MANTISSA)]
+        index += np.arange(len(values))[:, None] * (2 * _BINS)
         np.add.at(self.counts.reshape(-1), index.ravel(), np.uint32(1))  # bincount would make a whole array each time
         self.widen(float(values.min()), float(values.max()))
 
@@ -203,62 +201,30 @@ def collect(
 ) -> dict[str, Histogram]:
     """Histograms of `tensors` (4D or 2D) over pictures that come as batches [n, 3, H, W]; one forward pass.
 
-    Of each map a grid of about POSITIONS pixels is counted, and the extremes of all of it are kept.
+    Of each map a grid of about POSITIONS pixels is counted. Extremes are those of all of it, but where the network
+    bounds them: a Clip's output may reach its limits, and SiLU's lowest, -0.28, is as low as its sample's will be.
     """
-    model = network.to_model()
-    made: list[onnx.NodeProto] = []
-    outputs: list[str] = []
-    steps = {}
-    for names, node in ((network.input,), None), *((node.output, node) for node in list(model.graph.node)):
-        made += [node] if node is not None else []
-        for name in set(names) & set(tensors):
-            steps[name] = _step(network.shapes[name])
-            nodes = _sampled(model.graph, name, steps[name])
-            made += nodes  # right behind what makes the tensor, so that it need not be kept
-            outputs += [node.output[0] for node in nodes]
-    del model.graph.node[:], model.graph.output[:]
-    model.graph.node.extend(made)
-    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs)
-    session = open_session(model, threads, in_order=True)
-    found = {name: Histogram(network.shapes[name][1]) for name in steps}
+    taps = Taps(network)
+    found = {}
+    for name in sorted(set(tensors)):
+        found[name] = histogram = Histogram(network.shapes[name][1])
+        taps.grid(name, POSITIONS)
+        producer = network.producers.get(name)
+        limits = network.clip_limits(name)
+        if limits is not None:
+            histogram.widen(*limits)
+            continue
+        taps.highest(name)
+        if producer is None or producer.op_type != "Mul":  # a Mul is SiLU, or a gate between 0 and 1 times it
+            taps.lowest(name)
+    session = open_session(taps.model(), threads, in_order=True)
     random = np.random.default_rng(seed)
     for batch in batches:
-        feeds = {network.input: batch}
-        feeds.update({_origin(step): random.integers(0, step, 2) for step in set(steps.values()) if step})
-        values = iter(session.run(outputs, feeds))
-        for histogram in found.values():
-            sample, high, low = next(values), next(values), next(values)
-            if sample.ndim == 4:
-                sample = sample.transpose(0, 2, 3, 1).reshape(-1, sample.shape[1])
-            histogram.add(sample)
-            histogram.widen(float(low.min()), float(high.max()))
+        feeds = {network.input: batch, **taps.random_origins(random)}
+        for output, value in zip(taps.outputs, session.run(taps.outputs, feeds)):
+            histogram = found[output.rpartition("_")[0]]
+            if output.endswith("_grid"):
+                histogram.add(value.transpose(0, 2, 3, 1).reshape(-1, value.shape[1]) if value.ndim == 4 else value)
+            else:
+                histogram.widen(float(value), float(value))
     return found
-
-
-def _step(shape: tuple[int, ...]) -> int:
-    """Distance between sampled pixels; 0: no map."""
-    return math.ceil(shape[2] / POSITIONS**0.5) if len(shape) == 4 else 0
-
-
-def _origin(step: int) -> str:
-    return f"origin_{step}"
-
-
-def _sampled(graph: onnx.GraphProto, name: str, step: int) -> list[onnx.NodeProto]:
-    """Nodes that sample `name`, and take its maximum and minimum: handing whole maps to Python would take longer than
-    making them. Their constants and inputs go into `graph`."""
-    outputs = [f"{name}_sample", f"{name}_high", f"{name}_low"]
-    sample = helper.make_node("Identity", [name], outputs[:1])
-    if step:
-        constants = {"axes_hw": [2, 3], f"step_{step}": [step, step], "end_hw": [1 << 30, 1 << 30]}
-        there = {tensor.name for tensor in graph.initializer}
-        graph.initializer.extend(
-            onnx.numpy_helper.from_array(np.array(value, np.int64), key)
-            for key, value in constants.items()
-            if key not in there
-        )
-        if _origin(step) not in {value.name for value in graph.input}:
-            graph.input.append(helper.make_tensor_value_info(_origin(step), TensorProto.INT64, [2]))
-        sample = helper.make_node("Slice", [name, _origin(step), "end_hw", "axes_hw", f"step_{step}"], outputs[:1])
-    high = helper.make_node("ReduceMax", [name], outputs[1:2], keepdims=0)
-    return [sample, high, helper.make_node("ReduceMin", [name], outputs[2:], keepdims=0)]

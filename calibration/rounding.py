@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.network import Layer, Network, open_session, watched
+from calibration.network import Layer, Network, open_session
 from calibration.ranges import LEVELS, half_precision
+from calibration.taps import Taps
 
-PIXELS = {1: 24}  # of each map and picture that the moments are taken over, by kernel side
-PATCHES = 6  # the same for larger kernels
+PIXELS = 25  # of each map and picture that the moments are taken over
+PATCHES = (2, 3)  # for kernels above 1x1: rows and columns, at whose crossings they lie
 # Added to the diagonal, as a share of its mean: as many pictures as one has leave some directions unseen.
 DAMPING = 0.01
 _BLOCK = 64  # columns whose errors are passed on together
@@ -37,17 +38,34 @@ def collect_moments(
     network: Network, layers: Sequence[Layer], batches: Iterable[np.ndarray], threads: int = 0, seed: int = 0
 ) -> dict[str, Moments]:
     """Moments of the inputs of `layers`, by layer name; one forward pass over batches [n, 3, H, W]."""
-    tensors = sorted({layer.input for layer in layers} - {network.input})
-    session = open_session(watched(network.to_model(), tensors), threads)
+    taps = Taps(network)
+    for tensor in sorted({layer.input for layer in layers if layer.kernel == 1}):
+        taps.grid(tensor, PIXELS)
+    windows = {layer.input: layer for layer in layers if layer.kernel > 1}
+    for tensor, layer in windows.items():
+        taps.crossings(tensor, _geometry(network, layer), *(count * layer.kernel for count in PATCHES))
+    session = open_session(taps.model(), threads, in_order=True)
     random = np.random.default_rng(seed)
     sums: dict[str, list] = {}
     for batch in batches:
-        maps = dict(zip(tensors, session.run(tensors, {network.input: batch})))
-        maps[network.input] = batch
+        feeds = {network.input: batch, **taps.random_origins(random)}
+        inside = {}
+        for layer in windows.values():
+            geometry = _geometry(network, layer)
+            if geometry not in inside:
+                picked = [_picked(network.shapes[layer.input][2], layer, count, random) for count in PATCHES]
+                feeds.update({f"{kind}_{geometry}": rows for kind, (rows, _) in zip(("rows", "columns"), picked)})
+                inside[geometry] = picked[0][1][:, None] & picked[1][1]
+        tapped = dict(zip(taps.outputs, session.run(taps.outputs, feeds)))
         for layer in layers:
-            seen = _seen(maps[layer.input], layer, random).astype(np.float32)
+            if layer.kernel > 1:
+                values = tapped[f"{layer.input}_crossings"] * inside[_geometry(network, layer)]
+                seen = _patches(values, layer.kernel)
+            else:
+                values = tapped[f"{layer.input}_grid"]
+                seen = values.reshape(*values.shape[:2], -1).transpose(0, 2, 1).reshape(-1, values.shape[1], 1)
             if layer.depthwise:
-                seen = seen.transpose(1, 0, 2)  # [C, n, k*k]
+                seen = np.ascontiguousarray(seen.transpose(1, 0, 2))  # [C, n, k*k]
                 first, second = seen.sum(1), np.matmul(seen.transpose(0, 2, 1), seen)
                 count = seen.shape[1]
             else:
@@ -157,17 +175,22 @@ def _inside(layer: Layer, height: int) -> np.ndarray:
     return np.outer(share, share).ravel()  # maps and kernels are square
 
 
-def _seen(values: np.ndarray, layer: Layer, random: np.random.Generator) -> np.ndarray:
-    """What random output pixels of `layer` see: [n, channels, k*k]."""
-    if values.ndim == 2:
-        return values[:, :, None]
-    top, left, bottom, right = layer.pads
-    if layer.kernel > 1:
-        values = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    windows = np.lib.stride_tricks.sliding_window_view(values, (layer.kernel,) * 2, (2, 3))
-    windows = windows[:, :, :: layer.stride, :: layer.stride]
-    rows, columns = windows.shape[2:4]
-    wanted = min(PIXELS.get(layer.kernel, PATCHES), rows * columns)
-    picked = random.choice(rows * columns, wanted, replace=False)
-    patches = windows[:, :, picked // columns, picked % columns]  # [N, C, n, k, k]
-    return patches.transpose(0, 2, 1, 3, 4).reshape(-1, values.shape[1], layer.kernel**2)
+def _geometry(network: Network, layer: Layer) -> str:
+    """What decides which pixels a kernel of `layer` sees."""
+    return "_".join(map(str, (network.shapes[layer.input][2], layer.kernel, layer.stride, layer.pads[0])))
+
+
+def _picked(side: int, layer: Layer, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the input that kernels in `count` random rows of the output see, int64 [count * k], and which of them are
+    not padding; for columns the same, as maps, kernels and strides are square."""
+    outputs = (side + layer.pads[0] + layer.pads[2] - layer.kernel) // layer.stride + 1
+    first = random.choice(outputs, count, replace=outputs < count) * layer.stride - layer.pads[0]
+    rows = (first[:, None] + np.arange(layer.kernel)).ravel()
+    return np.clip(rows, 0, side - 1), (rows >= 0) & (rows < side)
+
+
+def _patches(values: np.ndarray, kernel: int) -> np.ndarray:
+    """[N, C, rows * k, columns * k] -> [n, C, k*k]."""
+    pictures, channels, height, width = values.shape
+    split = values.reshape(pictures, channels, height // kernel, kernel, width // kernel, kernel)
+    return split.transpose(0, 2, 4, 1, 3, 5).reshape(-1, channels, kernel**2)

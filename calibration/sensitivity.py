@@ -14,7 +14,7 @@ from calibration.prepare import Batches, Prepared
 
 ALLOWANCE = 0.08  # of the multiply-adds, that may stay in float where no budget is given
 FACTOR = 1.3  # between the ranges that `refine` tries
-ENOUGH = 24.0  # dB, where no budget is given: more has not changed classes
+ENOUGH = 25.0  # dB, where no budget is given
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Budget:
         """Greater for a point that is nearer to the budget."""
         lost = 0.0 if self.points is None else point.lost
         return min(point.same_class, self.same_class), -lost, point.sqnr
+
+
+DEFAULT_BUDGET = Budget(sqnr=ENOUGH, allowance=ALLOWANCE)
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ from runtime.whole_file import write_whole
 
 PRECISIONS = ("int8", "int8-fp16")
 TOOLS = ("numpy", "onnx", "onnxruntime")
-TRIALS = 32  # pictures that a layer's damage is measured on: enough for the order of layers
-REFINED = 24  # layers whose range is chosen again by the damage at the logits: those that do most of it
+# Pictures that a layer's damage is measured on: as many as this many multiply-adds in a run allow, so that B4 takes
+# tens of minutes.
+TRIAL_COST, FEWEST_TRIALS, MOST_TRIALS = 48e9, 12, 64
 
 Say = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
 
@@ -190,11 +191,11 @@ def _refined(
     prepared: Prepared, photographs: Photographs, reference: np.ndarray, fit: np.ndarray, held_out: np.ndarray,
     cache: Cache, threads: int, say: Say,
 ) -> dict[str, float]:  # fmt: skip
-    """Damage of each layer on held-out pictures, after giving the worst ones the range that the logits like best on
-    pictures that are not held out. Picks up where an interrupted run stopped."""
-    trial, other = (rows[np.linspace(0, len(rows) - 1, min(TRIALS, len(rows))).astype(int)] for rows in (held_out, fit))
-    trials = np.concatenate(list(photographs.batches(trial, TRIALS)))
-    others = np.concatenate(list(photographs.batches(other, TRIALS)))
+    """Damage of each layer on held-out pictures, after giving it the range that the logits like best on pictures that are
+    not held out. Picks up where an interrupted run stopped."""
+    count = int(np.clip(TRIAL_COST / prepared.network.multiply_adds, FEWEST_TRIALS, MOST_TRIALS))
+    trial, other = (rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)] for rows in (held_out, fit))
+    trials, others = (np.concatenate(list(photographs.batches(rows))) for rows in (trial, other))
     damages: dict[str, float] = {}
     ranges: dict[str, list[float]] = {}
     with_cache = cache.read("damages.json")
@@ -204,7 +205,7 @@ def _refined(
     for name, (scale, offset) in ranges.items():
         prepared.layers[name] = prepared.with_range(name, Range(scale, offset))
     streams = {residual.identity for residual in prepared.network.residuals}
-    total = len(prepared.layers) + REFINED
+    total = len(prepared.layers) + sum(prepared.network.layer(name).input not in streams for name in prepared.layers)
     for name, layer in prepared.layers.items():
         if name not in damages:
             say("damage of each layer", len(damages), total)
@@ -212,7 +213,7 @@ def _refined(
             cache.write("damages.json", json.dumps({"damages": damages, "ranges": ranges}).encode())
     # A tensor that is also a residual's identity keeps one range, so that its users share one Q/DQ pair.
     free = [name for name in damages if prepared.network.layer(name).input not in streams]
-    while len(ranges) < min(REFINED, len(free)):
+    while len(ranges) < len(free):
         name = max((name for name in free if name not in ranges), key=lambda name: damages[name])
         say("ranges by damage", len(prepared.layers) + len(ranges), total)
         before = damage(prepared, name, prepared.layers[name], lambda: chunks(others), reference[other], threads)

@@ -32,6 +32,23 @@ def test_moments_are_those_of_the_input(network: Network, batch: np.ndarray) -> 
     assert (np.linalg.eigvalsh(found.covariance) > -1e-3).all()
 
 
+def test_moments_of_a_larger_kernel_count_its_padding(network: Network, batch: np.ndarray) -> None:
+    """At a map's corner a kernel sees padding: its corner's mean is less than its middle's by that share."""
+    layers, batch = [layer for layer in network.layers if layer.kernel > 1], batch + 1  # a mean other than padding's
+    assert any(layer.depthwise for layer in layers) and not all(layer.depthwise for layer in layers)
+    tensors = sorted({layer.input for layer in layers} - {"images"})
+    session = open_session(watched(network.to_model(), tensors), 1)
+    maps = {"images": batch, **dict(zip(tensors, session.run(tensors, {"images": batch})))}
+    found = collect_moments(network, layers, [batch] * 60, 1)
+    for layer in layers:
+        values = np.pad(maps[layer.input], [(0, 0), (0, 0), layer.pads[0::2], layer.pads[1::2]])
+        windows = np.lib.stride_tricks.sliding_window_view(values, [layer.kernel] * 2, (2, 3))
+        expected = windows[:, :, :: layer.stride, :: layer.stride].mean((0, 2, 3)).reshape(values.shape[1], -1)
+        got = found[layer.name].mean.reshape(expected.shape)
+        assert np.abs(got - expected).mean() < 0.1 * np.abs(expected).mean(), layer.name
+        assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.95, layer.name
+
+
 def test_dead_channel_and_layer_without_signal() -> None:
     weight = np.ones((3, 4, 1, 1), np.float32)
     weight[1] = 0
