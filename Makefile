@@ -9,7 +9,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 TEST_ARTIFACTS := build/test-artifacts
-OTHER_PYTHONS := 3.8 3.10
+OTHER_PYTHONS := 3.8 3.10 3.12# of JetPack 5, 6 and 7
 
 # Stops with a sentence if a variable that a target can't do without is empty.
 needs = $(if $(strip $($(1))),,$(error $(1) is empty: make $(MAKECMDGOALS) $(1)=photos/ names a folder of photographs))
@@ -40,6 +40,29 @@ calibrate: exported ## VARIANT=v2-b0 [CALIB=photos/] [EVALUATION=photos/] [BUDGE
 	@$(PY) -m calibration --variant '$(VARIANT)' $(call option,--calib,$(CALIB)) $(call option,--evaluation,$(EVALUATION)) \
 	  $(call option,--budget,$(BUDGET)) $(call option,--target,$(TARGET)) $(if $(filter-out 0,$(FORCE)),--force)
 
+.PHONY: calibrated
+calibrated: exported
+	@[ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(VARIANT)/$(VARIANT).int8.onnx" ] || $(MAKE) --no-print-directory calibrate TARGET=tensorrt
+
+# A Jetson's own Python has TensorRT and neither torch nor onnx; elsewhere TensorRT-RTX is installed. TARGET is a GPU here.
+.PHONY: engine
+engine: PRECISION ?= fp16
+engine: ## VARIANT=b1 [PRECISION=fp32|fp16|int8] [BATCH=1,8,32] [TARGET=sm_89] [WORKSPACE=512M] [OPT_LEVEL=0..5] [DLA=0] [BACKEND=] [VERBOSE=1] [FORCE=1]
+	@made="$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(VARIANT)/$(VARIANT).$(PRECISION).onnx"; \
+	 [ -e "$$made" ] || $(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
+	@python=$(PYTHON); $(if $(TARGET),false,$(PYTHON) -c 'import tensorrt' 2>/dev/null) || \
+	 { $(MAKE) --quiet --no-print-directory $(VENV)/.engine && python=$(PY); } && \
+	 $$python -m runtime.engine --variant '$(VARIANT)' --precision '$(PRECISION)' $(call option,--batch,$(BATCH)) \
+	   $(call option,--target,$(TARGET)) $(call option,--workspace,$(WORKSPACE)) $(call option,--opt-level,$(OPT_LEVEL)) \
+	   $(call option,--dla,$(DLA)) $(call option,--backend,$(BACKEND)) $(if $(filter-out 0,$(VERBOSE)),--verbose) \
+	   $(if $(filter-out 0,$(FORCE)),--force)
+
+.PHONY: bundle
+bundle: PRECISION ?= fp16
+bundle: ## VARIANT=b1 [PRECISION=fp32|fp16|int8]: one archive for a device, to unpack and run there
+	@$(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
+	@$(PY) -m export.bundle --variant '$(VARIANT)' --precision '$(PRECISION)'
+
 .PHONY: evaluate
 evaluate: NEEDS := DATA
 evaluate: exported ## VARIANT=v2-b0 DATA=photos/ [PRECISION=int8] [REFERENCE=fp32] [LABELS=file]: accuracy of an artifact
@@ -50,6 +73,32 @@ evaluate: exported ## VARIANT=v2-b0 DATA=photos/ [PRECISION=int8] [REFERENCE=fp3
 compare-int8: NEEDS := CALIB DATA
 compare-int8: exported ## VARIANT=v2-b0 CALIB=photos/ DATA=photos/: our INT8 beside onnxruntime's and ModelOpt's quantisers
 	@$(PY) -m calibration.compare --variant '$(VARIANT)' --calib '$(CALIB)' --data '$(DATA)'
+
+# As with engine, a Jetson's own Python measures what lies there; elsewhere what is missing is made.
+.PHONY: bench
+bench: PRECISIONS ?= fp32,fp16
+bench: ## VARIANT=b1 [PRECISIONS=fp32,fp16,int8] [BACKENDS=onnxruntime,openvino] [BATCH=1,8] [IMAGES=photos/] [SECONDS=10] [THREADS=] [JSON=file]: latency by stage
+	@python=$(PYTHON); $(PYTHON) -c 'import tensorrt' 2>/dev/null || \
+	 { $(MAKE) --no-print-directory $(if $(findstring int8,$(PRECISIONS)),calibrated,exported) && python=$(PY); } && \
+	 $$python -m runtime.bench --variant '$(VARIANT)' --precisions '$(PRECISIONS)' $(call option,--backend,$(BACKENDS)) \
+	   $(call option,--batch,$(BATCH)) $(call option,--images,$(IMAGES)) $(call option,--seconds,$(SECONDS)) \
+	   $(call option,--threads,$(THREADS)) $(call option,--json,$(JSON))
+
+.PHONY: sweep
+sweep: ## [VARIANTS=b0..b7 PRECISIONS=fp32,fp16,int8 BACKENDS=auto DATA=photos/ LIMIT= CALIB=photos/ WEIGHTS=random BATCH=1,8 ONNX=resnet50.onnx SECONDS=10 NAME= FRESH=1]
+	@python=$(PYTHON); $(PYTHON) -c 'import tensorrt' 2>/dev/null || \
+	 { $(MAKE) --quiet --no-print-directory $(VENV)/.sweep && python=$(PY); } && \
+	 $$python -m runtime.sweep $(call option,--variants,$(VARIANTS)) $(call option,--precisions,$(PRECISIONS)) \
+	   $(call option,--backends,$(BACKENDS)) $(call option,--data,$(DATA)) $(call option,--limit,$(LIMIT)) \
+	   $(call option,--calib,$(CALIB)) $(call option,--images,$(IMAGES)) $(call option,--weights,$(WEIGHTS)) \
+	   $(call option,--batch,$(BATCH)) $(call option,--onnx,$(ONNX)) $(call option,--seconds,$(SECONDS)) \
+	   $(call option,--threads,$(THREADS)) $(call option,--name,$(NAME)) $(if $(filter-out 0,$(FRESH)),--fresh)
+
+.PHONY: compare
+compare: ## A=reports/before B=reports/after: two sweeps side by side, and which differences are beyond the noise
+	@$(foreach variable,A B,$(if $(strip $($(variable))),,$(error $(variable) is empty: make compare A=reports/before B=reports/after)))
+	@$(PYTHON) -c 'import numpy, PIL' 2>/dev/null && python=$(PYTHON) || { $(MAKE) --quiet --no-print-directory $(VENV)/.demo && python=$(PY); } && \
+	 $$python -m runtime.sweep.compare '$(A)' '$(B)'
 
 .PHONY: family
 family: $(VENV)/.export ## the networks as a table: parameters, GFLOPs, resolution, published top-1
@@ -69,7 +118,8 @@ $(TESTED): $(SOURCES)
 	@touch $@
 
 .PHONY: all-tests
-all-tests: lint test-python $(addprefix test-python,$(OTHER_PYTHONS))
+all-tests: lint test-python
+	@$(MAKE) --no-print-directory -j2 --output-sync=target $(addprefix test-python,$(OTHER_PYTHONS)) test-aarch64
 
 .PHONY: lint
 lint: $(VENV)/.test
@@ -77,8 +127,8 @@ lint: $(VENV)/.test
 	@$(VENV)/bin/mypy --no-error-summary
 
 .PHONY: test-python
-test-python: $(VENV)/.test test-artifacts
-	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' $(PY) -m pytest $(TESTS)
+test-python: $(VENV)/.test test-artifacts $(OTHER_PYTHONS:%=build/python%/.ready)
+	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' EFFICIENTNET_TEST_PYTHONS='$(CURDIR)/build' $(PY) -m pytest $(TESTS)
 
 .PHONY: test-artifacts
 test-artifacts: $(VENV)/.test
@@ -86,18 +136,36 @@ test-artifacts: $(VENV)/.test
 
 # The runtime must run where the device's Python is: its own tests, with nothing but numpy, Pillow and onnxruntime.
 .PHONY: $(addprefix test-python,$(OTHER_PYTHONS))
-$(addprefix test-python,$(OTHER_PYTHONS)): test-python%: test-artifacts
-	@python=$$(tests/find_python.sh $*) || { echo "Python $* is not installed here: the runtime's tests are skipped for it"; exit 0; }; \
-	 venv=build/python$*; \
-	 [ -e $$venv/.ready ] || { rm -rf $$venv && $$python -m venv $$venv && \
-	   $$venv/bin/python -m pip install --quiet --disable-pip-version-check numpy Pillow onnxruntime pytest && touch $$venv/.ready; } && \
-	 echo "the runtime's tests on Python $*" && \
-	 EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' $$venv/bin/python -m pytest tests/runtime
+$(addprefix test-python,$(OTHER_PYTHONS)): test-python%: test-artifacts build/python%/.ready
+	@[ ! -e build/python$*/.ready ] || { echo "the runtime's tests on Python $*" && \
+	 EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/python$*/bin/python -m pytest tests/runtime; }
+
+build/python%/.ready:
+	@python=$$(tests/find_python.sh $*) || { echo "Python $* is not installed here: the tests on it are skipped"; exit 0; }; \
+	 rm -rf $(@D) && $$python -m venv $(@D) && \
+	 $(@D)/bin/python -m pip install --quiet --disable-pip-version-check numpy Pillow onnxruntime pytest && touch $@
+
+.PHONY: test-aarch64
+test-aarch64: test-artifacts ## a bundle on a 64-bit Arm userland under emulation (Debian's; fetched once, skipped where that fails)
+	@PYTHON=$(PY) ARTIFACTS=$(TEST_ARTIFACTS) tests/aarch64.sh run
+
+.PHONY: resolve-aarch64
+resolve-aarch64: $(VENV)/.demo ## which aarch64 wheels pip chooses for the Pythons of JetPack 5, 6 and 7
+	@PYTHON=$(PY) tests/aarch64.sh resolve
 
 .PHONY: bench-startup
 bench-startup: $(VENV)/.demo ## start to first prediction, whole process, against a bare onnxruntime script
 	@$(PY) -m export --variant lite0
 	@$(PY) tests/benchmarks/startup.py
+
+.PHONY: bench-calibration
+bench-calibration: exported ## VARIANT=v2-b0: calibration's passes beside plain inference, and memory for 64 and for 1,024 pictures
+	@$(PY) tests/benchmarks/calibration_cost.py --variant '$(VARIANT)'
+
+.PHONY: bench-peers
+bench-peers: $(VENV)/.test ## [VARIANT=b0]: torch eager, torch.compile, onnxruntime, OpenVINO and ours, whole way on the CPU, in turns
+	@$(PY) tests/benchmarks/peers_cpu.py --variant '$(VARIANT)' $(call option,--image,$(IMAGE)) \
+	  $(call option,--seconds,$(SECONDS)) $(call option,--threads,$(THREADS)) $(call option,--json,$(JSON))
 
 .PHONY: clean
 clean: ## removes what make made, but for the artifacts
@@ -105,7 +173,7 @@ clean: ## removes what make made, but for the artifacts
 
 .PHONY: help
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Environments: one virtual environment, filled as far as the target needs it.
 $(VENV)/bin/python:
@@ -120,6 +188,16 @@ $(VENV)/.export: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.demo: $(VENV)/.export
 	@$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.sweep: $(VENV)/.demo
+	@echo "installing matplotlib and OpenVINO (once)"
+	@$(PIP) -e '.[openvino]' 'matplotlib>=3.8'
+	@touch $@
+
+$(VENV)/.engine: $(VENV)/bin/python pyproject.toml
+	@echo "installing TensorRT-RTX and cuda-bindings (once)"
+	@$(PIP) -e '.[engine]'
 	@touch $@
 
 # torchvision and timm are there to be compared with. Their dependencies would bring another torch.
