@@ -15,9 +15,10 @@ from PIL import Image
 
 from calibration.network import batch_size
 from runtime.dataset import read_labels
+from runtime.decode import ImageError, open_image
 from runtime.errors import UserError
 from runtime.pictures import below
-from runtime.preprocess import ImageError, Preprocessing, normalize, open_image, resize_crop
+from runtime.preprocess import Preprocessing, normalize, resize_crop
 
 FEW = 64  # pictures; below, ranges and the search rest on too little (docs/int8.md)
 # The photographs among scikit-image's sample pictures, and crops of each so that they are not too few.

@@ -10,8 +10,9 @@ import numpy as np
 
 from runtime.artifact import find_artifact, read_artifact
 from runtime.backends import ANY_ENGINE, Engines, open_backend
+from runtime.decode import DECODING, Decoding, Source
 from runtime.errors import UserError
-from runtime.preprocess import Source, preprocess
+from runtime.preprocess import preprocess
 
 _BATCH = 8  # pictures a list is cut into: the CPU gains nothing from more, and memory stays small
 
@@ -31,7 +32,7 @@ class Classifier:
         classify("photo.jpg")                                   # -> [Prediction(index=281, label='tabby', ...), ...]
         classify(["a.jpg", open("b.png", "rb").read(), array])  # -> one such list each
 
-    Pictures are paths, encoded bytes, PIL images or uint8 arrays [H, W, 3], see runtime.preprocess.open_image.
+    Pictures are paths, encoded bytes, PIL images or uint8 arrays [H, W, 3], see runtime.decode.open_image.
     Raises UserError if there is no such artifact or no backend for it, ImageError for a picture that can't be used.
     """
 
@@ -44,8 +45,10 @@ class Classifier:
         backend: str = "auto",
         threads: Optional[int] = None,
         engines: Engines = ANY_ENGINE,
+        decoding: Decoding = DECODING,
     ) -> None:
         """`model`: an exported ONNX file, or an engine that was built from one; else `variant` and `precision` find it."""
+        self.decoding = decoding
         path = Path(model) if model is not None else find_artifact(variant, precision)
         if path.suffix == ".engine":
             from runtime.backends.tensorrt.loader import artifact_of
@@ -77,7 +80,7 @@ class Classifier:
         recipe = self.artifact.preprocessing
         batch = np.empty((len(several), 3, recipe.resolution, recipe.resolution), np.float32)
         for i, image in enumerate(several):
-            batch[i] = preprocess(image, recipe)
+            batch[i] = preprocess(image, recipe, decoding=self.decoding)
         return batch
 
     def logits(self, batch: np.ndarray) -> np.ndarray:

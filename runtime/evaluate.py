@@ -21,8 +21,9 @@ from runtime.backends import BACKENDS
 from runtime.classifier import Classifier
 from runtime.command import run
 from runtime.dataset import Sample, read_dataset
+from runtime.decode import ImageError
 from runtime.errors import UserError
-from runtime.preprocess import ImageError, preprocess
+from runtime.preprocess import preprocess
 from runtime.progress import Line, time_left
 
 BATCH = 8  # pictures a run; fixed, so that an evaluation that was interrupted goes on to the same numbers

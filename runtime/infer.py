@@ -43,8 +43,8 @@ def main() -> int:
 
     from runtime.artifact import RANDOM_WEIGHTS
     from runtime.classifier import Classifier
+    from runtime.decode import ImageError
     from runtime.pictures import find_pictures
-    from runtime.preprocess import ImageError
 
     pictures = find_pictures(options.images)
     classifier = Classifier(
@@ -74,7 +74,8 @@ def main() -> int:
 
 def classify(classifier: Classifier, source: Union[str, bytes], name: str, top: int) -> Any:
     """(predictions, milliseconds by stage) for one picture. Raises ImageError that calls the picture `name`."""
-    from runtime.preprocess import normalize, open_image, resize_crop
+    from runtime.decode import open_image
+    from runtime.preprocess import normalize, resize_crop
 
     recipe, clock = classifier.artifact.preprocessing, [time.perf_counter()]
     image = open_image(source, name)

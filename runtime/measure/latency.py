@@ -8,8 +8,9 @@ from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 import numpy as np
 
 from runtime.classifier import Classifier
+from runtime.decode import open_image
 from runtime.measure.statistics import Summary, paired_ratio, summary
-from runtime.preprocess import normalize, open_image, resize_crop
+from runtime.preprocess import normalize, resize_crop
 
 TOTAL = "total"
 STAGES = ("decode", "resize", "normalise", "copy in", "compute", "copy out", "launch", "softmax")

@@ -9,9 +9,9 @@ from typing import Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
+from runtime.decode import open_image
 from runtime.errors import UserError
 from runtime.pictures import find_pictures
-from runtime.preprocess import open_image
 
 MADE_UP_SIZE = (640, 480)  # px, a small camera's frame
 

@@ -18,9 +18,10 @@ from PIL import Image
 import runtime
 from runtime.artifact import sealed
 from runtime.classifier import Classifier, Prediction
+from runtime.decode import ImageError
 from runtime.errors import UserError
 from runtime.onnx_metadata import read_metadata
-from runtime.preprocess import ImageError, preprocess
+from runtime.preprocess import preprocess
 
 CORGI = Path(__file__).resolve().parents[1] / "data" / "corgi.jpg"
 LIGHTHOUSE = CORGI.with_name("lighthouse.jpg")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from runtime.classifier import Classifier
+from runtime.decode import ImageError
 from runtime.measure.latency import STAGES, measure, one_pass, settled
 from runtime.measure.picture import made_up, picture_of
-from runtime.preprocess import ImageError, Preprocessing
+from runtime.preprocess import Preprocessing
 
 
 class Machine:

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
+from runtime.decode import Decoding, ImageError, open_image
 from runtime.errors import UserError
-from runtime.preprocess import ImageError, Preprocessing, open_image, preprocess, resize_crop
+from runtime.preprocess import Preprocessing, preprocess, resize_crop
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -401,15 +402,15 @@ def test_damage_of_any_kind_is_an_image_error() -> None:
             for _ in range(rng.choice((1, 4))):
                 damaged[rng.randrange(min(len(damaged), 300))] = rng.randrange(256)
             with contextlib.suppress(ImageError):
-                assert open_image(bytes(damaged), max_pixels=1_000_000).mode == "RGB"
+                assert open_image(bytes(damaged), decoding=Decoding(max_pixels=1_000_000)).mode == "RGB"
 
 
 def test_size_limit() -> None:
     image = photograph(10, 20)
     for source in (image, np.asarray(image), encode(image, "PNG")):
-        assert open_image(source, max_pixels=200).size == (20, 10)
+        assert open_image(source, decoding=Decoding(max_pixels=200)).size == (20, 10)
         with pytest.raises(ImageError, match="20 x 10 pixels are more than the 199"):
-            open_image(source, max_pixels=199)
+            open_image(source, decoding=Decoding(max_pixels=199))
     with pytest.raises(ImageError, match="no pixels"):
         open_image(Image.new("RGB", (0, 5)))
 
