@@ -1,13 +1,19 @@
-"""How every command of the project ends: a sentence instead of a traceback, and the exit status Unix expects."""
+"""What the commands of the project share: how they end (a sentence instead of a traceback, and the exit status Unix
+expects), and the options that several of them have."""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
+import re
 import sys
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from runtime.decode import Decoding
 
 
 def run(main: Callable[[], int]) -> None:
@@ -37,3 +43,58 @@ def run(main: Callable[[], int]) -> None:
 def printable(text: str) -> str:
     """`text` with everything that could steer a terminal, or break a line, shown as an escape instead."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def parse_size(text: str, thousand: int = 1024) -> int:
+    """ "512M" -> 512 * thousand ** 2: bytes, or with 1000 anything else that is counted. Raises UserError."""
+    found = re.fullmatch(r"(\d+)\s*([KMG]?)(i?B)?", text.strip(), re.IGNORECASE)
+    if not found or int(found[1]) == 0:
+        raise UserError(f"'{text}' is no size: give a number with K, M or G, as 512M.")
+    return int(found[1]) * thousand ** " KMG".index(found[2].upper() or " ")
+
+
+def add_decoding_options(parser: argparse.ArgumentParser) -> None:
+    """The options from which `decoding_of` makes a Decoding."""
+    from runtime.decode import DECODING
+
+    group = parser.add_argument_group("decoding")
+    group.add_argument("--exact", action="store_true", help="decode all pixels, also of pictures much larger than needed")
+    group.add_argument(
+        "--max-bytes", type=_size(1024), default=DECODING.max_bytes, metavar="SIZE",
+        help=f"refuse larger files (default {DECODING.max_bytes >> 20}M)",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-pixels", type=_size(1000), default=DECODING.max_pixels, metavar="N",
+        help=f"refuse larger pictures (default {DECODING.max_pixels // 10**6}M)",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-seconds", type=_seconds, default=DECODING.max_seconds, metavar="S",
+        help=f"give up a picture that takes longer to decode (default {DECODING.max_seconds:g})",
+    )  # fmt: skip
+
+
+def decoding_of(options: argparse.Namespace) -> Decoding:
+    """How the options of `add_decoding_options` want pictures decoded."""
+    from runtime.decode import Decoding
+
+    return Decoding(options.exact, options.max_bytes, options.max_pixels, options.max_seconds)
+
+
+def _size(thousand: int) -> Callable[[str], int]:
+    def size(text: str) -> int:
+        try:
+            return parse_size(text, thousand)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return size
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds above 0")
+    return seconds

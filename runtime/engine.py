@@ -7,7 +7,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.command import run
+from runtime.command import parse_size, run
 
 if TYPE_CHECKING:
     from runtime.backends.tensorrt.manifest import Manifest
@@ -22,7 +22,6 @@ def main() -> int:
         PRECISIONS,
         BuildOptions,
         parse_batch,
-        parse_size,
         parse_target,
     )
     from runtime.errors import UserError

@@ -20,7 +20,8 @@ from runtime.artifact import Artifact, read_artifact
 from runtime.backends.cuda.driver import Gpu
 from runtime.backends.tensorrt import backend, build, builder_process, compare, loader, manifest
 from runtime.backends.tensorrt.generations import GENERATIONS, generation
-from runtime.backends.tensorrt.options import Batch, BuildOptions, parse_batch, parse_size, parse_target
+from runtime.backends.tensorrt.options import Batch, BuildOptions, parse_batch, parse_target
+from runtime.command import parse_size
 from runtime.errors import UserError
 from tests.runtime.changed_artifacts import linked
 from tests.runtime.fake_device import FakeDevice

@@ -8,7 +8,6 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 from runtime.errors import UserError
 
 PRECISIONS = ("fp32", "fp16", "int8")
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 class Batch(NamedTuple):
@@ -51,14 +50,6 @@ def parse_batch(text: str) -> Batch:
     if len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2] <= 4096:
         raise UserError(f"'{text}' is no batch: give one number, or least,best,most in ascending order, as 1,8,32.")
     return Batch(*numbers)
-
-
-def parse_size(text: str) -> int:
-    """ "512M" -> bytes. Raises UserError."""
-    found = re.fullmatch(r"(\d+)\s*([KMG]?)(i?B)?", text.strip(), re.IGNORECASE)
-    if not found or int(found[1]) == 0:
-        raise UserError(f"'{text}' is no size: give a number with K, M or G, as 512M.")
-    return int(found[1]) * _UNITS[found[2].upper()]
 
 
 def parse_target(text: str) -> str:
