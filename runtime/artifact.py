@@ -11,11 +11,12 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from runtime.errors import UserError
 from runtime.onnx_metadata import read_metadata, with_metadata
-from runtime.preprocess import Preprocessing
+from runtime.preprocess import INPUTS, Preprocessing
 from runtime.whole_file import write_whole
 
 PROJECT = "efficientnet-edge"
-SCHEMA = "1"  # of the metadata; grows when a reader of today would misunderstand the file
+# Of the metadata; grows when a reader of today would misunderstand the file. 2: has "input", the network takes uint8.
+SCHEMAS = ("1", "2")
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 RANDOM_WEIGHTS = "random weights: good for measuring latency, the classes mean nothing"
 
@@ -49,7 +50,7 @@ def read_artifact(path: Union[str, Path]) -> Artifact:
         raise UserError(
             f"{path} is an ONNX file, but not one that this project exported: make one with 'make export VARIANT=b0'."
         )
-    if metadata.get("schema") != SCHEMA:
+    if metadata.get("schema") not in SCHEMAS:
         raise UserError(
             f"{path} was written by another version of this project (schema {metadata.get('schema')}): export it again."
         )
@@ -60,7 +61,10 @@ def read_artifact(path: Union[str, Path]) -> Artifact:
             interpolation=metadata["interpolation"],
             mean=_triple(metadata["mean"]),
             std=_triple(metadata["std"]),
+            input=metadata["input"] if metadata["schema"] == "2" else metadata.get("input", "float32"),
         )
+        if preprocessing.input not in INPUTS:
+            raise ValueError(f"input {preprocessing.input!r}")
         if not 1 <= preprocessing.resolution <= 10_000 or not 0 < preprocessing.crop < math.inf or min(preprocessing.std) <= 0:
             raise ValueError(f"impossible {preprocessing}")
         return Artifact(
@@ -90,7 +94,8 @@ def sealed(model: bytes, precision: str, metadata: Mapping[str, str]) -> Tuple[b
 
     `metadata` may be that of the artifact it was made from: what belongs to one file alone is replaced.
     """
-    own = {"project": PROJECT, "schema": SCHEMA, "precision": precision}
+    schema = "1" if metadata.get("input", "float32") == "float32" else "2"
+    own = {"project": PROJECT, "schema": schema, "precision": precision}
     passed_on = {key: value for key, value in metadata.items() if key not in own and key != "sha256"}
     return with_metadata(model, {**own, **passed_on})
 

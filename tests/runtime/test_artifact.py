@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Dict, Optional
 
+import numpy as np
 import pytest
 
 from runtime.artifact import (
@@ -94,6 +95,25 @@ def test_random_weights(tmp_path: Path) -> None:
     assert read_artifact(with_facts(tmp_path, weights_sha256="")).random
 
 
+def test_uint8_input(tmp_path: Path) -> None:
+    """The network takes pixels as they are. A runtime older than that must not read the file: it has another schema."""
+    artifact = read_artifact(with_facts(tmp_path, input="uint8"))
+    assert artifact.preprocessing.input == "uint8" and artifact.metadata["schema"] == "2"
+    batch = artifact.preprocessing.empty(5)
+    assert batch.shape == (5, 240, 240, 3) and batch.dtype == np.uint8
+    artifact = read_artifact(with_facts(tmp_path, input="float32"))
+    assert artifact.preprocessing.input == "float32" and artifact.metadata["schema"] == "1"
+    batch = artifact.preprocessing.empty(5)
+    assert batch.shape == (5, 3, 240, 240) and batch.dtype == np.float32
+
+
+def test_uint8_input_without_its_fact(tmp_path: Path) -> None:
+    """A file cut short just there is not one of float32."""
+    facts = {**FACTS, "project": PROJECT, "precision": "int8", "schema": "2"}
+    with pytest.raises(UserError, match="damaged metadata"):
+        read_artifact(written(tmp_path, with_metadata(GRAPH, facts)[0]))
+
+
 def test_sealed_replaces_what_belongs_to_one_file(tmp_path: Path) -> None:
     """A stage passes on the metadata of the artifact it was given."""
     first = read_artifact(with_facts(tmp_path))
@@ -116,8 +136,8 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     for content in (GRAPH, with_metadata(GRAPH, {"author": "somebody else"})[0]):
         with pytest.raises(UserError, match="not one that this project exported.*make export"):
             read_artifact(written(tmp_path, content))
-    with pytest.raises(UserError, match="another version of this project .schema 2"):
-        read_artifact(written(tmp_path, with_metadata(GRAPH, {**FACTS, "project": PROJECT, "schema": "2"})[0]))
+    with pytest.raises(UserError, match="another version of this project .schema 3"):
+        read_artifact(written(tmp_path, with_metadata(GRAPH, {**FACTS, "project": PROJECT, "schema": "3"})[0]))
 
 
 @pytest.mark.parametrize(
@@ -129,6 +149,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         *(("mean", value) for value in ("", "5", "null", "[1, 2]", "[1, 2, 3, 4]", "[NaN, 0, 0]", '["", 0, 0]')),
         *(("std", value) for value in ("[0, 1, 1]", "[-1, 1, 1]", "[1, 1, Infinity]", "{}")),
         *(("labels", value) for value in ("", "[", "5", "[" * 100_000)),
+        *(("input", value) for value in ("", "int8", "UINT8", "float64")),
         ("classes", "three"),
     ],
 )
