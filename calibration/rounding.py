@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from calibration.network import Layer, Network, open_session
 from calibration.ranges import LEVELS, half_precision
@@ -47,32 +48,34 @@ def collect_moments(
     session = open_session(taps.model(), threads, in_order=True)
     random = np.random.default_rng(seed)
     sums: dict[str, list] = {}
-    for batch in batches:
-        feeds = {network.input: batch, **taps.random_origins(random)}
-        inside = {}
-        for layer in windows.values():
-            geometry = _geometry(network, layer)
-            if geometry not in inside:
-                picked = [_picked(network.shapes[layer.input][2], layer, count, random) for count in PATCHES]
-                feeds.update({f"{kind}_{geometry}": rows for kind, (rows, _) in zip(("rows", "columns"), picked)})
-                inside[geometry] = picked[0][1][:, None] & picked[1][1]
-        tapped = dict(zip(taps.outputs, session.run(taps.outputs, feeds)))
-        for layer in layers:
-            if layer.kernel > 1:
-                values = tapped[f"{layer.input}_crossings"] * inside[_geometry(network, layer)]
-                seen = _patches(values, layer.kernel)
-            else:
-                values = tapped[f"{layer.input}_grid"]
-                seen = values.reshape(*values.shape[:2], -1).transpose(0, 2, 1).reshape(-1, values.shape[1], 1)
-            if layer.depthwise:
-                seen = np.ascontiguousarray(seen.transpose(1, 0, 2))  # [C, n, k*k]
-                first, second = seen.sum(1), np.matmul(seen.transpose(0, 2, 1), seen)
-                count = seen.shape[1]
-            else:
-                seen = seen.reshape(len(seen), -1)
-                first, second, count = seen.sum(0), seen.T @ seen, len(seen)
-            total = sums.setdefault(layer.name, [0, 0.0, 0.0])
-            sums[layer.name] = [total[0] + count, total[1] + first, total[2] + second]
+    # The threads that BLAS keeps waiting would take the cores that onnxruntime works on.
+    with threadpool_limits(1, "blas"):
+        for batch in batches:
+            feeds = {network.input: batch, **taps.random_origins(random)}
+            inside = {}
+            for layer in windows.values():
+                geometry = _geometry(network, layer)
+                if geometry not in inside:
+                    picked = [_picked(network.shapes[layer.input][2], layer, count, random) for count in PATCHES]
+                    feeds.update({f"{kind}_{geometry}": rows for kind, (rows, _) in zip(("rows", "columns"), picked)})
+                    inside[geometry] = picked[0][1][:, None] & picked[1][1]
+            tapped = dict(zip(taps.outputs, session.run(taps.outputs, feeds)))
+            for layer in layers:
+                if layer.kernel > 1:
+                    values = tapped[f"{layer.input}_crossings"] * inside[_geometry(network, layer)]
+                    seen = _patches(values, layer.kernel)
+                else:
+                    values = tapped[f"{layer.input}_grid"]
+                    seen = values.reshape(*values.shape[:2], -1).transpose(0, 2, 1).reshape(-1, values.shape[1], 1)
+                if layer.depthwise:
+                    seen = np.ascontiguousarray(seen.transpose(1, 0, 2))  # [C, n, k*k]
+                    first, second = seen.sum(1), np.matmul(seen.transpose(0, 2, 1), seen)
+                    count = seen.shape[1]
+                else:
+                    seen = seen.reshape(len(seen), -1)
+                    first, second, count = seen.sum(0), seen.T @ seen, len(seen)
+                total = sums.setdefault(layer.name, [0, 0.0, 0.0])
+                sums[layer.name] = [total[0] + count, total[1] + first, total[2] + second]
     found = {}
     for name, (count, first, second) in sums.items():
         mean = first / count
