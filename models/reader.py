@@ -8,16 +8,20 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import pickle
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from models.checkpoints import Recipe
+from models.download import LARGEST_BYTES
+from models.labels import is_name
 from models.network import EfficientNet
 from models.variants import Variant
 from runtime.errors import UserError
@@ -27,6 +31,8 @@ from runtime.preprocess import Preprocessing
 NESTS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel and averaging, wrappers, torch.compile
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+MOST_CLASSES = 100_000  # as of random weights; ImageNet-21k has 21,843
 
 # In what torch says of a pickle that names a class or function, rather than of a damaged one.
 _FOREIGN = ("GLOBAL ", "unrecognized function", "new object for")
@@ -96,7 +102,9 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     """
     path = Path(path)
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.stat().st_size > LARGEST_BYTES:
+            raise UserError(f"{path} is no checkpoint of an EfficientNet: it has more than {LARGEST_BYTES >> 30} GB.")
+        digest = _sha256(path)
     except OSError as error:
         raise UserError(f"The checkpoint {path} can't be read: {error.strerror}.") from None
     tensors, metadata = _safetensors(path) if path.suffix == ".safetensors" else (_pickled(path), {})
@@ -111,15 +119,34 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     return CheckpointFile(path, digest, form, tensors, metadata)
 
 
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
+    except Exception as error:  # SafetensorError, and what the tensors' types and shapes lead to in torch
         raise UserError(f"{path} is not a whole .safetensors file ({error}). Fetch it again.") from None
 
 
 def _pickled(path: Path) -> dict[str, Tensor]:
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+        except Exception as error:  # BadZipFile, and what damage of the directory leads to
+            raise UserError(
+                f"{path} is damaged, or no checkpoint that torch can read ({type(error).__name__}). Fetch it again."
+            ) from None
+        size = path.stat().st_size
+        if unpacked > max(4 * size, 64 << 20):  # torch.save stores; what was packed afterwards shrinks by a tenth
+            raise UserError(f"{path} would grow from {size / 1e6:.1f} MB to {unpacked / 1e6:.0f}: no weights do.")
     try:
         # Namespace: timm's training script keeps its (inert) arguments beside the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -221,6 +248,8 @@ def classes_of(file: CheckpointFile) -> int:
         raise UserError(
             f"{file.path} has no classifier ({NAMES[file.form].classifier}.weight), so it can't name classes."
         )
+    if not 1 <= weight.shape[0] <= MOST_CLASSES:
+        raise UserError(f"{file.path} tells {weight.shape[0]} classes apart: between 1 and {MOST_CLASSES} are supported.")
     return weight.shape[0]
 
 
@@ -236,12 +265,16 @@ def own_recipe(file: CheckpointFile) -> tuple[Recipe, list[str] | None] | None:
         for name, known in _KNOWN.items():
             if held[name] not in known:
                 raise ValueError(f"{name} {held[name]}")
-        mean, std = _triple(held["mean"]), _triple(held["std"])
+        mean, std, eps = _triple(held["mean"]), _triple(held["std"]), float(held["eps"])
         preprocessing = Preprocessing(int(held["resolution"]), float(held["crop"]), held["interpolation"], mean, std)
-        return Recipe(held["padding"], float(held["eps"]), preprocessing, "written in the checkpoint"), held.get(
-            "labels"
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        possible = 32 <= preprocessing.resolution <= 2048 and 0.1 <= preprocessing.crop <= 2
+        if not possible or not 0 < eps < 1 or min(std) <= 0 or not all(map(math.isfinite, (*mean, *std))):
+            raise ValueError(f"impossible {preprocessing}, epsilon {eps}")
+        labels = held.get("labels")
+        if labels is not None and not (isinstance(labels, list) and all(map(is_name, labels))):
+            raise ValueError("labels that are no names")
+        return Recipe(held["padding"], eps, preprocessing, "written in the checkpoint"), labels
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{file.path} carries a recipe that can't be read ({error!r}).") from None
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
@@ -18,6 +19,7 @@ PROJECT = "efficientnet-edge"
 # Of the metadata; grows when a reader of today would misunderstand the file. 2: has "input", the network takes uint8.
 SCHEMAS = ("1", "2")
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
+NAME = re.compile(r"\w[\w.+-]{0,99}")  # of a variant: part of paths, so nothing that leads elsewhere
 RANDOM_WEIGHTS = "random weights: good for measuring latency, the classes mean nothing"
 
 
@@ -65,8 +67,11 @@ def read_artifact(path: Union[str, Path]) -> Artifact:
         )
         if preprocessing.input not in INPUTS:
             raise ValueError(f"input {preprocessing.input!r}")
-        if not 1 <= preprocessing.resolution <= 10_000 or not 0 < preprocessing.crop < math.inf or min(preprocessing.std) <= 0:
+        # A crop near 0 would enlarge a picture to terabytes.
+        if not 1 <= preprocessing.resolution <= 10_000 or not 0.05 <= preprocessing.crop <= 20 or min(preprocessing.std) <= 0:
             raise ValueError(f"impossible {preprocessing}")
+        if not NAME.fullmatch(metadata["variant"]) or metadata["precision"] not in PRECISIONS:  # files are called by them
+            raise ValueError(f"no name of a file: {metadata['variant']}.{metadata['precision']}")
         return Artifact(
             path=path,
             variant=metadata["variant"],

@@ -15,6 +15,7 @@ from runtime.errors import UserError
 from runtime.pictures import below
 
 _SPLITS = {"train", "val", "valid", "validation", "test"}
+_MOST_BYTES = 256 << 20  # of a list of labels: ImageNet's for 1.3 million pictures has 40 MB
 LABEL_FILES = ("labels.csv", "LOC_val_solution.csv", "val.txt")  # looked for in the folder itself
 
 
@@ -43,8 +44,11 @@ class ClassNames:
                 self.known[synonym] = whole[0]
             else:
                 del self.known[synonym]
-        wnids = json.loads(artifact.metadata.get("wnids", "[]"))
-        self.known.update((_plain(wnid), index) for index, wnid in enumerate(wnids))
+        try:
+            wnids = [str(wnid) for wnid in json.loads(artifact.metadata.get("wnids", "[]"))]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{artifact.path} has damaged metadata (wnids: {error}): export it again.") from None
+        self.known.update((_plain(wnid), index) for index, wnid in enumerate(wnids[: artifact.classes]))
 
     def index(self, word: str) -> Optional[int]:
         """The class that `word` means, or None."""
@@ -86,6 +90,8 @@ def read_dataset(folder: Path, artifact: Artifact, labels: Optional[Path] = None
         samples = []
         for name, word in rows:
             found = name if name in files else by_stem.get(os.path.splitext(os.path.basename(name))[0], name)
+            if found not in files and (os.path.isabs(found) or ".." in Path(found).parts):
+                raise UserError(f"{labels}: {found} does not lie in {folder}.")
             samples.append(Sample(found, files.get(found, os.path.join(str(folder), name)), classes[word]))
         if samples and not any(sample.path in files.values() for sample in samples[:100]):
             raise UserError(f"None of the files that {labels} names is in {folder}: {samples[0].name}, say.")
@@ -116,15 +122,22 @@ def read_labels(path: Path) -> List[Tuple[str, str]]:
     first wnid counts); or lines of a file name, white space and a label, as in Caffe's val.txt. Raises UserError.
     """
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{path} is no list of labels: it has more than {_MOST_BYTES >> 20} MB.")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The labels {path} can't be read ({error}).") from None
+    if "\0" in text:
+        raise UserError(f"{path} is no list of labels: it is no text.")
     lines = text.splitlines()
     header = [cell.strip().lower() for cell in lines[0].split(",")] if lines else []
     for file, label in (("file", "label"), ("filename", "label"), ("imageid", "predictionstring")):
         if file in header and label in header:
             at, value = header.index(file), header.index(label)
-            rows = [row for row in csv.reader(lines[1:]) if row]
+            try:
+                rows = [row for row in csv.reader(lines[1:]) if row]
+            except csv.Error as error:  # a quote without an end, 128 KB later
+                raise UserError(f"{path} is no list of labels ({error}).") from None
             short = next(
                 (i for i, row in enumerate(rows, 2) if len(row) <= max(at, value) or not row[value].strip()), None
             )

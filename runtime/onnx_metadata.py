@@ -20,14 +20,34 @@ _GRAPH, _METADATA, _KEY, _VALUE = 7, 14, 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _DIGEST_KEY = "sha256"
 
+# Beyond these a file is made to be expensive: ours have 20 fields, and 100 kB of metadata with the names of 1,000 classes.
+_MOST_FIELDS, _MOST_METADATA = 100_000, 64 << 20
+
+# Where messages of onnx.proto hold further ones, down to TensorProto: field -> message.
+_NESTED = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+_EXTERNAL_DATA = 13  # of TensorProto
+_DEEPEST = 32  # graphs within graphs; protobuf itself stops at 100 messages
+
 
 def read_metadata(path: Union[str, Path]) -> Dict[str, str]:
     """Every metadata property of the ONNX file `path`. Raises UserError if it can't be read or is not ONNX."""
     with _opened(path) as file:
         size, metadata, graph = os.fstat(file.fileno()).st_size, {}, False
+        held = 0
         for field, start, end in _fields(file, size, path):
             graph = graph or field == _GRAPH
             if field == _METADATA:
+                held += end - start
+                if held > _MOST_METADATA:
+                    raise UserError(f"{path} has more than {_MOST_METADATA >> 20} MB of metadata: no artifact has.")
                 file.seek(start)
                 key, value = _entry(file.read(end - start), path)
                 metadata[key] = value
@@ -39,7 +59,8 @@ def read_metadata(path: Union[str, Path]) -> Dict[str, str]:
 def verify(path: Union[str, Path]) -> str:
     """The sha256 of the artifact's bytes, after comparing it with the one written at its end.
 
-    Raises UserError if they differ: the file was damaged, or changed by another program, since it was written.
+    Raises UserError if they differ (the file was damaged, or changed by another program, since it was written), or as
+    `require_one_file` does.
     """
     with _opened(path) as file:
         fields = deque(_fields(file, os.fstat(file.fileno()).st_size, path), maxlen=1)
@@ -59,7 +80,46 @@ def verify(path: Union[str, Path]) -> str:
             left -= len(chunk)
     if key != _DIGEST_KEY or digest.hexdigest() != written:
         raise UserError(f"{path} is damaged: its checksum does not fit. Make it again.")
+    require_one_file(path)
     return written
+
+
+def require_one_file(path: Union[str, Path]) -> None:
+    """Raises UserError if the ONNX file `path` keeps weights in other files, or is damaged above its tensors.
+
+    A name like /etc/shadow or ../../key is enough to have a runtime read that file (onnxruntime 1.19 does, later ones still read
+    what lies beside the model), so no library gets to see such a file. Artifacts are one file each.
+    """
+    with _opened(path) as file:
+        # The one key that external data can't do without; a search runs at the disk's speed, and nearly no file has it.
+        tail = b""
+        while True:
+            chunk = file.read(1 << 20)
+            if b"location" in tail + chunk[:16] or b"location" in chunk:
+                break
+            if not chunk:
+                return
+            tail = chunk[-16:]
+        for name in _external(file, "model", 0, os.fstat(file.fileno()).st_size, path, 0):
+            raise UserError(
+                f"{path} keeps weights in another file ({name}), and only ONNX files that are whole are loaded: save it as "
+                "one file (onnx.save with save_as_external_data=False)."
+            )
+
+
+def _external(file: BinaryIO, message: str, start: int, end: int, path: Any, depth: int) -> Iterator[str]:
+    """Names of the other files that tensors in `file`'s bytes `start` to `end` refer to."""
+    if depth > _DEEPEST:
+        raise UserError(f"{path} nests graphs more than {_DEEPEST} deep: no network does.")
+    for field, first, last in _fields(file, end, path, start):
+        inner = _NESTED.get(message, {}).get(field)
+        if inner:
+            yield from _external(file, inner, first, last, path, depth + (inner == "graph"))
+        elif message == "tensor" and field == _EXTERNAL_DATA and last - first < _MOST_METADATA:
+            file.seek(first)
+            key, value = _entry(file.read(last - first), path)
+            if key == "location":
+                yield value
 
 
 def with_metadata(model: bytes, metadata: Mapping[str, str]) -> Tuple[bytes, str]:
@@ -86,10 +146,13 @@ def _opened(path: Union[str, Path]) -> Iterator[BinaryIO]:
         raise UserError(f"{path} can't be read: {error.strerror}.") from None
 
 
-def _fields(file: BinaryIO, size: int, path: Any) -> Iterator[Tuple[int, int, int]]:
-    """(number, start, end) of the content of each top-level field of a message of `size` bytes, skipping over it."""
-    position = 0
+def _fields(file: BinaryIO, size: int, path: Any, position: int = 0) -> Iterator[Tuple[int, int, int]]:
+    """(number, start, end) of the content of each field of the message from `position` to `size`, skipping over it."""
+    count = 0
     while position < size:
+        count += 1
+        if count > _MOST_FIELDS:
+            raise UserError(f"{path} has more than {_MOST_FIELDS} fields: it is no network, or is damaged.")
         file.seek(position)
         head = file.read(20)  # a tag and a length are at most ten bytes each
         tag, used = _read_varint(head, 0, path)
@@ -149,6 +212,6 @@ def _encoded(key: str, value: str) -> bytes:
     """One metadata property as it stands in a serialised ModelProto."""
     fields = b""
     for number, text in ((_KEY, key), (_VALUE, value)):
-        content = text.encode("utf-8")
+        content = text.encode("utf-8", "backslashreplace")  # a file's name may hold bytes that are no text
         fields += _varint(number << 3 | _BYTES) + _varint(len(content)) + content
     return _varint(_METADATA << 3 | _BYTES) + _varint(len(fields)) + fields

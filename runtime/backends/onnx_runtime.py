@@ -9,6 +9,7 @@ import numpy as np
 
 from runtime.artifact import Artifact
 from runtime.errors import UserError
+from runtime.onnx_metadata import require_one_file
 
 MOST_THREADS = 256  # onnxruntime starts them all and gives each memory: 100,000 fill a machine and never return
 PROVIDERS = {"CPUExecutionProvider": "CPU", "CUDAExecutionProvider": "CUDA"}
@@ -27,6 +28,7 @@ class OnnxRuntime:
             raise UserError(f"onnxruntime can't be imported ({error}): pip install onnxruntime.") from None
         if provider not in onnxruntime.get_available_providers():
             raise UserError(f"This onnxruntime {onnxruntime.__version__} was built without {PROVIDERS[provider]}.")
+        require_one_file(artifact.path)
         onnxruntime.set_default_logger_severity(3)  # its warnings are about providers that nobody asked for
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

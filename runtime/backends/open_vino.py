@@ -9,6 +9,7 @@ import numpy as np
 
 from runtime.artifact import Artifact
 from runtime.errors import UserError
+from runtime.onnx_metadata import require_one_file
 
 
 class OpenVino:
@@ -21,6 +22,7 @@ class OpenVino:
             import openvino
         except ImportError as error:
             raise UserError(f"openvino can't be imported ({error}): pip install openvino.") from None
+        require_one_file(artifact.path)
         # Its default on the CPU is bf16 where the processor has it; what is measured here is the artifact's own precision.
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads:

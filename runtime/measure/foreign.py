@@ -10,6 +10,7 @@ from runtime.artifact import Artifact
 from runtime.backends import open_backend
 from runtime.classifier import Classifier
 from runtime.errors import UserError
+from runtime.onnx_metadata import require_one_file
 from runtime.preprocess import Preprocessing
 
 # What nearly every ImageNet classifier was trained with: torchvision's ImageClassification preset.
@@ -63,6 +64,7 @@ def shape_of(path: Path) -> Shape:
     """Asks onnxruntime, which reads every graph. Raises UserError if there is none, or it is not an image classifier."""
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
+    require_one_file(path)
     try:
         import onnxruntime
     except ImportError as error:

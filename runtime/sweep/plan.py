@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from runtime.artifact import PRECISIONS
+from runtime.artifact import NAME, PRECISIONS
 from runtime.backends import BACKENDS
 from runtime.errors import UserError
 
@@ -95,7 +95,7 @@ def foreign_of(text: str) -> List[Foreign]:
         if not Path(path).is_file():
             raise UserError(f"There is no file {path}.")
         name = name or Path(path).stem
-        if not re.fullmatch(r"[\w.+-]+", name):
+        if not NAME.fullmatch(name):
             raise UserError(f"'{name}' can't be a network's name: use letters, digits, dots and dashes (FILE:NAME).")
         found.append(Foreign(Path(path), name))
     return found

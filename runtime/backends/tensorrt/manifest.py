@@ -64,6 +64,12 @@ def write_engine(engine: Path, content: bytes, manifest: Manifest) -> None:
     write_whole(manifest_path(engine), manifest.to_json())
 
 
+_KINDS: Dict[str, Any] = {
+    **dict.fromkeys(("engine_sha256", "onnx", "onnx_sha256", "module", "version", "capability", "gpu"), str),
+    **dict.fromkeys(("engine_bytes", "peak_memory"), int), "seconds": (int, float), "fallbacks": dict,
+}  # fmt: skip
+
+
 def read_manifest(engine: Path) -> Manifest:
     """Raises UserError if there is none, or it is damaged."""
     path = manifest_path(engine)
@@ -72,6 +78,9 @@ def read_manifest(engine: Path) -> Manifest:
         if values.pop("schema") != SCHEMA:
             raise ValueError("another version of this project wrote it")
         values["options"] = BuildOptions.from_dict(values["options"])
+        for name, kind in _KINDS.items():
+            if not isinstance(values[name], kind) or isinstance(values[name], bool):
+                raise ValueError(f"{name} is {values[name]!r:.80}")
         return Manifest(**values)
     except FileNotFoundError:
         raise UserError(

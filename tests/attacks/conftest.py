@@ -1,0 +1,58 @@
+"""What the attacks have in common: a canary that nothing may touch, and a small artifact to attack with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.artifact import Artifact
+from tests.calibration.small_network import small_model, write_artifact
+
+SONG = b"nothing happened"
+tried: dict[str, int] = {}  # by kind of attack, how many this session has seen refused
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Iterator[Path]:
+    """A folder with one file, beside the one that a test works in: must be as it was, and alone, afterwards."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "canary").write_bytes(SONG)
+    yield outside
+    assert [path.name for path in outside.iterdir()] == ["canary"], "something was written outside"
+    assert (outside / "canary").read_bytes() == SONG, "the canary was changed"
+
+
+@pytest.fixture
+def inside(tmp_path: Path) -> Path:
+    (tmp_path / "inside").mkdir()
+    return tmp_path / "inside"
+
+
+@pytest.fixture
+def artifact(inside: Path) -> Artifact:
+    return write_artifact(inside / "artifacts", small_model())
+
+
+@pytest.fixture(autouse=True)
+def counted(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if getattr(request.node, "passed", False):
+        kind = request.node.path.stem.removeprefix("test_")
+        tried[kind] = tried.get(kind, 0) + 1
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.when == "call":
+        item.passed = report.passed  # type: ignore[attr-defined]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if tried:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(tried.items()))
+        terminalreporter.write_line(f"attacks: {sum(tried.values())} tried, 0 came through ({kinds})")
