@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.command import run
+from runtime.command import printable, run
 from runtime.progress import Line, bar
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def main() -> int:
         return 0
     result = calibrate(artifact, photographs, judging, budget, options.target, folder, options.threads, shown)
     shown.close()
-    print("\n".join(_lines(result, folder)))
+    print("\n".join(map(printable, _lines(result, folder))))
     if options.budget and not result.met:
         print(f"error: the budget {options.budget} can't be met; the best was written.", file=sys.stderr)
         return 1

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from calibration.prepare import Prepared
 from calibration.ranges import METHODS, Histogram, Range
 from calibration.speed import verdict
 from calibration.stage import Result, share_of, summary
+from runtime.command import printable
 from runtime.whole_file import write_whole
 
 WORST = 6  # tensors whose histograms are drawn
@@ -30,6 +31,11 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } tr.ours td 
 .bar { display: inline-block; height: .7rem; background: #3b6fd4 } .kept .bar { background: #d9822b } .kept { background: #fdf6ec }
 .grid { display: flex; flex-wrap: wrap; gap: 1rem }
 """
+
+
+def escape(text: str) -> str:
+    """As HTML; control characters and halves of surrogates, which no page can hold, are shown as escapes."""
+    return html.escape(printable(text))
 
 
 def write_report(result: Result, network: Network, prepared: Prepared, folder: Path) -> None:

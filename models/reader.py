@@ -104,10 +104,11 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise UserError(f"{path} is no checkpoint of an EfficientNet: it has more than {LARGEST_BYTES >> 30} GB.")
-        digest = _sha256(path)
+        path.open("rb").close()
     except OSError as error:
         raise UserError(f"The checkpoint {path} can't be read: {error.strerror}.") from None
     tensors, metadata = _safetensors(path) if path.suffix == ".safetensors" else (_pickled(path), {})
+    digest = _sha256(path)
     tensors = _unwrapped(tensors)
     form = next((form for form, names in NAMES.items() if names.sign in tensors), None)
     if form is None:

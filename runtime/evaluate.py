@@ -19,7 +19,7 @@ from runtime.accuracy import mcnemar, paired_difference, wilson
 from runtime.artifact import PRECISIONS, RANDOM_WEIGHTS, find_artifact
 from runtime.backends import BACKENDS
 from runtime.classifier import Classifier
-from runtime.command import run
+from runtime.command import printable, run
 from runtime.dataset import Sample, read_dataset
 from runtime.decode import ImageError
 from runtime.errors import UserError
@@ -355,7 +355,7 @@ def _report(result: Dict[str, Any], data: Path) -> str:
             lines.append(f"  flipped   {flip['file']}: {flip['was']} -> {flip['is']}{truth}")
         if len(result["flipped"]) > 10:
             lines.append(f"  flipped   {len(result['flipped']) - 10} more, all in --json")
-    return "\n".join(lines) + "\nIn brackets: 95 % intervals."
+    return "\n".join(map(printable, lines)) + "\nIn brackets: 95 % intervals."
 
 
 class _Bar:

@@ -3,6 +3,7 @@ start and kill a hundred of them."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -52,10 +53,8 @@ class Command:
     def kill(self, group: bool = False) -> None:
         """SIGKILL to the process, or to it and all the children that share its group."""
         assert self.process.pid is not None
-        try:
+        with contextlib.suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def wait(self, seconds: float = 300) -> Ended:
         self.process.join(seconds)

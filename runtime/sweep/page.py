@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from html import escape
+import html
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence
 
+from runtime.command import printable
 from runtime.sweep.rows import Report, Row, accuracy, facts, frontier, measured, milliseconds, title
 
 # By stage of the way from JPEG bytes to top-5; a stage without a colour takes the last.
@@ -60,6 +61,11 @@ class _Column(NamedTuple):
     value: Callable[[Row], Any]  # a number (then cells are right-aligned) or text; None leaves the cell empty
     text: Callable[[Any], str] = str
     number: bool = True
+
+
+def escape(text: str) -> str:
+    """As HTML; control characters and halves of surrogates, which no page can hold, are shown as escapes."""
+    return html.escape(printable(text))
 
 
 def _get(name: str) -> Callable[[Row], Any]:
