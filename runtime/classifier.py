@@ -46,8 +46,10 @@ class Classifier:
         threads: Optional[int] = None,
         engines: Engines = ANY_ENGINE,
         decoding: Decoding = DECODING,
+        lanes: int = 1,
     ) -> None:
-        """`model`: an exported ONNX file, or an engine that was built from one; else `variant` and `precision` find it."""
+        """`model`: an exported ONNX file, or an engine that was built from one; else `variant` and `precision` find it.
+        `lanes`: calls that are to go on at once, each from a thread of its own; the CPU's cores are divided among them."""
         self.decoding = decoding
         path = Path(model) if model is not None else find_artifact(variant, precision)
         if path.suffix == ".engine":
@@ -57,7 +59,7 @@ class Classifier:
         self.artifact = read_artifact(path)
         if len(self.artifact.labels) != self.artifact.classes:
             raise UserError(f"{self.artifact.path} has {len(self.artifact.labels)} labels for {self.artifact.classes} classes.")
-        self.backend = open_backend(self.artifact, backend, threads, engines)
+        self.backend = open_backend(self.artifact, backend, threads, engines, lanes=lanes)
 
     @overload
     def __call__(self, images: Source, top: int = 5) -> List[Prediction]: ...

@@ -90,6 +90,17 @@ def _size(thousand: int) -> Callable[[str], int]:
     return size
 
 
+def positive(text: str) -> int:
+    """A whole number above 0, as the `type` of an option."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return value
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)

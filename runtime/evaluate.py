@@ -8,8 +8,6 @@ import json
 import os
 import sys
 import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -19,15 +17,12 @@ from runtime.accuracy import mcnemar, paired_difference, wilson
 from runtime.artifact import PRECISIONS, RANDOM_WEIGHTS, find_artifact
 from runtime.backends import BACKENDS
 from runtime.classifier import Classifier
-from runtime.command import printable, run
+from runtime.command import add_decoding_options, decoding_of, positive, printable, run
 from runtime.dataset import Sample, read_dataset
-from runtime.decode import ImageError
 from runtime.errors import UserError
-from runtime.preprocess import preprocess
+from runtime.pipeline import lanes_here, overlapped
 from runtime.progress import Line, time_left
 
-BATCH = 8  # pictures a run; fixed, so that an evaluation that was interrupted goes on to the same numbers
-_AHEAD = 4  # batches that are decoded before the network asks for them
 _SUSPICIOUS = 64  # labelled pictures without one hit in the top five: the labels must mean something else
 
 
@@ -60,19 +55,18 @@ def evaluate(
             f"{reference.artifact.path} tells {reference.artifact.classes} classes apart and {classifier.artifact.path} "
             f"{classifier.artifact.classes}: they can't be compared."
         )
-    records = _journalled(journal, len(samples))
+    batch = min(network.backend.batch for network in (classifier, reference) if network)
+    records = _journalled(journal, len(samples), batch)
     began, start = time.perf_counter(), len(records)
     labelled = hits = 0
     with _appending(journal) as note:
-        for batch in _records(classifier, samples, reference, start):
-            for record in batch:
-                note(record)
-            records += batch
+        for record in _records(classifier, samples, reference, start, batch):
+            note(record)
+            records.append(record)
             progress(len(records), len(samples))
-            for record in batch:
-                label = samples[record.row].label
-                labelled += bool(record.top) and label is not None
-                hits += label in record.top
+            label = samples[record.row].label
+            labelled += bool(record.top) and label is not None
+            hits += label in record.top
             if not force and not classifier.artifact.random and labelled >= _SUSPICIOUS and hits == 0 and start == 0:
                 wrong = next(r for r in records if r.top and samples[r.row].label is not None)
                 sample, labels = samples[wrong.row], classifier.artifact.labels
@@ -142,63 +136,31 @@ def summary(
 
 
 def _records(
-    classifier: Classifier, samples: Sequence[Sample], reference: Optional[Classifier], start: int
-) -> Iterator[List[Record]]:
-    """Records of the samples from row `start` on, a batch at a time; pictures are decoded ahead on all cores."""
-    recipe = classifier.artifact.preprocessing
-    other = reference.artifact.preprocessing if reference else recipe
-
-    def read(row: int) -> Optional[Tuple[np.ndarray, Optional[np.ndarray]]]:
-        try:
-            image = preprocess(samples[row].path, recipe)
-            return image, None if other == recipe else preprocess(samples[row].path, other)
-        except ImageError:
-            return None
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        waiting: deque = deque()
-        rows = iter(range(start, len(samples)))
-        try:
-            while True:
-                while len(waiting) < _AHEAD * BATCH:
-                    row = next(rows, None)
-                    if row is None:
-                        break
-                    waiting.append((row, pool.submit(read, row)))
-                if not waiting:
-                    return
-                batch = [waiting.popleft() for _ in range(min(BATCH, len(waiting)))]
-                read_rows = [(row, future.result()) for row, future in batch]
-                yield _answers(classifier, reference, read_rows)
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    classifier: Classifier, samples: Sequence[Sample], reference: Optional[Classifier], start: int, batch: int
+) -> Iterator[Record]:
+    """Records of the samples from row `start` on, which begins a batch."""
+    networks = [classifier, reference] if reference else [classifier]
+    rows = range(start, len(samples))
+    for answer in overlapped(
+        networks, rows, lambda row: (samples[row].path, None), batch=batch, decoding=classifier.decoding
+    ):
+        if answer.error is not None:
+            yield Record(answer.item, [], None, 0.0, 0.0)
+            continue
+        logits = answer.logits[0]
+        top = [int(index) for index in np.argsort(-logits, kind="stable")[:5]]
+        if not reference:
+            yield Record(answer.item, top, None, 0.0, 0.0)
+            continue
+        expected = answer.logits[1]
+        signal = float(np.square(expected, dtype=np.float64).sum())
+        noise = float(np.square(expected.astype(np.float64) - logits).sum())
+        yield Record(answer.item, top, int(expected.argmax()), signal, noise)
 
 
-def _answers(classifier: Classifier, reference: Optional[Classifier], rows: List[Any]) -> List[Record]:
-    usable = [(row, images) for row, images in rows if images is not None]
-    records = {row: Record(row, [], None, 0.0, 0.0) for row, _ in rows}
-    if usable:
-        batch = np.stack([images[0] for _, images in usable])
-        logits = classifier.logits(batch)
-        order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-        expected = None
-        if reference:
-            expected = reference.logits(
-                batch if usable[0][1][1] is None else np.stack([images[1] for _, images in usable])
-            )
-        for i, (row, _) in enumerate(usable):
-            top = [int(index) for index in order[i]]
-            records[row] = Record(row, top, None, 0.0, 0.0)
-            if expected is not None:
-                signal = float(np.square(expected[i], dtype=np.float64).sum())
-                noise = float(np.square(expected[i].astype(np.float64) - logits[i]).sum())
-                records[row] = Record(row, top, int(expected[i].argmax()), signal, noise)
-    return [records[row] for row, _ in rows]
-
-
-def _journalled(journal: Optional[Path], count: int) -> List[Record]:
-    """The whole batches that an interrupted evaluation left in `journal`; the file is cut back to them."""
+def _journalled(journal: Optional[Path], count: int, batch: int) -> List[Record]:
+    """The whole batches that an interrupted evaluation left in `journal`; the file is cut back to them, so that it goes on
+    with the batches that it would have had."""
     if journal is None or not journal.is_file():
         return []
     records: List[Record] = []
@@ -212,7 +174,7 @@ def _journalled(journal: Optional[Path], count: int) -> List[Record]:
                 break
             records.append(record)
         if len(records) != count:
-            del records[len(records) // BATCH * BATCH :]
+            del records[len(records) // batch * batch :]
         file.seek(0)
         for _ in records:
             file.readline()
@@ -267,26 +229,26 @@ def main() -> int:
     parser.add_argument("--precision", metavar="P", help="of the variant: fp32 (default, but in a bundle its own), fp16, int8")
     parser.add_argument("--reference", metavar="R", help="artifact, or precision of the same variant, to compare with")
     parser.add_argument("--backend", default="auto", metavar="B", help=f"auto (default), {', '.join(BACKENDS)}")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the network (default: the backend's)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of one run (default: the cores, shared out)")
     parser.add_argument("--limit", type=int, metavar="N", help="only every k-th picture, so that about N are taken")
     parser.add_argument("--json", action="store_true", help="the result as one JSON object")
     parser.add_argument("--force", action="store_true", help="go on although the labels look like another label set's")
     parser.add_argument("--fresh", action="store_true", help="do not go on with an interrupted evaluation")
+    add_decoding_options(parser)
     options = parser.parse_args()
 
+    opening = {
+        "backend": options.backend, "threads": options.threads, "decoding": decoding_of(options), "lanes": lanes_here()
+    }  # fmt: skip
     classifier = Classifier(
-        options.model,
-        variant=options.variant,
-        precision=options.precision,
-        backend=options.backend,
-        threads=options.threads,
+        options.model, variant=options.variant, precision=options.precision, **opening
     )
     reference = None
     if options.reference:
         path = options.reference
         if path in PRECISIONS:
             path = find_artifact(classifier.artifact.variant, path, classifier.artifact.path.parent.parent)
-        reference = Classifier(path, backend=options.backend, threads=options.threads)
+        reference = Classifier(path, **opening)
     samples = read_dataset(options.data, classifier.artifact, options.labels)
     if options.limit and options.limit < len(samples):
         step = len(samples) / options.limit
@@ -317,6 +279,7 @@ def _journal(classifier: Classifier, reference: Optional[Classifier], samples: S
     for loaded in (classifier, reference):
         if loaded:
             digest.update(f"{loaded.artifact.metadata.get('sha256', '')} {loaded.backend.description}\n".encode())
+    digest.update(f"{classifier.decoding}\n".encode())
     for sample in samples:
         try:
             size = os.stat(sample.path).st_size

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from typing import TYPE_CHECKING, Any, Dict, List, Union
+from typing import IO, TYPE_CHECKING, Any, Dict, Iterator, List, Sequence, Tuple, Union
 
-from runtime.command import printable, run
+from runtime.command import add_decoding_options, decoding_of, positive, printable, run
 
 if TYPE_CHECKING:
     from runtime.classifier import Classifier, Prediction
+    from runtime.pipeline import Answer
 
-STAGES = ("decode", "resize", "normalise", "network")
+_READ_AT_ONCE = 1 << 20  # bytes, of a pipe
 
 
 def main() -> int:
@@ -31,22 +31,30 @@ def main() -> int:
     parser.add_argument("--backend", default="auto", metavar="B", help=f"auto (default), {', '.join(BACKENDS)}")
     parser.add_argument("--no-rebuild", action="store_true", help="fail rather than build a TensorRT engine that doesn't fit")
     parser.add_argument("--trust-engine", action="store_true", help="load an engine without a manifest: it is code, and will run")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads for one image (default: the backend's)")
-    parser.add_argument("--top", type=_positive, default=5, metavar="N", help="classes to print (default 5)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads for one image (default: the backend's)")
+    parser.add_argument("--top", type=positive, default=5, metavar="N", help="classes to print (default 5)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line, for failed images too")
     form.add_argument("--csv", action="store_true", help="one line a class")
-    parser.add_argument("--time", action="store_true", help="milliseconds for each stage")
+    parser.add_argument(
+        "--time", action="store_true", help="milliseconds for each stage; one image after the other, without overlapping them"
+    )
+    add_decoding_options(parser)
     options = parser.parse_args()
     if options.model and options.precision:
         parser.error("--precision goes with a variant: the file that --model names has its own")
 
     from runtime.artifact import RANDOM_WEIGHTS
     from runtime.classifier import Classifier
-    from runtime.decode import ImageError
     from runtime.pictures import find_pictures
 
-    pictures = find_pictures(options.images)
+    pictures, decoding = find_pictures(options.images), decoding_of(options)
+    alone = options.time or len(pictures) == 1
+    lanes = 1
+    if not alone:
+        from runtime.pipeline import lanes_here
+
+        lanes = lanes_here()
     classifier = Classifier(
         options.model,
         variant=options.variant,
@@ -54,40 +62,63 @@ def main() -> int:
         backend=options.backend,
         threads=options.threads,
         engines=Engines(rebuild=not options.no_rebuild, trust=options.trust_engine),
+        decoding=decoding,
+        lanes=lanes,
     )
     if classifier.artifact.random:
         print(f"{classifier.artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
     write = _JsonLines(classifier) if options.json else _Csv(classifier) if options.csv else _Text(classifier)
     failed = 0
-    for name, source in pictures:
-        try:
-            picture = source if isinstance(source, str) else source.read()  # waiting for a pipe is not decoding
-            predictions, milliseconds = classify(classifier, picture, name, options.top)
-        except ImageError as error:
+    for answer in answers(classifier, pictures, alone):
+        name, _ = answer.item
+        if answer.error is not None:
             failed += 1
-            print(f"error: {printable(str(error))}", file=sys.stderr)
-            write.failure(name, str(error))
+            print(f"error: {printable(str(answer.error))}", file=sys.stderr)
+            write.failure(name, str(answer.error))
             continue
-        write.result(name, predictions, milliseconds if options.time else {})
+        predictions = classifier.predictions(answer.logits[0][None], options.top)[0]
+        spent = answer.milliseconds if options.time else {}
+        write.result(name, predictions, {**spent, "total": sum(spent.values())} if spent else {})
     return 1 if failed else 0
 
 
-def classify(classifier: Classifier, source: Union[str, bytes], name: str, top: int) -> Any:
-    """(predictions, milliseconds by stage) for one picture. Raises ImageError that calls the picture `name`."""
-    from runtime.decode import open_image
-    from runtime.preprocess import normalize, resize_crop
+Picture = Tuple[str, Union[str, IO[bytes]]]  # name, and a path or a pipe
 
-    recipe, clock = classifier.artifact.preprocessing, [time.perf_counter()]
-    image = open_image(source, name)
-    clock.append(time.perf_counter())
-    image = resize_crop(image, recipe)
-    clock.append(time.perf_counter())
-    batch = normalize(image, recipe)[None]
-    clock.append(time.perf_counter())
-    logits = classifier.logits(batch)
-    clock.append(time.perf_counter())
-    spent = {stage: (end - start) * 1e3 for stage, start, end in zip(STAGES, clock, clock[1:])}
-    return classifier.predictions(logits, top)[0], {**spent, "total": (clock[-1] - clock[0]) * 1e3}
+
+def answers(classifier: Classifier, pictures: Sequence[Picture], alone: bool) -> Iterator[Answer]:
+    """What comes of each picture, in order. `alone`: each by itself, from the file to the answer."""
+    from runtime.pipeline import one_by_one, overlapped
+
+    limit = classifier.decoding.max_bytes
+
+    def opened(picture: Picture) -> Tuple[Union[str, bytes], str]:
+        name, source = picture
+        return (source if isinstance(source, str) else _read_pipe(source, limit)), name
+
+    if alone:
+        return one_by_one([classifier], pictures, opened, decoding=classifier.decoding)
+    return overlapped(
+        [classifier],
+        pictures,
+        opened,
+        decoding=classifier.decoding,
+        growing=True,
+        alone=lambda picture: not isinstance(picture[1], str),
+    )
+
+
+def _read_pipe(pipe: IO[bytes], limit: int) -> bytes:
+    """All of it, or one byte more than `limit`. Waiting for a pipe is not decoding, so it is not timed as such."""
+    raw = getattr(pipe, "raw", pipe)  # Python can't end while another thread is inside a buffered stream
+    parts: List[bytes] = []
+    size = 0
+    while size <= limit:
+        part = raw.read(min(_READ_AT_ONCE, limit + 1 - size))
+        if not part:
+            break
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
 
 
 class _Text:
@@ -152,16 +183,6 @@ class _Csv:
 
     def failure(self, name: str, reason: str) -> None:
         """Said on stderr already."""
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return value
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Optional
 import numpy as np
 
 from runtime.artifact import Artifact
+from runtime.backends import cpu_batch, share_cores
 from runtime.errors import UserError
 from runtime.onnx_metadata import require_one_file
 
@@ -18,7 +19,13 @@ PROVIDERS = {"CPUExecutionProvider": "CPU", "CUDAExecutionProvider": "CUDA"}
 class OnnxRuntime:
     """An artifact in an onnxruntime session. Several threads may call `run` at once."""
 
-    def __init__(self, artifact: Artifact, threads: Optional[int] = None, provider: str = "CPUExecutionProvider") -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        threads: Optional[int] = None,
+        provider: str = "CPUExecutionProvider",
+        lanes: int = 1,
+    ) -> None:
         """`provider`: one of PROVIDERS. Raises UserError if the session doesn't run on it."""
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise UserError(f"{threads} threads: choose between 1 and {MOST_THREADS}, at most the number of cores.")
@@ -32,6 +39,7 @@ class OnnxRuntime:
         onnxruntime.set_default_logger_severity(3)  # its warnings are about providers that nobody asked for
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        threads, self.lanes = share_cores(threads, lanes if provider == "CPUExecutionProvider" else 1)
         options.intra_op_num_threads = threads or 0
         # Of FP16 biases behind Q/DQ this optimiser makes nonsense (1.31: 0 % top-1 on lite0).
         spared = ["WeightBiasQuantization"] if artifact.precision == "int8-fp16" else []
@@ -49,6 +57,7 @@ class OnnxRuntime:
         if used != provider:
             where = PROVIDERS[provider]
             raise UserError(f"onnxruntime {onnxruntime.__version__} would run {artifact.path} on the CPU instead of {where}.")
+        self.batch = cpu_batch(artifact)
         self.name = "onnxruntime_cuda" if provider == "CUDAExecutionProvider" else "onnxruntime"
         self._input = self._session.get_inputs()[0].name
         self.description = f"onnxruntime {onnxruntime.__version__}, {PROVIDERS[provider]}"

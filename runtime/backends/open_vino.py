@@ -8,6 +8,7 @@ from typing import Optional
 import numpy as np
 
 from runtime.artifact import Artifact
+from runtime.backends import cpu_batch, share_cores
 from runtime.errors import UserError
 from runtime.onnx_metadata import require_one_file
 
@@ -17,7 +18,7 @@ class OpenVino:
 
     name = "openvino"
 
-    def __init__(self, artifact: Artifact, threads: Optional[int] = None) -> None:
+    def __init__(self, artifact: Artifact, threads: Optional[int] = None, lanes: int = 1) -> None:
         try:
             import openvino
         except ImportError as error:
@@ -25,8 +26,12 @@ class OpenVino:
         require_one_file(artifact.path)
         # Its default on the CPU is bf16 where the processor has it; what is measured here is the artifact's own precision.
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        threads, self.lanes = share_cores(threads, lanes)
+        self.batch = cpu_batch(artifact)
+        if self.lanes > 1:
+            options["NUM_STREAMS"] = str(self.lanes)
         if threads:
-            options["INFERENCE_NUM_THREADS"] = str(threads)
+            options["INFERENCE_NUM_THREADS"] = str(threads * self.lanes)
         try:
             self._model = openvino.Core().compile_model(str(artifact.path), "CPU", options)
         except Exception as error:  # RuntimeError, or what the artifact's damage leads to

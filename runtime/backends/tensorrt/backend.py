@@ -63,7 +63,8 @@ class TensorRt:
         except BaseException:
             self._device.close()
             raise
-        self.name, self.engine = module, path
+        self.name, self.engine, self.lanes = module, path, 1
+        self.batch = min(self._runner.max_batch, 32)
         gpu = site.gpu.name if site.gpu else site.capability
         self._where = f"{NAMES[module]} {site.trt.__version__}, {gpu}, {path.name}, {self._device.name}"
 
