@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from runtime.command import run
+from runtime.command import printable, run
 
 
 def main() -> int:
@@ -14,6 +14,7 @@ def main() -> int:
     from models.variants import VARIANTS, variant_named
     from models.weights import find_weights
     from runtime.artifact import RANDOM_WEIGHTS, artifacts_folder, set_latest
+    from runtime.preprocess import INPUTS
 
     parser = argparse.ArgumentParser(
         prog="python -m export",
@@ -26,6 +27,10 @@ def main() -> int:
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to write (default: artifacts)")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one a line")
     parser.add_argument("--classes", type=int, default=1000, metavar="N", help="number of classes, for random weights")
+    parser.add_argument(
+        "--input", choices=INPUTS, default="float32",
+        help="float32: normalised pictures [N, 3, H, W] (default); uint8: pixels [N, H, W, 3], normalised in the graph",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="export even if nothing has changed")
     parser.add_argument("--offline", action="store_true", help="never download weights")
     recipe = parser.add_argument_group("what the checkpoint's row says, set by hand")
@@ -46,8 +51,9 @@ def main() -> int:
     weights = find_weights(variant, options.weights, offline=options.offline)
     names = ("padding", "eps", "resolution", "crop", "interpolation", "mean", "std")
     request = Request(
-        variant, weights, {name: getattr(options, name) for name in names}, options.labels, options.classes
-    )
+        variant, weights, {name: getattr(options, name) for name in names}, options.labels, options.classes,
+        options.input,
+    )  # fmt: skip
     if weights.path is None:
         print(RANDOM_WEIGHTS, file=sys.stderr)
     if not options.force and up_to_date(request, folder):
@@ -55,10 +61,10 @@ def main() -> int:
         print(f"{folder / variant.name} is up to date: same weights, options, code and tools (FORCE=1 exports again)")
         return 0
     exported = export(
-        request, folder, say=lambda step: print(f"{variant.name}: {step} ...", file=sys.stderr, flush=True)
+        request, folder, say=lambda step: print(f"{variant.name}: {printable(step)} ...", file=sys.stderr, flush=True)
     )
     set_latest(variant.name, folder)
-    print("\n".join(exported.lines))
+    print("\n".join(map(printable, exported.lines)))
     if weights.path is None:
         print(f"NOTE         {RANDOM_WEIGHTS}")
     return 0

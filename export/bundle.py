@@ -26,7 +26,7 @@ PARTS = {
 
 # Artifacts that differ in one of these are not of the same network, and don't belong together.
 _NETWORK = (
-    "weights_sha256", "padding", "batchnorm_epsilon", "resolution", "crop", "interpolation", "mean", "std", "labels",
+    "weights_sha256", "padding", "batchnorm_epsilon", "resolution", "crop", "interpolation", "mean", "std", "input", "labels",
 )  # fmt: skip
 
 _YEAR_2000 = 946_684_800  # in seconds, as tar counts
@@ -103,6 +103,7 @@ def _readme(first: Artifact, artifacts: list[Artifact]) -> str:
         title=first.precision.upper(),
         classes=first.classes,
         resolution=first.preprocessing.resolution,
+        takes=_PIXELS if first.preprocessing.input == "uint8" else "",
         weights=printable(RANDOM_WEIGHTS if first.random else f"{first.weights}, sha256 {first.weights_sha256}"),
         processors=_INT8_ON_PROCESSORS.format(variant=variant) if first.precision == "int8" else "",
         rows="\n".join(rows),
@@ -116,6 +117,9 @@ _HELD = {
     "int8-fp16": "INT8 (Q/DQ), FP16 elsewhere: for strongly typed TensorRT engines",
 }
 
+_PIXELS = """ The network takes the camera's own bytes, uint8 [N, H, W, 3] in the order RGB,
+and normalises them itself."""
+
 _INT8_ON_PROCESSORS = """\
 On a processor alone, onnxruntime runs this INT8 more slowly than FP32, since it is laid out for TensorRT: the bundle of
 `make bundle VARIANT={variant} PRECISION=fp32` is the better one there.
@@ -126,7 +130,7 @@ _README = """\
 # {variant} in {title}, to classify photographs
 
 EfficientNet {variant}: {classes} classes, {resolution} x {resolution} pixels. What to do with a picture, and the names of
-the classes, travel inside the ONNX files.
+the classes, travel inside the ONNX files.{takes}
 
 Weights: {weights}.
 

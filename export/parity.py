@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from PIL import Image
 
 from models.dead_leaves import dead_leaves
 from models.network import EfficientNet
 from runtime.errors import UserError
-from runtime.preprocess import Preprocessing
+from runtime.preprocess import Preprocessing, normalize
 
 FP32_TOLERANCE = 1e-4  # largest difference of a logit, relative to the largest logit
 FP16_COSINE = 0.9999  # of the logits of each picture
@@ -28,6 +29,12 @@ def gate_images(preprocessing: Preprocessing, count: int = 3) -> np.ndarray:
     """`count` made pictures, normalised as the network wants: float32 [count, 3, resolution, resolution]."""
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     return ((dead_leaves(count, preprocessing.resolution, seed=1) - mean) / std).astype(np.float32)
+
+
+def gate_squares(preprocessing: Preprocessing, count: int = 3) -> np.ndarray:
+    """The same made pictures as a camera would give them: uint8 [count, resolution, resolution, 3]."""
+    pictures = dead_leaves(count, preprocessing.resolution, seed=1).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray((pictures * 255).round().clip(0, 255).astype(np.uint8))
 
 
 def onnx_logits(model: onnx.ModelProto, images: np.ndarray, outputs: list[str] | None = None) -> list[np.ndarray]:
@@ -74,6 +81,31 @@ def gate_fp16(model: onnx.ModelProto, half: onnx.ModelProto, images: np.ndarray)
             f"FP16: the logits' cosine against FP32 is {worst:.6f}, below {FP16_COSINE}. {found} The weights or "
             "activations do not fit FP16's range. Nothing was written."
         )
+    return worst
+
+
+def gate_pixels(
+    network: EfficientNet, floats: Mapping[str, onnx.ModelProto], pixels: Mapping[str, onnx.ModelProto],
+    preprocessing: Preprocessing,
+) -> float:  # fmt: skip
+    """Largest relative logit error of each of `pixels` (by precision) against that of `floats`, which gets the same pictures
+    as `runtime.preprocess.normalize` makes them; 0 where all bits are the same.
+
+    Raises ParityError if that, or the error of FP32 against the torch `network`, is above FP32_TOLERANCE.
+    """
+    squares = gate_squares(preprocessing)
+    images = np.stack([normalize(Image.fromarray(square), preprocessing) for square in squares])
+    worst = 0.0
+    for precision, model in pixels.items():
+        logits, expected = onnx_logits(model, squares)[0], onnx_logits(floats[precision], images)[0]
+        errors = [relative_error(expected, logits)]
+        errors += [relative_error(_torch_logits(network, images), logits)] if precision == "fp32" else []
+        if not all(error <= FP32_TOLERANCE for error in errors):  # NaN fails too
+            raise ParityError(
+                f"uint8 input: fed with pixels, the {precision} graph does not compute what it does on them normalised "
+                f"(relative error {max(errors):.1e}, at most {FP32_TOLERANCE:.0e}). Nothing was written."
+            )
+        worst = max(worst, errors[0])
     return worst
 
 

@@ -35,6 +35,7 @@ class Request:
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of the checkpoint's recipe
     labels: Path | None = None
     classes: int = 1000  # for random weights; a checkpoint says its own
+    input: str = "float32"  # one of runtime.preprocess.INPUTS
 
     def digest(self) -> str:
         """Sha256 of everything that the artifacts are made from, so that what is up to date is known in a blink."""
@@ -44,6 +45,7 @@ class Request:
             "weights_name": self.weights.path.name if self.weights.path else "",  # the recipe depends on it
             "overrides": {name: value for name, value in self.overrides.items() if value is not None},
             "labels": _file_digest(self.labels) if self.labels else "",
+            "input": self.input,
             "tools": {tool: version(tool) for tool in TOOLS},
             "code": _code_digest(),
         }
@@ -80,7 +82,8 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
     Raises UserError (weights that do not fit, labels that do not) or export.parity.ParityError; nothing is written then.
     """
     from export.fp16 import to_fp16  # torch, onnx and onnxruntime take seconds to import: only once there is work
-    from export.parity import gate_fp16, gate_images, gate_torch
+    from export.parity import gate_fp16, gate_images, gate_pixels, gate_torch
+    from export.pixels import with_pixels
     from export.to_onnx import OPSET, simplify, trace
     from models.network import multiply_adds, parameters
     from models.pretrained import load_pretrained
@@ -102,6 +105,14 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
     say("converting to FP16")
     fp16 = to_fp16(fp32)
     cosine = gate_fp16(fp32, fp16, images)
+    models, side = {"fp32": fp32, "fp16": fp16}, preprocessing.resolution
+    takes = f"float32 [N, 3, {side}, {side}], normalised"
+    if request.input == "uint8":
+        say("putting the normalisation into the graph")
+        floats, models = models, {precision: with_pixels(model, preprocessing) for precision, model in models.items()}
+        apart = gate_pixels(network, floats, models, preprocessing)
+        same = "bit for bit the same" if apart == 0 else f"the same to {apart:.1e}"
+        takes = f"uint8 [N, {side}, {side}, 3], normalised in the graph: logits {same} as from float32"
 
     count, cost = parameters(network), multiply_adds(network, preprocessing.resolution)
     metadata = {
@@ -116,6 +127,7 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         "interpolation": preprocessing.interpolation,
         "mean": json.dumps(preprocessing.mean),
         "std": json.dumps(preprocessing.std),
+        **({"input": request.input} if request.input != "float32" else {}),
         "classes": str(classes),
         "labels": json.dumps(labels, ensure_ascii=False),
         "wnids": json.dumps(wnids),
@@ -126,10 +138,10 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         "made_from": request.digest(),
     }
     parity = {"relative_error": errors["simplified"], "pictures": len(images)}
-    fp32_file, fp32_sha256 = sealed(fp32.SerializeToString(), "fp32", {**metadata, "parity": json.dumps(parity)})
+    fp32_file, fp32_sha256 = sealed(models["fp32"].SerializeToString(), "fp32", {**metadata, "parity": json.dumps(parity)})
     parity = {"cosine_to_fp32": cosine, "pictures": len(images)}
     fp16_metadata = {**metadata, "parity": json.dumps(parity), "fp32_sha256": fp32_sha256}
-    fp16_file, _ = sealed(fp16.SerializeToString(), "fp16", fp16_metadata)
+    fp16_file, _ = sealed(models["fp16"].SerializeToString(), "fp16", fp16_metadata)
     contents = {"fp32": fp32_file, "fp16": fp16_file}
     files = {precision: artifact_path(name, precision, folder) for precision in PRECISIONS}
     for precision, path in files.items():
@@ -146,6 +158,7 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         f"graph        {len(traced.graph.node)} nodes traced, {len(fp32.graph.node)} simplified, opset {OPSET}",
         f"parity       relative error {errors['traced']:.1e} traced, {errors['simplified']:.1e} simplified; "
         f"FP16 cosine {cosine:.6f}",
+        f"input        {takes}",
         *(f"wrote        {path}  {len(contents[precision]) / 1e6:.1f} MB" for precision, path in files.items()),
         f"took         {time.perf_counter() - began:.1f} s, peak memory {gigabytes:.2f} GB",
     ]

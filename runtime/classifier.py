@@ -36,6 +36,8 @@ class Classifier:
     Raises UserError if there is no such artifact or no backend for it, ImageError for a picture that can't be used.
     """
 
+    decoding = DECODING
+
     def __init__(
         self,
         model: Union[str, Path, None] = None,
@@ -77,16 +79,27 @@ class Classifier:
         return found
 
     def preprocess(self, images: Union[Source, Sequence[Source]]) -> np.ndarray:
-        """What the network gets for one picture or a list of them: float32 [N, 3, resolution, resolution]."""
+        """What the network gets for one picture or a list of them: float32 [N, 3, resolution, resolution], or uint8 [N,
+        resolution, resolution, 3] where the artifact's preprocessing says so."""
         several = images if isinstance(images, (list, tuple)) else [images]
         recipe = self.artifact.preprocessing
-        batch = np.empty((len(several), 3, recipe.resolution, recipe.resolution), np.float32)
-        for i, image in enumerate(several):
-            batch[i] = preprocess(image, recipe, decoding=self.decoding)
+        batch = recipe.empty(len(several))
+        for row, image in zip(batch, several):
+            preprocess(image, recipe, decoding=self.decoding, out=row)
         return batch
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
-        """What the network answers to a preprocessed batch [N, 3, H, W]: float32 [N, classes]."""
+        """What the network answers to a batch as `preprocess` makes it: float32 [N, classes].
+
+        Raises UserError for another type or shape.
+        """
+        wanted = self.artifact.preprocessing.empty(0)
+        if batch.dtype != wanted.dtype or batch.shape[1:] != wanted.shape[1:]:
+            sizes = ", ".join(map(str, wanted.shape[1:]))
+            raise UserError(
+                f"{self.artifact.path} takes a batch of {wanted.dtype} [N, {sizes}], not {batch.dtype} {list(batch.shape)}: "
+                "Classifier.preprocess makes one of pictures."
+            )
         return self.backend.run(batch)
 
     def predictions(self, logits: np.ndarray, top: int = 5) -> List[List[Prediction]]:

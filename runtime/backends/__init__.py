@@ -29,7 +29,8 @@ class Backend(Protocol):
         ...
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Preprocessed images float32 [N, 3, resolution, resolution] -> logits float32 [N, classes]."""
+        """A batch as the artifact's preprocessing makes it (float32 [N, 3, resolution, resolution], or uint8 [N, resolution,
+        resolution, 3]) -> logits float32 [N, classes]."""
         ...
 
     def close(self) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
-import numpy as np
-
 from runtime.classifier import Classifier
 from runtime.decode import open_image
 from runtime.measure.statistics import Summary, paired_ratio, summary
@@ -47,7 +45,7 @@ def one_pass(
     them is "launch". Elsewhere "compute" is the whole call of the backend.
     """
     recipe = classifier.artifact.preprocessing
-    batch = np.empty((len(pictures), 3, recipe.resolution, recipe.resolution), np.float32)
+    batch = recipe.empty(len(pictures))
     spent = dict.fromkeys(("decode", "resize", "normalise"), 0.0)
     began = last = clock()
     for row, picture in zip(batch, pictures):
@@ -55,7 +53,7 @@ def one_pass(
         decoded = clock()
         image = resize_crop(image, recipe)
         resized = clock()
-        row[...] = normalize(image, recipe)
+        normalize(image, recipe, row)
         now = clock()
         spent["decode"] += decoded - last
         spent["resize"] += resized - decoded

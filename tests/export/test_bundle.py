@@ -201,3 +201,12 @@ def test_runs_where_nothing_else_is(lite0: Path, tmp_path: Path, version: str, p
     assert done.stdout.splitlines()[1].split("  ")[-1] == "Cardigan, Cardigan Welsh corgi"
     told = json.loads(run("python3 -m runtime.infer --json photo.jpg").stdout)
     assert (told["variant"], told["precision"]) == ("lite0", precision)
+
+
+def test_pixels_are_told_and_not_mixed_with_floats(folder: Path, tmp_path: Path) -> None:
+    for precision in ("fp16", "int8-fp16"):
+        write(folder, precision, input="uint8")
+    readme = unpacked(bundle("b1", "fp16", folder), tmp_path / "there") / "README.md"
+    assert "camera's own bytes, uint8 [N, H, W, 3]" in readme.read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="not of the same network .their input differ.*make export.*make calibrate"):
+        bundle("b1", "int8", folder)

@@ -9,8 +9,9 @@ from typing import Dict, Set
 
 import pytest
 
-from runtime.artifact import sealed
+from runtime.artifact import read_artifact, sealed
 from tests.runtime.changed_artifacts import unsealed
+from tests.runtime.onnx_bytes import taking_pixels
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -46,6 +47,16 @@ def random_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     graph, metadata = unsealed(model)
     path = tmp_path_factory.mktemp("random") / "lite0.fp32.onnx"
     path.write_bytes(sealed(graph, "fp32", {**metadata, "weights": "random", "weights_sha256": ""})[0])
+    return path
+
+
+@pytest.fixture(scope="session")
+def pixel_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network as `make export INPUT=uint8` writes it: takes pixels and normalises them itself."""
+    graph, metadata = unsealed(model)
+    path = tmp_path_factory.mktemp("pixels") / "lite0.fp32.onnx"
+    content = taking_pixels(graph, read_artifact(model).preprocessing)
+    path.write_bytes(sealed(content, "fp32", {**metadata, "input": "uint8"})[0])
     return path
 
 

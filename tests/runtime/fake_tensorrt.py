@@ -15,11 +15,12 @@ import inspect
 import json
 import types
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from tests.runtime.fake_device import STREAMS
+from tests.runtime.onnx_bytes import nodes
 
 TABLE = Path(__file__).resolve().parents[1] / "data" / "tensorrt_api.tsv"
 VERSIONS = ("8.5.3", "10.3.0", "10.13.3", "10.16.1", "11.4.0", "rtx-1.7.1")
@@ -31,7 +32,7 @@ _LAYERS = {
     "Conv": "CONVOLUTION", "Relu": "ACTIVATION", "Clip": "ACTIVATION", "Sigmoid": "ACTIVATION", "Add": "ELEMENTWISE",
     "Mul": "ELEMENTWISE", "GlobalAveragePool": "REDUCE", "ReduceMean": "REDUCE", "Gemm": "MATRIX_MULTIPLY",
     "MatMul": "MATRIX_MULTIPLY", "Flatten": "SHUFFLE", "Reshape": "SHUFFLE", "Constant": "CONSTANT",
-    "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE",
+    "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE", "Transpose": "SHUFFLE",
 }  # fmt: skip
 _ON_DLA = {"CONVOLUTION", "ACTIVATION", "ELEMENTWISE", "POOLING"}
 
@@ -526,7 +527,10 @@ class _FakeOnnxParser(_Fake):
             session = _session(content)
         except Exception as error:
             return self._fail("MODEL_DESERIALIZE_FAILED", str(error).splitlines()[0])
-        for name, kind in _nodes(content):
+        pixels = [each.name for each in session.get_inputs() if each.type == "tensor(uint8)"]
+        for name, kind, inputs in nodes(content):
+            if set(inputs) & set(pixels) and kind != "Cast":  # in the real one's words
+                return self._fail("INVALID_NODE", f"{name}: first input has type UInt8 but must have type Float, Half, or Bool")
             network._layers.append(self._new("ILayer", name_=name, type=_LAYERS.get(kind, "IDENTITY")))
         for found, target in ((session.get_inputs(), network._inputs), (session.get_outputs(), network._outputs)):
             for tensor in found:
@@ -773,78 +777,6 @@ def _session(content: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def _fields(content: bytes) -> Iterator[Tuple[int, bytes]]:
-    """The length-delimited fields of a protobuf message."""
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = content[position]
-            position, value, shift = position + 1, value | (byte & 127) << shift, shift + 7
-            if byte < 128:
-                return value
-
-    while position < len(content):
-        tag = varint()
-        if tag & 7 == 2:
-            size = varint()
-            yield tag >> 3, content[position : position + size]
-            position += size
-        elif tag & 7 == 0:
-            varint()
-        else:
-            position += {1: 8, 5: 4}[tag & 7]
-
-
-def _nodes(content: bytes) -> Iterator[Tuple[str, str]]:
-    """(name, operator) of each node: ModelProto.graph = 7, GraphProto.node = 1, NodeProto.name = 3 and .op_type = 4."""
-    for graph in (value for field, value in _fields(content) if field == 7):
-        for index, node in enumerate(value for field, value in _fields(graph) if field == 1):
-            found = dict(_fields(node))
-            yield found.get(3, b"").decode() or f"node_{index}", found[4].decode()
-
-
-def _message(*fields: Tuple[int, Any]) -> bytes:
-    def varint(value: int) -> bytes:
-        return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
-
-    parts = []
-    for number, value in fields:
-        if isinstance(value, int):
-            parts.append(varint(number << 3) + varint(value))
-        else:
-            value = value.encode() if isinstance(value, str) else value
-            parts.append(varint(number << 3 | 2) + varint(len(value)) + value)
-    return b"".join(parts)
-
-
-def tiny_onnx(side: int = 4, classes: int = 5, output: Any = np.float32) -> bytes:
-    """A model images float32 [N, 3, side, side] -> logits [N, classes] in `output` (float32 or float16): a dense layer."""
-    weights = np.random.default_rng(0).standard_normal((3 * side * side, classes)).astype(np.float32)
-    kind = {np.float32: 1, np.float16: 10}[output]
-
-    def tensor(name: str, elements: int, sizes: List[Any]) -> bytes:
-        dims = b"".join(_message((1, _message((1 if isinstance(size, int) else 2, size)))) for size in sizes)
-        return _message((1, name), (2, _message((1, _message((1, elements), (2, dims))))))
-
-    def node(operator: str, inputs: List[str], result: str, *attributes: bytes) -> bytes:
-        names = [(1, name) for name in inputs]
-        return _message(*names, (2, result), (3, operator.lower()), (4, operator), *((5, a) for a in attributes))
-
-    graph = _message(
-        (1, node("Flatten", ["images"], "flat")),
-        (1, node("MatMul", ["flat", "weights"], "dense")),
-        (1, node("Cast", ["dense"], "logits", _message((1, "to"), (3, kind), (20, 2)))),
-        (2, "tiny"),
-        (5, _message((1, weights.shape[0]), (1, classes), (2, 1), (8, "weights"), (9, weights.tobytes()))),
-        (11, tensor("images", 1, ["N", 3, side, side])),
-        (12, tensor("logits", kind, ["N", classes])),
-    )
-    return _message((1, 8), (7, graph), (8, _message((1, ""), (2, 17))))
 
 
 def build(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,16 +17,17 @@ from typing import Any, Iterator, List, Tuple
 import numpy as np
 import pytest
 
-from runtime.artifact import Artifact, read_artifact
+from runtime.artifact import Artifact, read_artifact, sealed
 from runtime.backends.cuda.driver import Gpu
 from runtime.backends.tensorrt import backend, build, builder_process, compare, loader, manifest
 from runtime.backends.tensorrt.generations import GENERATIONS, generation
 from runtime.backends.tensorrt.options import Batch, BuildOptions, parse_batch, parse_target
 from runtime.command import parse_size
 from runtime.errors import UserError
-from tests.runtime.changed_artifacts import linked
+from tests.runtime.changed_artifacts import linked, unsealed
 from tests.runtime.fake_device import FakeDevice
 from tests.runtime.fake_tensorrt import VERSIONS, fake_module
+from tests.runtime.onnx_bytes import taking_pixels
 
 DATA_GPU = Gpu(0, "NVIDIA Fake 4090", (8, 9), 8 << 30, 12040)
 
@@ -118,6 +120,38 @@ def test_answers_are_the_networks_own(trt: Any, folder: Path, model: Path) -> No
     assert "TensorRT" in running.description and "Fake 4090" in running.description
     running.close()
     running.close()
+
+
+def test_an_engine_for_floats_is_not_taken_for_pixels(
+    trt: Any, version: str, folder: Path, model: Path, pixel_model: Path
+) -> None:
+    """Exported anew with INPUT=uint8, beside the engine of before."""
+    from runtime.backends import open_backend
+
+    said: List[str] = []
+    backend.TensorRt(artifact(folder, "fp32"), trt.__name__, say=said.append).close()
+    (folder / "lite0.fp32.onnx").unlink()
+    os.link(pixel_model, folder / "lite0.fp32.onnx")
+    with pytest.raises(UserError, match=r"lite0.fp32.onnx has changed since it was built"):
+        backend.TensorRt(artifact(folder, "fp32"), trt.__name__, rebuild=False)
+    running = backend.TensorRt(artifact(folder, "fp32"), trt.__name__, say=said.append)
+    assert len(said) == 2 and "has changed since" in said[1]
+    header = json.loads(running.engine.read_bytes().split(b"\n")[1])
+    assert all([shape[1:] == [224, 224, 3] for shape in profile["pixels"]] == [True] * 3 for profile in header["profiles"])
+    squares = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
+    expected = open_backend(read_artifact(pixel_model), "onnxruntime").run(squares)
+    np.testing.assert_allclose(running.run(squares), expected, rtol=1e-3, atol=1e-4)
+    running.close()
+
+
+def test_pixels_that_are_not_cast_first_are_refused(trt: Any, model: Path, folder: Path) -> None:
+    """As TensorRT-RTX 1.7 does, and TensorRT's documentation of DataType.UINT8 says of every version."""
+    graph, facts = unsealed(model)
+    wrong = taking_pixels(graph, read_artifact(model).preprocessing, wrong_order=True)
+    (folder / "lite0.fp32.onnx").unlink()
+    (folder / "lite0.fp32.onnx").write_bytes(sealed(wrong, "fp32", {**facts, "input": "uint8"})[0])
+    with pytest.raises(build.BuildError, match="has type UInt8 but must have type Float"):
+        loader.make_engine(artifact(folder, "fp32"), loader.open_site(trt.__name__), BuildOptions("fp32"))
 
 
 def test_threads_get_their_own_answers_in_every_version(trt: Any, folder: Path) -> None:

@@ -14,8 +14,10 @@ import pytest
 from runtime.backends.cuda.errors import OutOfDeviceMemory
 from runtime.backends.tensorrt.runner import ContextRefused, Runner, TensorRtError
 from runtime.errors import UserError
+from runtime.preprocess import Preprocessing
 from tests.runtime.fake_device import FakeDevice
-from tests.runtime.fake_tensorrt import VERSIONS, build, fake_module, tiny_onnx
+from tests.runtime.fake_tensorrt import VERSIONS, build, fake_module
+from tests.runtime.onnx_bytes import taking_pixels, tiny_onnx
 
 SIDE = 4
 
@@ -75,6 +77,31 @@ def test_every_version_answers_for_every_number_of_images(version: str, output: 
         logits = runner.run(images)
         assert logits.dtype == np.float32 and logits.shape == (count, 5)
         np.testing.assert_allclose(logits, expected(images, onnx), rtol=1e-5, atol=1e-5)
+    runner.close()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_pixels_go_to_the_gpu_as_they_are(version: str, device: FakeDevice) -> None:
+    trt, recipe = fake_module(version), Preprocessing(SIDE, 1.0, "bilinear", (0.5,) * 3, (0.5,) * 3, "uint8")  # type: ignore[arg-type]
+    onnx, used = taking_pixels(tiny_onnx(), recipe), []
+    for graph in (tiny_onnx(), onnx):
+        runner = opened(trt, device, build(trt, graph, batch=(1, 4, 32)))
+        with device:
+            free, total = device.used_memory()
+            used.append(total - free)
+        if graph is onnx:
+            break
+        runner.close()
+    images = 32 * 3 * SIDE * SIDE
+    assert used[0] - used[1] == 4 * images - images
+    random = np.random.default_rng(0)
+    for count in (1, 70, 0, 3, 3, 3):
+        squares = random.integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+        normalised = (squares.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.5
+        np.testing.assert_allclose(runner.run(squares), expected(normalised.astype(np.float32)), rtol=1e-4, atol=1e-4)
+    for wrong in (pictures(2), random.integers(0, 256, (2, 3, SIDE, SIDE), np.uint8), squares.astype(np.float32)):
+        with pytest.raises(ValueError, match=r"takes uint8 images \[N, 4, 4, 3\], not"):
+            runner.run(wrong)
     runner.close()
 
 

@@ -16,6 +16,7 @@ from runtime.backends.tensorrt.manifest import engine_path, read_manifest
 from runtime.backends.tensorrt.options import BuildOptions
 from runtime.backends.tensorrt.runner import Runner
 from runtime.errors import UserError
+from runtime.preprocess import Preprocessing
 
 WARM, ROUNDS = 20, 100
 FASTER = 1.02  # less is within what two runs of one engine differ by
@@ -28,21 +29,21 @@ def compare_with_fp16(artifact: Artifact, site: Site, options: BuildOptions) -> 
 
     `artifact`: the one that the INT8 engine was built from. Builds the FP16 engine if there is none that fits.
     """
-    side, best = artifact.preprocessing.resolution, options.batch.best
-    images = np.random.default_rng(0).normal(0, 1, (best, 3, side, side)).astype(np.float32)
-    engines = {}
+    best, engines = options.batch.best, {}
+    sources: Dict[str, Artifact] = {}
     for precision in ("int8", "fp16"):
         wanted = options._replace(precision=precision)
         try:
-            source = source_of(artifact, site, precision)
+            source = sources[precision] = source_of(artifact, site, precision)
             path = engine_path(source.path, source.variant, precision, site.slug)
             engines[precision] = _current(source, path, site, wanted)
         except UserError as error:
             return [f"INT8 was not compared with FP16: {error}"]
+    images = {precision: noise(source.preprocessing, best) for precision, source in sources.items()}
     device = open_device()
     try:
         with device:
-            loaded = {name: deserialize(site, checked_engine(path, wanted_of(source_of(artifact, site, name), site)), path)
+            loaded = {name: deserialize(site, checked_engine(path, wanted_of(sources[name], site)), path)
                       for name, path in engines.items()}  # fmt: skip
             runners = {name: Runner(site.trt, engine, device) for name, (_, engine) in loaded.items()}
             try:
@@ -52,7 +53,9 @@ def compare_with_fp16(artifact: Artifact, site: Site, options: BuildOptions) -> 
                     runner.close()
             lines = verdict(times, best)
             if times["fp16"] < FASTER * times["int8"]:
-                layers = {name: layer_times(site.trt, engine, device, images) for name, (_, engine) in loaded.items()}
+                layers = {
+                    name: layer_times(site.trt, engine, device, images[name]) for name, (_, engine) in loaded.items()
+                }
                 lines += blame(layers["int8"], layers["fp16"])
             runners.clear()
             for name in list(loaded):  # an engine before its runtime
@@ -75,12 +78,19 @@ def _current(source: Artifact, path: Path, site: Site, options: BuildOptions) ->
     return make_engine(source, site, options)[0]
 
 
-def in_turns(runs: Dict[str, Any], images: np.ndarray) -> Dict[str, float]:
-    """Median milliseconds that the GPU computes, of each of `runs` (Runner.timed), called A B A B."""
+def noise(preprocessing: Preprocessing, count: int) -> np.ndarray:
+    """A batch of the type and shape that the network takes, of noise as bright as pictures."""
+    random, batch = np.random.default_rng(0), preprocessing.empty(count)
+    batch[...] = random.integers(0, 256, batch.shape) if batch.dtype == np.uint8 else random.normal(0, 1, batch.shape)
+    return batch
+
+
+def in_turns(runs: Dict[str, Any], images: Dict[str, np.ndarray]) -> Dict[str, float]:
+    """Median milliseconds that the GPU computes, of each of `runs` (Runner.timed) on its `images`, called A B A B."""
     times: Dict[str, List[float]] = {name: [] for name in runs}
     for _ in range(WARM + ROUNDS):
         for name, timed in runs.items():
-            times[name].append(timed(images)[1].compute)
+            times[name].append(timed(images[name])[1].compute)
     return {name: statistics.median(values[WARM:]) for name, values in times.items()}
 
 
@@ -109,7 +119,7 @@ def layer_times(trt: Any, engine: Any, device: Device, images: np.ndarray) -> Di
 
     context, profiler, stream = engine.create_execution_context(), Profiler(), device.stream()
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    memories, host = [], device.pinned(images.shape, np.float32)
+    memories, host = [], device.pinned(images.shape, images.dtype)
     try:
         for name in names:
             if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:

@@ -51,9 +51,9 @@ class Runner:
     """
 
     def __init__(self, trt: Any, engine: Any, device: Device, graphs: bool = True) -> None:
-        """`engine`: an ICudaEngine of the module `trt` with one input [-1, 3, S, S] and one output [-1, classes], each FP32
-        or FP16 (the input uint8 as well), made while `device` was current. Raises UserError if it is another kind of engine,
-        or the GPU has no memory for its buffers.
+        """`engine`: an ICudaEngine of the module `trt` with one input [-1, 3, S, S] or, in uint8, [-1, S, S, 3], and one
+        output [-1, classes], FP32 or FP16, made while `device` was current. Raises UserError if it is another kind of
+        engine, or the GPU has no memory for its buffers.
         """
         self._spec = spec = _Spec.of(trt, engine)
         self.min_batch, self.max_batch = spec.min_batch, spec.max_batch
@@ -74,7 +74,7 @@ class Runner:
         return f"no CUDA graphs: {self._slots.no_graphs}" if self._slots.no_graphs else "CUDA graphs"
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """`images` [N, 3, S, S], of a type that the engine's input can hold -> logits float32 [N, classes], a new array.
+        """`images` as the engine takes them, of a type that its input can hold -> logits float32 [N, classes], a new array.
 
         More than `max_batch` are run in several parts; fewer than `min_batch` are filled up with zeros. Raises ValueError
         for another shape or type, TensorRtError and CudaError for what fails on the GPU.
@@ -112,7 +112,7 @@ class _Spec(NamedTuple):
 
     input: str
     output: str
-    shape: Tuple[int, ...]  # of one image: (3, S, S)
+    shape: Tuple[int, ...]  # of one image: (3, S, S) or (S, S, 3)
     classes: int
     input_dtype: Any
     output_dtype: Any
@@ -131,7 +131,7 @@ class _Spec(NamedTuple):
         known = {getattr(trt.DataType, name): dtype for name, dtype in _DTYPES.items()}
         takes, gives = (engine.get_tensor_dtype(name) for name in (source, result))
         if takes not in known or gives not in (trt.DataType.FLOAT, trt.DataType.HALF):
-            raise UserError(f"This engine takes {takes} and gives {gives}: choose FP32 or FP16 for both.")
+            raise UserError(f"This engine takes {takes} and gives {gives}: choose FP32 or FP16 for both, or an input of UINT8.")
         batch = shapes[source][0]
         lowest, highest = batch, batch  # an engine without a dynamic batch
         if batch < 0:
@@ -248,7 +248,7 @@ class _Slot:
             raise
 
     def run(self, images: np.ndarray, logits: np.ndarray, stages: Optional[List[Stages]]) -> None:
-        """`images` [n, 3, S, S] -> `logits` [n, classes], n at most the largest batch; appends its times to `stages`."""
+        """`images` [n, ...] -> `logits` [n, classes], n at most the largest batch; appends its times to `stages`."""
         n = len(images)
         batch = max(n, self._spec.min_batch)
         np.copyto(self._host_in[:n], images, casting="same_kind")

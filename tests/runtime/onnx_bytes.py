@@ -1,0 +1,128 @@
+"""ONNX files written and changed without the onnx package, which the runtime's tests don't have.
+
+Numbers of fields are onnx.proto's: ModelProto.graph 7; GraphProto.node 1, .name 2, .initializer 5, .input 11, .output 12;
+NodeProto.input 1, .output 2, .name 3, .op_type 4, .attribute 5; TensorProto.dims 1, .data_type 2, .name 8, .raw_data 9.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, List, Tuple
+
+import numpy as np
+
+from runtime.preprocess import Preprocessing, scale_and_offset
+
+FLOAT, UINT8, HALF = 1, 2, 10  # TensorProto.DataType
+_KINDS = {np.float32: FLOAT, np.float16: HALF}
+
+
+def parts(content: bytes) -> Iterator[Tuple[int, bytes, bytes]]:
+    """(number, the whole field, its content) of each field of a protobuf message; content b"" for what has no length."""
+    position = 0
+
+    def varint() -> int:
+        nonlocal position
+        value = shift = 0
+        while True:
+            byte = content[position]
+            position, value, shift = position + 1, value | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                return value
+
+    while position < len(content):
+        start, tag, held = position, varint(), b""
+        if tag & 7 == 2:
+            size = varint()
+            held = content[position : position + size]
+            position += size
+        elif tag & 7 == 0:
+            varint()
+        else:
+            position += {1: 8, 5: 4}[tag & 7]
+        yield tag >> 3, content[start:position], held
+
+
+def message(*fields: Tuple[int, Any]) -> bytes:
+    """A protobuf message of (number, value): an int, a str, bytes or another message."""
+
+    def varint(value: int) -> bytes:
+        return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+    written = []
+    for number, value in fields:
+        if isinstance(value, int):
+            written.append(varint(number << 3) + varint(value))
+        else:
+            value = value.encode() if isinstance(value, str) else value
+            written.append(varint(number << 3 | 2) + varint(len(value)) + value)
+    return b"".join(written)
+
+
+def nodes(content: bytes) -> Iterator[Tuple[str, str, List[str]]]:
+    """(name, operator, inputs) of each node of a model."""
+    for graph in (held for number, _, held in parts(content) if number == 7):
+        for index, node in enumerate(held for number, _, held in parts(graph) if number == 1):
+            found = {number: held for number, _, held in parts(node)}
+            inputs = [held.decode() for number, _, held in parts(node) if number == 1]
+            yield found.get(3, b"").decode() or f"node_{index}", found[4].decode(), inputs
+
+
+def value_info(name: str, elements: int, sizes: List[Any]) -> bytes:
+    dims = b"".join(message((1, message((1 if isinstance(size, int) else 2, size)))) for size in sizes)
+    return message((1, name), (2, message((1, message((1, elements), (2, dims))))))
+
+
+def tensor(name: str, values: np.ndarray) -> bytes:
+    """A float32 initialiser."""
+    return message(*((1, size) for size in values.shape), (2, FLOAT), (8, name), (9, values.astype("<f4").tobytes()))
+
+
+def node(operator: str, inputs: List[str], result: str, *attributes: bytes) -> bytes:
+    return message(
+        *((1, name) for name in inputs), (2, result), (3, result), (4, operator), *((5, a) for a in attributes)
+    )
+
+
+def cast(source: str, result: str, elements: int) -> bytes:
+    return node("Cast", [source], result, message((1, "to"), (3, elements), (20, 2)))
+
+
+def transpose(source: str, result: str, order: List[int]) -> bytes:
+    return node("Transpose", [source], result, message((1, "perm"), *((8, axis) for axis in order), (20, 7)))
+
+
+def tiny_onnx(side: int = 4, classes: int = 5, output: Any = np.float32) -> bytes:
+    """A model images float32 [N, 3, side, side] -> logits [N, classes] in `output` (float32 or float16): a dense layer."""
+    weights = np.random.default_rng(0).standard_normal((3 * side * side, classes)).astype(np.float32)
+    graph = message(
+        (1, node("Flatten", ["images"], "flat")),
+        (1, node("MatMul", ["flat", "weights"], "dense")),
+        (1, cast("dense", "logits", _KINDS[output])),
+        (2, "tiny"),
+        (5, tensor("weights", weights)),
+        (11, value_info("images", FLOAT, ["N", 3, side, side])),
+        (12, value_info("logits", _KINDS[output], ["N", classes])),
+    )
+    return message((1, 8), (7, graph), (8, message((1, ""), (2, 17))))
+
+
+def taking_pixels(model: bytes, recipe: Preprocessing, wrong_order: bool = False) -> bytes:
+    """`model`, whose only input is "images", behind what export.pixels puts in front: "pixels" uint8 [N, S, S, 3].
+
+    `wrong_order`: transposed before it is cast, which TensorRT refuses.
+    """
+    first = [cast("pixels", "float", FLOAT), transpose("float", "planes", [0, 3, 1, 2])]
+    if wrong_order:
+        first = [transpose("pixels", "turned", [0, 3, 1, 2]), cast("turned", "planes", FLOAT)]
+    front = [*first, node("Mul", ["planes", "scale"], "scaled"), node("Add", ["scaled", "offset"], "images")]
+    side = recipe.resolution
+    changed = b""
+    for number, whole, held in parts(model):
+        if number == 7:
+            rest = b"".join(whole for number, whole, _ in parts(held) if number != 11)
+            values = zip(("scale", "offset"), scale_and_offset(recipe))
+            more = [(5, tensor(name, value.reshape(1, 3, 1, 1))) for name, value in values]
+            pixels = value_info("pixels", UINT8, ["N", side, side, 3])
+            whole = message((7, message(*((1, each) for each in front)) + rest + message(*more, (11, pixels))))
+        changed += whole
+    return changed
