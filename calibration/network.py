@@ -136,12 +136,13 @@ class Network:
 
 
 def open_session(
-    model: onnx.ModelProto, threads: int = 0, integer: bool = True, in_order: bool = False
+    model: onnx.ModelProto, threads: int = 0, integer: bool = True, in_order: bool = False, spinning: bool = True
 ) -> onnxruntime.InferenceSession:
     """`model` on onnxruntime's CPU kernels; `threads` 0: as many as there are cores.
 
     `integer=False` computes Q/DQ as written, in float: faster here than int8 kernels and the same but for the order of
-    sums. `in_order` runs nodes in the order of the file where they may, as `ranges.collect` wants it.
+    sums. `in_order` runs nodes in the order of the file where they may, as `ranges.collect` wants it. `spinning=False`
+    leaves the cores to others between runs.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -149,6 +150,8 @@ def open_session(
     options.enable_mem_pattern = False  # it is planned anew, page by page, in the second run: longer than the run itself
     if in_order:
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not integer:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

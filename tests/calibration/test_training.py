@@ -1,0 +1,90 @@
+"""Training with int8's roundings: torch computes what the Q/DQ graph says, and the graph is nearer to FP32 afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from calibration.images import Photographs, read_folder, split
+from calibration.network import Network, open_session, run, sqnr
+from calibration.placement import TARGETS, quantised_graph
+from calibration.prepare import Prepared, prepare
+from calibration.ranges import half_precision
+from calibration.sensitivity import simulate
+from calibration.torch_graph import TorchGraph
+from calibration.training import Schedule, train
+from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_pictures
+
+
+@pytest.fixture(params=[False, True], ids=["gated", "relu6"])
+def prepared(request: pytest.FixtureRequest, photographs: Photographs) -> Prepared:
+    """All layers as calibration leaves them; in either form some have an offset."""
+    network = Network(small_model(relu6=request.param))
+    found = prepare(network, TARGETS["tensorrt"], lambda: photographs.batches(split(24)[0]), 1)
+    assert any(layer.range.offset for layer in found.layers.values())
+    return found
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Photographs:
+    return read_folder(write_pictures(tmp_path / "photos", 24), PREPROCESSING, CLASSES)
+
+
+def logits_of(prepared: Prepared, photographs: Photographs, kept: tuple[str, ...] = ()) -> np.ndarray:
+    graph = quantised_graph(prepared.network, prepared.layers, prepared.identities, kept)
+    return simulate(graph, photographs.batches(), 1)
+
+
+@pytest.mark.parametrize("kept", [(), ("first/depthwise", "stem")])
+def test_torch_computes_what_the_graph_says(
+    prepared: Prepared, photographs: Photographs, kept: tuple[str, ...]
+) -> None:
+    with torch.no_grad():
+        ours = TorchGraph(prepared, kept)(torch.from_numpy(np.concatenate(list(photographs.batches())))).numpy()
+    theirs = logits_of(prepared, photographs, kept)
+    exact = run(open_session(prepared.network.to_model(), 1), photographs.batches())
+    assert sqnr(theirs, ours) > sqnr(exact, ours) + 20  # sums in another order turn single roundings
+
+
+def test_training_brings_the_logits_nearer_also_on_pictures_not_trained_on(
+    prepared: Prepared, photographs: Photographs
+) -> None:
+    fit, held_out = split(len(photographs))
+    exact = run(open_session(prepared.network.to_model(), 1), photographs.batches())
+    for name, layer in prepared.layers.items():  # far too wide: something to win back
+        prepared.layers[name] = prepared.with_range(name, layer.range.stretched(5, prepared.histogram_low(name)))
+    trained = train(prepared, photographs, fit, (), Schedule(epochs=10, batch=6, weights=0.02), 1)
+    before, after = logits_of(prepared, photographs), logits_of(trained, photographs)
+    assert sqnr(exact[fit], after[fit]) > sqnr(exact[fit], before[fit]) + 1
+    assert sqnr(exact[held_out], after[held_out]) > sqnr(exact[held_out], before[held_out]) + 0.3
+
+
+def test_what_is_trained_keeps_the_rules_of_the_graph(prepared: Prepared, photographs: Photographs) -> None:
+    trained = train(
+        prepared, photographs, range(6), ("stem",), Schedule(epochs=2, batch=6, weights=0.1, scales=0.05), 1
+    )
+    assert trained.layers["stem"] is prepared.layers["stem"]
+    changed = 0
+    for name, layer in trained.layers.items():
+        before = prepared.layers[name]
+        assert (
+            layer.weight.dtype == np.int8 and layer.weight.min() >= -127 and layer.range.offset == before.range.offset
+        )
+        for value in (layer.scale, np.float32(layer.range.scale)):
+            assert (half_precision(value) == value).all()  # the same integers beside FP16
+        changed += int((layer.weight != before.weight).sum())
+    assert changed > 0
+    for residual in prepared.network.residuals:  # the identity and the block share one Q/DQ pair still
+        users = [layer for layer in prepared.network.layers if layer.input == residual.identity]
+        same = [u for u in users if prepared.layers[u.name].range == prepared.identities[residual.name]]
+        assert same and all(trained.layers[u.name].range == trained.identities[residual.name] for u in same)
+
+
+def test_the_same_seed_gives_the_same_weights(prepared: Prepared, photographs: Photographs) -> None:
+    first, second = (train(prepared, photographs, range(8), (), Schedule(epochs=1, batch=4), 1) for _ in range(2))
+    for name in first.layers:
+        assert (first.layers[name].weight == second.layers[name].weight).all()
+        assert (first.layers[name].bias == second.layers[name].bias).all()
