@@ -28,7 +28,7 @@ from calibration.images import Photographs, read_folder
 from calibration.network import Network, open_session, run, same_class, sqnr
 from calibration.quantisers import METHODS, TOOLS, Method
 from calibration.stage import read_network
-from runtime.artifact import artifacts_folder, find_artifact, read_artifact
+from runtime.artifact import artifacts_folder, find_artifact, read_artifact, sealed
 from runtime.command import run as run_command
 from runtime.errors import UserError
 from runtime.whole_file import write_whole
@@ -102,9 +102,14 @@ def compare(
     found = [Row(FP32, "as exported", _top1(reference, labels), same_class=100.0, share=0.0)]
     with tempfile.TemporaryDirectory() as scratch:
         shape = _write_pictures(Path(scratch) / "pictures", calibration, limit)
+        source = artifact.path
+        if artifact.preprocessing.input != "float32":  # pictures are handed to every tool normalised
+            source = Path(scratch) / "float32.onnx"
+            facts = {key: value for key, value in artifact.metadata.items() if key != "input"}
+            source.write_bytes(sealed(network.to_model().SerializeToString(), "fp32", facts)[0])
         for method in (method for method in methods if method.name in only):
             say(f"quantising {method.name} ({method.about})")
-            found.append(_tried(method, network, artifact.path, Path(scratch), shape, judged))
+            found.append(_tried(method, network, source, Path(scratch), shape, judged))
     versions = {name: _version(name) for name in ("onnx", "onnxruntime", "numpy", "nvidia-modelopt")}
     return found, {
         "variant": variant, "calibration_pictures": shape[0], "judged_pictures": len(rows), "versions": versions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,13 +45,14 @@ class Photographs:
         return len(self.pixels)
 
     def batches(self, rows: Sequence[int] | np.ndarray | None = None, size: int = 0) -> Iterator[np.ndarray]:
-        """Normalised batches float32 [<=size, 3, side, side] of the pictures `rows`, or of all; `size`
-        0: as many as suit memory."""
+        """Normalised batches float32 [<=size, 3, side, side] of the pictures `rows`, or of all, whatever input the artifact
+        takes; `size` 0: as many as suit memory."""
+        recipe = self.preprocessing._replace(input="float32")
         rows = range(len(self)) if rows is None else rows
         size = size or batch_size(self.preprocessing.resolution)
         for start in range(0, len(rows), size):
             squares = (Image.fromarray(self.pixels[row]) for row in rows[start : start + size])
-            yield np.stack([normalize(square, self.preprocessing) for square in squares])
+            yield np.stack([normalize(square, recipe) for square in squares])
 
     def digest(self) -> str:
         """Sha256 of what calibration gets to see."""
@@ -132,8 +134,17 @@ def _gather(
     note: Callable[[int, int], None],
 ) -> Photographs:  # fmt: skip
     side = preprocessing.resolution
+    size = count * side * side * 3
     with tempfile.TemporaryFile() as file:  # the mapping outlives the name and the handle
-        file.truncate(count * side * side * 3)
+        try:
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):  # a mapped page for which the disk has no room would end the process
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise UserError(
+                f"The pixels of {count} pictures, {size / 1e6:.1f} MB, can't be kept in {tempfile.gettempdir()}: "
+                f"{error.strerror}. Free some space, or set TMPDIR to another folder."
+            ) from None
         pixels = np.memmap(file, np.uint8, "r+", shape=(count, side, side, 3))
     names: list[str] = []
     skipped = []
@@ -160,7 +171,7 @@ def _read_labels(path: Path, classes: int) -> dict[str, int] | None:
         return None
     labels: dict[str, int] = {}
     for name, word in read_labels(path):
-        if not word.isdigit() or int(word) >= classes:
+        if not re.fullmatch("[0-9]{1,9}", word) or int(word) >= classes:
             raise UserError(f"{path}: the label of {name}, {word}, is not the index of one of the network's {classes} classes.")
         labels[name] = int(word)
     outside = [name for name in labels if os.path.isabs(name) or ".." in Path(name).parts]

@@ -22,9 +22,10 @@ from calibration.ranges import LEVELS, Range
 from calibration.rounding import round_weights
 from calibration.sensitivity import Budget, Point, damage, measured, refine, search, simulate
 from calibration.speed import Speed, measure_speed
+from export.pixels import with_pixels, without_pixels
 from runtime.artifact import Artifact, artifact_path, sealed
 from runtime.errors import UserError
-from runtime.onnx_metadata import read_metadata, verify
+from runtime.onnx_metadata import read_metadata, require_one_file, verify
 from runtime.whole_file import write_whole
 
 PRECISIONS = ("int8", "int8-fp16")
@@ -104,14 +105,19 @@ def up_to_date(variant: str, digest: str, folder: Path | None) -> bool:
 
 
 def read_network(artifact: Artifact) -> Network:
-    """The network of an FP32 artifact. Raises UserError for another precision, NaN weights or an unknown form."""
+    """The network of an FP32 artifact, from normalised pictures on: where the artifact takes pixels, without the front that
+    normalises them. Raises UserError for another precision, NaN weights or an unknown form."""
     if artifact.precision != "fp32":
         raise UserError(f"{artifact.path} is {artifact.precision} already: calibration starts from the FP32 artifact.")
-    model = onnx.load(artifact.path)
+    require_one_file(artifact.path)
+    try:
+        model = onnx.load(artifact.path)
+    except Exception as error:  # protobuf's and onnx's have no common base
+        raise UserError(f"{artifact.path} can't be read as ONNX ({str(error).splitlines()[0]}): export it again.") from None
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise UserError(f"{artifact.path} is quantised already: calibration starts from the FP32 artifact.")
     try:
-        network = Network(model)
+        network = Network(without_pixels(model))
     except ValueError as error:
         raise UserError(f"{artifact.path} is not a network that this project exports ({error}).") from None
     for name, weight in network.weights.items():
@@ -265,8 +271,9 @@ def _judge(
     scores = [score("FP32", fp32)]
     half = artifact.path.with_name(f"{artifact.variant}.fp16.onnx")
     if half.is_file():
+        require_one_file(half)
         say("judging FP16", 1, 4)
-        scores.append(score("FP16", run(open_session(onnx.load(half), threads), pictures.batches(rows))))
+        scores.append(score("FP16", run(open_session(without_pixels(onnx.load(half)), threads), pictures.batches(rows))))
     for done, name, model in ((2, "INT8, min-max", min_max(prepared)), (3, "INT8, calibrated", graph)):
         say(f"judging {name}", done, 4)
         scores.append(score(name, simulate(model, pictures.batches(rows), threads)))
@@ -296,6 +303,8 @@ def _write(
     }
     for precision, model in zip(PRECISIONS, (graph, half)):
         del model.metadata_props[:]
+        if artifact.preprocessing.input == "uint8":
+            model = with_pixels(model, artifact.preprocessing)
         content, _ = sealed(model.SerializeToString(), precision, metadata)
         write_whole(artifact_path(artifact.variant, precision, folder), content)
 

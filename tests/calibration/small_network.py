@@ -88,7 +88,8 @@ def small_model(seed: int = 0, relu6: bool = False) -> onnx.ModelProto:
     return model
 
 
-def write_artifact(folder: Path, model: onnx.ModelProto, precision: str = "fp32") -> Artifact:
+def write_artifact(folder: Path, model: onnx.ModelProto, precision: str = "fp32", **facts: str) -> Artifact:
+    """`facts`: more of the metadata, such as input="uint8"."""
     metadata = {
         "variant": "small",
         "weights": "made for a test",
@@ -100,6 +101,7 @@ def write_artifact(folder: Path, model: onnx.ModelProto, precision: str = "fp32"
         "std": json.dumps(PREPROCESSING.std),
         "classes": str(CLASSES),
         "labels": json.dumps([f"class {i}" for i in range(CLASSES)]),
+        **facts,
     }
     path = artifact_path("small", precision, folder)
     write_whole(path, sealed(model.SerializeToString(), precision, metadata)[0])
