@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import IO, TYPE_CHECKING, Any, Dict, Iterator, List, Sequence, Tuple, Union
+from typing import IO, TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, Tuple, Union
 
 from runtime.command import add_decoding_options, decoding_of, positive, printable, run
 
@@ -85,7 +85,7 @@ def main() -> int:
 Picture = Tuple[str, Union[str, IO[bytes]]]  # name, and a path or a pipe
 
 
-def answers(classifier: Classifier, pictures: Sequence[Picture], alone: bool) -> Iterator[Answer]:
+def answers(classifier: Classifier, pictures: Iterable[Picture], alone: bool) -> Iterator[Answer]:
     """What comes of each picture, in order. `alone`: each by itself, from the file to the answer."""
     from runtime.pipeline import one_by_one, overlapped
 

@@ -1,0 +1,239 @@
+"""Classifies what comes in, until it is stopped: python -m runtime.watch /dev/video0 (or a video, or a folder)"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterator, Optional, Tuple
+
+from runtime.command import add_decoding_options, decoding_of, positive, run
+
+if TYPE_CHECKING:
+    from runtime.classifier import Classifier
+    from runtime.decode import Source
+    from runtime.pipeline import Answer
+    from runtime.sources import Pictures, Stop
+
+_READERS = 2  # threads that decode ahead where nothing may be dropped: the network has the other cores
+
+Write = Callable[[Dict[str, Any]], None]
+
+
+def watch(
+    classifier: Classifier,
+    source: Pictures,
+    stop: Stop,
+    write: Write,
+    *,
+    top: int = 5,
+    min_probability: float = 0.0,
+    count: Optional[int] = None,
+    on_change: bool = False,
+) -> str:
+    """Classifies what `source` gives until it ends, `stop` is pulled or `count` pictures were classified: why it ended.
+
+    `write` gets an object for each picture (with `on_change`, only if the best class is another than in the last), each
+    event and each picture that can't be used; docs/watch.md lists the keys.
+    """
+    note = {"weights": "random weights"} if classifier.artifact.random else {}
+    classified = failed = 0
+    best: Any = object()
+    with contextlib.closing(_answers(classifier, source)) as answers:
+        for answer in answers:
+            item = answer.item
+            now = {"time": _now()}
+            if not hasattr(item, "picture"):
+                write({**now, "event": item.name, **item.about})
+                continue
+            if answer.error is not None:
+                failed += 1
+                write({**now, "event": "unreadable", **item.about, "error": str(answer.error), "dropped": source.dropped})
+                continue
+            classified += 1
+            found = classifier.predictions(answer.logits[0][None], top)[0]
+            found = [prediction for prediction in found if prediction.probability >= min_probability]
+            before, best = best, found[0].index if found else None
+            if not on_change or best != before:
+                spent = {**answer.milliseconds, "total": sum(answer.milliseconds.values())}
+                spent["age"] = (time.monotonic() - item.came) * 1e3
+                predictions = [prediction._asdict() for prediction in found]
+                spent = {stage: round(value, 3) for stage, value in spent.items()}
+                write({**now, **item.about, "predictions": predictions, **note, "ms": spent, "dropped": source.dropped})
+            if classified == count:
+                stop.pull("count")
+                break
+    reason = stop.reason or "end"
+    now = {"time": _now()}
+    totals = {"classified": classified, "failed": failed, "dropped": source.dropped}
+    write({**now, "event": "stopped", "reason": reason, **totals})
+    return reason
+
+
+def _answers(classifier: Classifier, source: Pictures) -> Generator[Answer, None, None]:
+    from runtime.pipeline import one_by_one, overlapped
+
+    def opened(item: Any) -> Optional[Tuple[Source, str]]:
+        return (item.picture, item.name) if hasattr(item, "picture") else None
+
+    if source.live:  # to decode ahead would be to lag
+        return one_by_one([classifier], source, opened, decoding=classifier.decoding)
+    return overlapped([classifier], source, opened, batch=1, readers=_READERS, decoding=classifier.decoding)
+
+
+def open_source(options: argparse.Namespace, stop: Stop) -> Pictures:
+    """The source that the command line names. Raises UserError if it isn't there, or OpenCV is needed and isn't there."""
+    from runtime.errors import UserError
+
+    name, rate = options.source, options.rate
+    if os.path.isdir(name):
+        from runtime.sources.folder import Folder
+
+        return Folder(name, stop, options.settle, options.existing, rate)
+    from runtime.sources import capture
+
+    camera = capture.is_camera(name)
+    if not camera and not os.path.isfile(name):
+        raise UserError(f"There is no {name}: give a folder, a video file, a camera (0 or /dev/video0) or a GStreamer pipeline.")
+    open_it = capture.opener(name)
+    if camera or options.live:
+        return capture.Camera(name, open_it, stop, rate, options.keep, ends=not camera)
+    return capture.Video(name, open_it, stop, rate)
+
+
+def main() -> int:
+    from runtime.backends import BACKENDS, Engines
+
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.watch",
+        description="Classifies what a camera, a video file or a folder gives: one JSON object a line, for events too.",
+        epilog="Exit status: 0 at the end of a video, after --count, and on SIGTERM; 130 on Ctrl-C; 1 if the camera or the video "
+        "can't be opened, 2 wrong use. A camera that is lost later is opened again.",
+    )
+    parser.add_argument(
+        "source", metavar="SOURCE", help="0 or /dev/video0, a GStreamer pipeline that ends in appsink, a video file, or a folder"
+    )
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--model", metavar="FILE", help="an exported .onnx file, or an .engine built from one")
+    model.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
+    parser.add_argument("--precision", metavar="P", help="of the variant: fp32 (default, but in a bundle its own), fp16, int8")
+    parser.add_argument("--backend", default="auto", metavar="B", help=f"auto (default), {', '.join(BACKENDS)}")
+    parser.add_argument("--no-rebuild", action="store_true", help="fail rather than build a TensorRT engine that doesn't fit")
+    parser.add_argument("--trust-engine", action="store_true", help="load an engine without a manifest: it is code, and will run")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads for one picture (default: the backend's)")
+    what = parser.add_argument_group("what is classified")
+    what.add_argument(
+        "--rate", type=_rate, metavar="FPS", help="at most so many pictures a second; of a video file, a second of the video"
+    )
+    what.add_argument("--count", type=positive, metavar="N", help="stop after N classified pictures")
+    what.add_argument(
+        "--keep", type=positive, default=1, metavar="N", help="frames of a camera that may wait; older are dropped (default 1)"
+    )
+    what.add_argument("--live", action="store_true", help="play a video file at its own speed, dropping frames as of a camera")
+    what.add_argument("--existing", action="store_true", help="of a folder, also the files that are there at the start")
+    what.add_argument(
+        "--settle", type=_rate, default=0.5, metavar="S",
+        help="a file in a folder is complete when it did not change for so many seconds (default 0.5)",
+    )  # fmt: skip
+    said = parser.add_argument_group("what is printed")
+    said.add_argument("--top", type=positive, default=5, metavar="N", help="classes (default 5)")
+    said.add_argument(
+        "--min-probability", type=_probability, default=0.0, metavar="P", help="leave out classes below it, 0 to 1 (default 0)"
+    )
+    said.add_argument("--on-change", action="store_true", help="a picture only if its best class is another than the last one's")
+    add_decoding_options(parser)
+    options = parser.parse_args()
+    if options.model and options.precision:
+        parser.error("--precision goes with a variant: the file that --model names has its own")
+
+    from runtime.artifact import RANDOM_WEIGHTS
+    from runtime.classifier import Classifier
+    from runtime.sources import Stop
+
+    stop = Stop()
+    with _signals(stop), contextlib.ExitStack() as held:
+        source = open_source(options, stop)  # before the network, which takes longer to load than a typing error to see
+        held.callback(source.close)
+        classifier = held.enter_context(
+            Classifier(
+                options.model,
+                variant=options.variant,
+                precision=options.precision,
+                backend=options.backend,
+                threads=options.threads,
+                engines=Engines(rebuild=not options.no_rebuild, trust=options.trust_engine),
+                decoding=decoding_of(options),
+            )
+        )
+        artifact = classifier.artifact
+        if artifact.random:
+            print(f"{artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
+        about = {"variant": artifact.variant, "precision": artifact.precision, "backend": classifier.backend.name}
+        _print({"time": _now(), "event": "started", "source": options.source, **about})
+        reason = watch(
+            classifier,
+            source,
+            stop,
+            _print,
+            top=options.top,
+            min_probability=options.min_probability,
+            count=options.count,
+            on_change=options.on_change,
+        )
+    if reason == "SIGINT":
+        raise KeyboardInterrupt
+    return 0
+
+
+@contextlib.contextmanager
+def _signals(stop: Stop) -> Iterator[None]:
+    """SIGTERM and Ctrl-C pull `stop`, so that the frame that is under way is finished; a second one ends at once."""
+
+    def pull(number: int, _: Any) -> None:
+        stop.pull(signal.Signals(number).name)
+        signal.signal(number, before[number])
+
+    before: Dict[int, Any] = {}
+    for number in map(int, (signal.SIGTERM, signal.SIGINT)):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
+            before[number] = signal.signal(number, pull)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print(line: Dict[str, Any]) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _rate(text: str) -> float:
+    return _between(text, 0.0, 1e6, "a number above 0")
+
+
+def _probability(text: str) -> float:
+    return _between(text, -1e-9, 1.0, "a probability, 0 to 1")
+
+
+def _between(text: str, low: float, high: float, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = low
+    if not low < value <= high:
+        raise argparse.ArgumentTypeError(f"'{text}' is not {what}")
+    return value
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,158 @@
+"""Reading, decoding and the network overlapped: order, errors, ends."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import random
+import threading
+import time
+from typing import Any, Iterator, List, Tuple
+
+import numpy as np
+import pytest
+
+from runtime.decode import ImageError
+from runtime.pipeline import one_by_one, overlapped
+from tests.runtime.fake_classifier import RECIPE, FakeClassifier
+
+
+def grey(value: int) -> np.ndarray:
+    return np.full((40, 40, 3), value, np.uint8)
+
+
+def as_picture(value: Any) -> Tuple[Any, str]:
+    return (b"no picture" if value is None else grey(value)), "it"
+
+
+@pytest.fixture(autouse=True)
+def no_thread_stays() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert not [thread.name for thread in set(threading.enumerate()) - before if thread.name != "waits for a pipe"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("batch", "lanes", "readers"), [(1, 1, 1), (4, 1, 3), (3, 3, 2), (8, 2, 8)])
+def test_each_answer_belongs_to_its_picture_and_comes_in_order(batch: int, lanes: int, readers: int, seed: int) -> None:
+    """Whichever thread is quicker; with pictures that can't be read, and items that are none, among them."""
+    chance = random.Random(seed)
+    items = [chance.choice([None, "event", *range(256)]) for _ in range(60)]
+
+    def opened(item: Any) -> Any:
+        time.sleep(chance.random() * 0.002)
+        return None if item == "event" else as_picture(item)
+
+    network = FakeClassifier(batch, lanes)
+    answers = list(overlapped([network], items, opened, readers=readers))
+    assert [answer.item for answer in answers] == items
+    for answer in answers:
+        assert isinstance(answer.error, ImageError) == (answer.item is None)
+        if isinstance(answer.item, int):
+            assert answer.logits[0][0] == pytest.approx(answer.item / 255, abs=1e-6)
+            assert list(answer.milliseconds) == ["decode", "resize", "normalise", "network"]
+        else:
+            assert answer.logits == () and answer.milliseconds == {}
+    assert sum(network.sizes) == sum(isinstance(item, int) for item in items) and max(network.sizes) <= batch
+    alone = list(one_by_one([FakeClassifier()], items, as_picture if "event" not in items else opened))
+    assert [each.logits[0][0] if each.logits else None for each in alone] == [
+        each.logits[0][0] if each.logits else None for each in answers
+    ]
+
+
+def test_which_pictures_share_a_batch_does_not_depend_on_time() -> None:
+    """Or an evaluation's figures would change in the last digits from run to run."""
+    for growing, sizes in ((False, [4, 4, 3]), (True, [1, 2, 4, 4])):
+        network = FakeClassifier(4, 1)
+        assert len(list(overlapped([network], range(11), as_picture, growing=growing))) == 11
+        assert network.sizes == sizes
+
+
+def test_a_pipe_neither_waits_for_others_nor_they_for_it() -> None:
+    network, filled = FakeClassifier(4, 1), threading.Event()
+
+    def opened(item: Any) -> Any:
+        if item == "pipe":
+            assert filled.wait(20)
+            return grey(7), "pipe"
+        return as_picture(item)
+
+    answers = overlapped([network], [1, 2, "pipe", 3, 4], opened, alone=lambda item: item == "pipe")
+    assert [next(answers).item for _ in range(2)] == [1, 2]  # while the pipe is still empty
+    filled.set()
+    assert [answer.item for answer in answers] == ["pipe", 3, 4]
+    assert sorted(network.sizes) == [1, 2, 2]
+
+
+def test_two_networks_answer_to_the_same_pictures() -> None:
+    """Each with its own preprocessing, as evaluate compares them."""
+    other = RECIPE._replace(resolution=24, mean=(0.5, 0.5, 0.5), input="uint8")
+    networks = [FakeClassifier(), FakeClassifier(recipe=other)]
+    for answer in overlapped(networks, [0, 100, None, 200], as_picture):
+        if answer.item is not None:
+            assert [each[0] for each in answer.logits] == pytest.approx([answer.item / 255, answer.item], abs=1e-4)
+
+
+def test_few_pictures_are_taken_ahead() -> None:
+    """However many there are: the list may be endless, and memory is not."""
+    taken: List[int] = []
+
+    def endless() -> Iterator[int]:
+        for i in itertools.count():
+            taken.append(i)
+            yield i % 256
+
+    answers = overlapped([FakeClassifier(2, 1)], endless(), as_picture, readers=2)
+    for _ in range(10):
+        next(answers)
+    time.sleep(0.1)
+    assert len(taken) <= 10 + 5 * 2
+    answers.close()
+    stopped = len(taken)
+    time.sleep(0.05)
+    assert len(taken) == stopped
+
+
+def test_errors_of_everybody_end_it() -> None:
+    def broken() -> Iterator[int]:
+        yield from range(5)
+        raise OSError("the list can't be read on")
+
+    seen = []
+    with pytest.raises(OSError, match="read on"):
+        for answer in overlapped([FakeClassifier()], broken(), as_picture):
+            seen.append(answer.item)
+    assert seen == list(range(5))
+
+    network = FakeClassifier()
+    network.failing = True
+    with pytest.raises(RuntimeError, match="off the bus"):
+        list(overlapped([network], range(100), as_picture))
+
+    def bug(item: int) -> Any:
+        return as_picture(item if item < 9 else 1 // 0)
+
+    with pytest.raises(ZeroDivisionError):
+        list(overlapped([FakeClassifier()], range(100), bug))
+
+    with pytest.raises(KeyboardInterrupt):  # of the one who iterates
+        for _ in overlapped([FakeClassifier()], range(100), as_picture):
+            raise KeyboardInterrupt
+
+
+def test_leaving_does_not_wait_for_a_pipe_that_nobody_fills() -> None:
+    end = threading.Event()
+
+    def opened(item: Any) -> Any:
+        if item == "pipe":
+            threading.current_thread().name = "waits for a pipe"
+            end.wait(20)
+            return io.BytesIO(b""), "pipe"
+        return as_picture(item)
+
+    answers = overlapped([FakeClassifier(1, 1)], [1, "pipe"], opened, alone=lambda item: item == "pipe")
+    assert next(answers).item == 1
+    began = time.monotonic()
+    answers.close()
+    assert time.monotonic() - began < 4
+    end.set()

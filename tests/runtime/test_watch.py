@@ -1,0 +1,358 @@
+"""The loop that a device runs: videos, folders, and a camera that comes and goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List
+
+import numpy as np
+import pytest
+
+from runtime.errors import UserError
+from runtime.sources import Event, Frame, Stop
+from runtime.sources.capture import Camera, NoCamera, is_camera
+from runtime.sources.folder import Folder
+from runtime.watch import watch
+from tests.interruptible import interruptible
+from tests.runtime.fake_classifier import FakeClassifier
+
+ROOT = Path(__file__).resolve().parents[2]
+CORGI = ROOT / "tests" / "data" / "corgi.jpg"
+LIGHTHOUSE = CORGI.with_name("lighthouse.jpg")
+
+
+def until(true: Callable[[], Any], seconds: float = 20.0) -> Any:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert true()
+
+
+class FakeCapture:
+    """What cv2.VideoCapture is to a camera: `script` says what each read gives, True a frame."""
+
+    def __init__(self, script: Iterator[Any], there: bool = True) -> None:
+        self.script, self.there = script, there
+
+    def isOpened(self) -> bool:
+        return self.there
+
+    def read(self) -> Any:
+        step = next(self.script, False)
+        if isinstance(step, Exception):
+            raise step
+        if callable(step):
+            step()
+        return bool(step), np.full((40, 40, 3), (0, 0, 255), np.uint8) if step else None  # red, as OpenCV has it
+
+    def get(self, _: int) -> float:
+        return 0.0
+
+    def release(self) -> None:
+        self.there = False
+
+
+class Watched:
+    """A watch in a thread of its own, and the lines it wrote."""
+
+    def __init__(self, source: Any, stop: Stop, **options: Any) -> None:
+        self.lines: List[Dict[str, Any]] = []
+        self.stop, self.source = stop, source
+        self.network = options.pop("network", FakeClassifier(1, 1))
+        self.thread = threading.Thread(
+            target=lambda: watch(self.network, source, stop, self.lines.append, **options), daemon=True
+        )
+        self.thread.start()
+
+    def events(self) -> List[str]:
+        return [line["event"] for line in self.lines if "event" in line]
+
+    def files(self) -> List[str]:
+        return [os.path.basename(line["file"]) for line in self.lines if "predictions" in line]
+
+    def end(self) -> None:
+        self.stop.pull("SIGTERM")
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+        self.source.close()
+
+
+def test_a_camera_unplugged_and_back() -> None:
+    """Its frames, the two events, and frames again; the driver raises, or gives nothing, or can't be opened at first."""
+    stop = Stop()
+    plugged = threading.Event()
+    captures = [
+        FakeCapture(iter([True, True, False])),
+        FakeCapture(iter([]), there=False),
+        FakeCapture(iter([lambda: plugged.wait(20), *[True] * 3, RuntimeError("select() timeout")])),
+    ]
+    waiting = iter(captures)
+    camera = Camera("/dev/video7", lambda: next(waiting, FakeCapture(iter([]), there=False)), stop, keep=10)
+    watched = Watched(camera, stop)
+    until(lambda: watched.events() == ["camera lost"])
+    plugged.set()
+    until(lambda: watched.events()[:3] == ["camera lost", "camera back", "camera lost"])
+    watched.end()
+    lost, back, again, stopped = (line for line in watched.lines if "event" in line)
+    assert lost["camera"] == "/dev/video7" and lost["error"] == "it gives no more frames"
+    assert back["seconds"] >= 0.5 and again["error"] == "select() timeout"
+    assert stopped["reason"] == "SIGTERM" and stopped["classified"] == 6
+    assert [line["frame"] for line in watched.lines if "frame" in line] == [1, 2, 3, 4, 5, 6]
+    assert not any(capture.there for capture in captures)
+
+
+def test_a_camera_that_is_quicker_than_the_network_loses_its_oldest_frames() -> None:
+    stop, shown = Stop(), threading.Semaphore(0)
+
+    class Slow(FakeClassifier):
+        def logits(self, batch: np.ndarray) -> np.ndarray:
+            taken.set()
+            assert shown.acquire(timeout=20)
+            return super().logits(batch)
+
+    taken, all_read, end = threading.Event(), threading.Event(), threading.Event()
+    steps = [True, lambda: taken.wait(20), *[True] * 48, lambda: all_read.set() or end.wait(20)]
+    fifty = FakeCapture(iter(steps))
+    watched = Watched(Camera("0", lambda: fifty, stop, keep=1), stop, network=Slow(1, 1), count=2)
+    assert all_read.wait(20)
+    for _ in range(2):
+        shown.release()
+    watched.thread.join(20)
+    end.set()
+    _, second = (line for line in watched.lines if "frame" in line)
+    assert second["frame"] == 50 and second["dropped"] == 48  # all but the first and the last
+    assert watched.lines[-1]["reason"] == "count"
+    watched.end()
+
+
+def test_colours_are_in_the_networks_order() -> None:
+    stop = Stop()
+    camera = Camera("0", lambda: FakeCapture(iter([True])), stop)
+    frame = next(thing for thing in camera if isinstance(thing, Frame))
+    assert tuple(frame.picture[0, 0]) == (255, 0, 0)  # red, in RGB
+    camera.close()
+
+
+def test_a_camera_that_hangs_is_called_lost_and_does_not_keep_the_loop_from_stopping() -> None:
+    stop, never = Stop(), threading.Event()
+    camera = Camera("0", lambda: FakeCapture(iter([True, lambda: never.wait(20)])), stop, silent=0.3)
+    watched = Watched(camera, stop)
+    until(lambda: watched.events() == ["camera lost"])
+    assert "no frame for 0.3 s" in watched.lines[-1]["error"]
+    watched.stop.pull("SIGTERM")
+    watched.thread.join(5)
+    assert not watched.thread.is_alive()
+    never.set()
+    camera.close()
+
+
+def test_no_camera_at_the_start_is_an_error() -> None:
+    with pytest.raises(NoCamera, match="The camera /dev/video7 can't be opened"):
+        Camera("/dev/video7", lambda: FakeCapture(iter([]), there=False), Stop())
+    assert is_camera("0") and is_camera("/dev/v4l/by-id/usb") and is_camera("v4l2src ! appsink") and not is_camera("a.mp4")
+
+
+def test_files_that_appear_in_a_folder(tmp_path: Path) -> None:
+    """Each once and whole: what was there is left out, half-written files wait, rewritten ones are new pictures."""
+    there = tmp_path / "old.jpg"
+    shutil.copy(str(CORGI), str(there))
+    stop = Stop()
+    watched = Watched(Folder(str(tmp_path), stop, settle=0.4), stop)
+    time.sleep(0.3)
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / ".upload.jpg").write_bytes(CORGI.read_bytes())
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    content = LIGHTHOUSE.read_bytes()
+    with open(str(tmp_path / "slow.jpg"), "wb") as slow:
+        for start in range(0, len(content), len(content) // 6 + 1):
+            slow.write(content[start : start + len(content) // 6 + 1])
+            slow.flush()
+            time.sleep(0.15)
+            assert watched.lines == []  # it took 0.9 s in all
+    shutil.copy(str(CORGI), str(tmp_path / "a" / "b" / "deep name.JPG"))
+    until(lambda: sorted(watched.files()) == ["deep name.JPG", "slow.jpg"])
+    os.rename(str(tmp_path / ".upload.jpg"), str(tmp_path / "renamed.jpg"))
+    until(lambda: "renamed.jpg" in watched.files())
+    (tmp_path / "bad.jpg").write_bytes(content[:3000])
+    until(lambda: watched.events() == ["unreadable"])
+    assert "truncated" in watched.lines[-1]["error"] and watched.lines[-1]["file"].endswith("bad.jpg")
+    (tmp_path / "bad.jpg").write_bytes(content)
+    until(lambda: "bad.jpg" in watched.files())
+    (tmp_path / "slow.jpg").unlink()
+    time.sleep(0.5)
+    shutil.copy(str(CORGI), str(tmp_path / "slow.jpg"))
+    until(lambda: watched.files().count("slow.jpg") == 2)
+    watched.end()
+    assert sorted(watched.files()) == ["bad.jpg", "deep name.JPG", "renamed.jpg", "slow.jpg", "slow.jpg"]
+    assert watched.events() == ["unreadable", "stopped"]
+
+
+def test_thousands_of_files_that_are_there_already(tmp_path: Path) -> None:
+    """In the order in which they were written, each once; a file deleted meanwhile is told of and no more."""
+    for i in range(2000):
+        os.link(str(CORGI), str(tmp_path / f"{i:04}.jpg"))
+    os.unlink(str(tmp_path / "1999.jpg"))
+    (tmp_path / "last.jpg").write_bytes(CORGI.read_bytes())
+    stop = Stop()
+    folder = Folder(str(tmp_path), stop, settle=0.2, existing=True)
+    names = []
+    for thing in folder:
+        assert isinstance(thing, Frame)
+        names.append(os.path.basename(thing.name))
+        if len(names) == 2000:
+            stop.pull("test")
+    assert names == [*(f"{i:04}.jpg" for i in range(1999)), "last.jpg"]
+
+
+def test_a_folder_that_goes_and_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(str(CORGI), str(tmp_path / "in" / "a.jpg"))
+    stop = Stop()
+    watched = Watched(Folder(str(tmp_path / "in"), stop, settle=0.1, existing=True), stop)
+    until(lambda: watched.files() == ["a.jpg"])
+    os.rename(str(tmp_path / "in"), str(tmp_path / "out"))
+    until(lambda: watched.events() == ["folder lost"])
+    os.rename(str(tmp_path / "out"), str(tmp_path / "in"))
+    until(lambda: watched.events() == ["folder lost", "folder back"])
+    shutil.copy(str(CORGI), str(tmp_path / "in" / "b.jpg"))
+    until(lambda: watched.files() == ["a.jpg", "b.jpg"])  # a.jpg only once
+    watched.end()
+    with pytest.raises(UserError, match="There is no folder"):
+        Folder(str(tmp_path / "gone"), stop)
+
+
+def test_what_is_written(tmp_path: Path) -> None:
+    """--top, --min-probability, --on-change."""
+    things: List[Any] = [
+        Frame({"frame": i}, np.full((40, 40, 3), value, np.uint8), f"frame {i}", time.monotonic())
+        for i, value in enumerate([255, 250, 0, 0, 255])
+    ]
+    things.insert(2, Event("camera lost", {"camera": "0"}))
+
+    class Listed:
+        live, dropped = True, 3
+
+        def __iter__(self) -> Iterator[Any]:
+            return iter(things)
+
+        def close(self) -> None: ...
+
+    def lines(**options: Any) -> List[Dict[str, Any]]:
+        written: List[Dict[str, Any]] = []
+        assert watch(FakeClassifier(), Listed(), Stop(), written.append, **options) == "end"
+        return written
+
+    every = lines()
+    assert [line.get("frame", line.get("event")) for line in every] == [0, 1, "camera lost", 2, 3, 4, "stopped"]
+    assert list(every[0]) == ["time", "frame", "predictions", "ms", "dropped"] and every[0]["dropped"] == 3
+    assert list(every[0]["ms"]) == ["decode", "resize", "normalise", "network", "total", "age"]
+    assert [found["label"] for found in every[0]["predictions"]] == ["bright", "dark"]
+    assert [line["frame"] for line in lines(on_change=True) if "frame" in line] == [0, 2, 4]
+    assert all(len(line["predictions"]) == 1 for line in lines(top=1) if "frame" in line)
+    few = [line["predictions"] for line in lines(min_probability=0.6) if "frame" in line]
+    assert [[each["label"] for each in found] for found in few] == [["bright"], ["bright"], ["dark"], ["dark"], ["bright"]]
+    assert [line["predictions"] for line in lines(min_probability=0.9) if "frame" in line] == [[]] * 5
+
+
+def command(here: Path, artifacts: Path, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ, "EFFICIENTNET_ARTIFACTS": str(artifacts), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"
+    }  # fmt: skip
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "universal_newlines": True}
+    return subprocess.Popen(
+        [sys.executable, "-m", "runtime.watch", *map(str, arguments)], cwd=str(here), env=environment, **pipes, **options
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_signals_end_it_after_the_picture(tmp_path: Path, artifacts: Path, number: int, status: int) -> None:
+    (tmp_path / "in").mkdir()
+    process = command(tmp_path, artifacts, "in", "--top", "1", preexec_fn=interruptible)
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["event"] == "started"
+    shutil.copy(str(CORGI), str(tmp_path / "in" / "a.jpg"))
+    line = json.loads(process.stdout.readline())
+    assert line["file"] == os.path.join("in", "a.jpg") and line["predictions"][0]["index"] == 264
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status and "Traceback" not in err
+    assert json.loads(out)["event"] == "stopped" and json.loads(out)["reason"] == signal.Signals(number).name
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2 s of the corgi, then 1 s of the lighthouse, 10 frames a second."""
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed: no video file can be made or read")
+    path = tmp_path_factory.mktemp("video") / "two.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (320, 240))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV can't write a video")
+    for photograph, count in ((CORGI, 20), (LIGHTHOUSE, 10)):
+        picture = cv2.resize(cv2.imread(str(photograph)), (320, 240))
+        for _ in range(count):
+            writer.write(picture)
+    writer.release()
+    return path
+
+
+def test_a_video_file(tmp_path: Path, artifacts: Path, video: Path) -> None:
+    """Every frame, in order, with the right class: so the colours are right too."""
+    process = command(tmp_path, artifacts, video, "--top", "1")
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0 and err == ""
+    started, *lines, stopped = map(json.loads, out.splitlines())
+    assert started["event"] == "started" and started["variant"] == "lite0"
+    assert [line["frame"] for line in lines] == list(range(1, 31))
+    assert [line["predictions"][0]["index"] for line in lines] == [264] * 20 + [437] * 10
+    assert lines[-1]["second"] == 2.9 and stopped["classified"] == 30 and stopped["dropped"] == 0
+
+
+def test_a_videos_rate_is_that_of_the_video(video: Path) -> None:
+    from runtime.sources.capture import Video, opener
+
+    stop = Stop()
+    frames = list(Video(str(video), opener(str(video)), stop, rate=2))
+    assert [frame.about["second"] for frame in frames if isinstance(frame, Frame)] == [0, 0.5, 1, 1.5, 2, 2.5]
+    live = Camera(str(video), opener(str(video)), stop, ends=True)
+    watched = Watched(live, stop, network=FakeClassifier(1, 1, seconds=0.25))
+    watched.thread.join(30)
+    *lines, stopped = watched.lines
+    assert stopped["reason"] == "end" and stopped["classified"] + stopped["dropped"] == 30
+    assert 5 <= len(lines) < 20  # it is shown in 3 s, whatever the network takes
+    watched.end()
+
+
+def test_sentences(tmp_path: Path, artifacts: Path) -> None:
+    for arguments, says in (
+        (("nowhere.mp4",), "There is no nowhere.mp4: give a folder"),
+        ((".", "--rate", "0"), "--rate: '0' is not a number above 0"),
+        ((".", "--min-probability", "70"), "'70' is not a probability"),
+        ((".", "--variant", "b9"), "make export VARIANT=b9"),
+    ):
+        process = command(tmp_path, artifacts, *arguments)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (2, "") and says in err and "Traceback" not in err
+
+
+def test_without_opencv(tmp_path: Path, artifacts: Path) -> None:
+    (tmp_path / "barred").mkdir()
+    (tmp_path / "barred" / "cv2.py").write_text("raise ImportError(\"No module named 'cv2'\")")
+    program = (
+        "import sys, runpy; sys.path.insert(0, 'barred'); sys.argv[0] = 'watch'; "
+        "runpy.run_module('runtime.watch', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "0"], cwd=str(tmp_path), capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "EFFICIENTNET_ARTIFACTS": str(artifacts)},
+    )  # fmt: skip
+    assert done.returncode == 2 and "pip install opencv-python-headless" in done.stderr
