@@ -51,8 +51,11 @@ class TorchGraph(nn.Module):
             """The Q/DQ pair of `tensor`: users with the same range share it, as they do in the graph."""
             key = known.setdefault((tensor, chosen), str(len(known)))
             if key not in self.pairs:
-                # Much of what a ReLU6 gives is 0 or 6: any range that ends just short of them would cut it all off.
-                self.pairs[key] = nn.Parameter(torch.zeros(()), requires_grad=network.clip_limits(tensor) is None)
+                # A range moves only where it stays harmless: much of what a ReLU6 gives is 0 or 6, and a range that ends
+                # just short cuts it all off; with an offset, zero lies anywhere between two levels, and much of a gated
+                # map is nearly zero: its rounding error is in the bias already, for this range.
+                free = not chosen.offset and network.clip_limits(tensor) is None
+                self.pairs[key] = nn.Parameter(torch.zeros(()), requires_grad=free)
                 self._ranges[key] = chosen
             self._pair_of[user] = (key, chosen.offset)
 
