@@ -21,6 +21,7 @@ from calibration.network import Network
 from calibration.placement import TARGETS, quantised_graph, to_half
 from calibration.prepare import prepare
 from export.fp16 import to_fp16
+from export.pixels import with_pixels
 from export.to_onnx import simplify, trace
 from models.network import EfficientNet
 from models.variants import VARIANTS
@@ -28,7 +29,9 @@ from runtime.backends.tensorrt.build import BuildError, build
 from runtime.backends.tensorrt.generations import generation
 from runtime.backends.tensorrt.manifest import read_manifest
 from runtime.backends.tensorrt.options import Batch, BuildOptions
+from tests.calibration.small_network import PREPROCESSING, SIDE, small_model
 from tests.interruptible import interruptible
+from tests.runtime.onnx_bytes import taking_pixels
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 ROW = generation("tensorrt_rtx", trt.__version__)
@@ -79,6 +82,34 @@ def artifacts() -> Path:
     if not folder:
         pytest.skip("EFFICIENTNET_TEST_ARTIFACTS is not set: no exported lite0 to build (make test sets it)")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="module")
+def pixel_graphs() -> dict[str, bytes]:
+    """What INPUT=uint8 writes, by precision: of lite0, and for INT8 of the small network that is quicker to calibrate."""
+    floats = {precision: onnx.load(artifacts() / "lite0" / f"lite0.{precision}.onnx") for precision in ("fp32", "fp16")}
+    network = Network(small_model())
+    pictures = np.random.default_rng(0).normal(0, 1, (4, 3, SIDE, SIDE)).astype(np.float32)
+    prepared = prepare(network, TARGETS["tensorrt"], lambda: [pictures], 1)
+    floats["int8"] = to_half(quantised_graph(network, prepared.layers, prepared.identities))
+    return {precision: with_pixels(model, PREPROCESSING).SerializeToString() for precision, model in floats.items()}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_pixels_are_taken(pixel_graphs: dict[str, bytes], precision: str) -> None:
+    graph = pixel_graphs[precision]
+    network = trt.Builder(trt.Logger()).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    assert trt.OnnxParser(network, trt.Logger()).parse(graph)
+    image, shape = network.get_input(0), [-1, 224, 224, 3] if precision != "int8" else [-1, SIDE, SIDE, 3]
+    assert image.name == "pixels" and image.dtype == trt.DataType.UINT8 and list(image.shape) == shape
+    built = build(trt, ROW, graph, BuildOptions(precision, BATCH, opt_level=0, target="sm_89"))
+    assert len(built.engine) > 0.5 * len(graph)
+
+
+def test_pixels_go_into_a_cast_and_nothing_else(lite0: bytes) -> None:
+    """Why the front begins as it does. The fake of tests/runtime refuses this in the same words."""
+    said = refusal(taking_pixels(lite0, PREPROCESSING._replace(resolution=224), wrong_order=True))
+    assert "first input has type UInt8 but must have type Float" in said
 
 
 def refusal(onnx_file: bytes, **options: Any) -> str:
