@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from runtime.decode import DECODING, Decoding, Source, open_image
+from runtime.decode import DECODING, Decoding, Margins, Source, margins_of, open_image
 from runtime.errors import UserError
 
 # No "nearest": one source pixel off is not within 1/255, and no EfficientNet wants it.
@@ -73,6 +73,9 @@ def resize_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image
     if preprocessing.interpolation not in _FILTERS:
         raise UserError(f"Interpolation {preprocessing.interpolation!r} is not one of {', '.join(_FILTERS)}.")
     method, side = _FILTERS[preprocessing.interpolation], preprocessing.resolution
+    margins = margins_of(image)
+    if margins is not None:
+        return _resize_reduced(image, margins, preprocessing.resize_to, side, method)
     width, height = (int(preprocessing.resize_to * length / min(image.size)) for length in image.size)
     # Resampling only what the crop keeps is quicker, but not the same: Pillow holds the box in float32, which turns
     # one pixel in a thousand by 1/255 and one in a million by 2/255. So only for what would be a giant otherwise.
@@ -128,3 +131,19 @@ def _resize_middle(image: Image.Image, size: tuple[int, int], side: int, method:
     if axis == 0:
         return image.resize((side, size[1]), method, box=(start, 0, stop, image.height))
     return image.resize((size[0], side), method, box=(0, start, image.width, stop))
+
+
+def _resize_reduced(
+    image: Image.Image, margins: Margins, resize_to: int, side: int, method: Image.Resampling
+) -> Image.Image:
+    """`resize_crop` of a picture decoded at a fraction, straight to what the crop keeps of it."""
+    lengths = [image.size[i] - margins[i] - margins[i + 2] for i in (0, 1)]  # the picture's own, by the fraction
+    sizes = [int(resize_to * length / min(lengths)) for length in lengths]
+    offsets = [_crop_offset(size, side) for size in sizes]
+    starts = [max(0, offset) for offset in offsets]
+    stops = [min(size, offset + side) for size, offset in zip(sizes, offsets)]
+    scales = [length / size for length, size in zip(lengths, sizes)]  # source px per px
+    left, top, right, bottom = (margins[i] + edges[i] * scales[i] for edges in (starts, stops) for i in (0, 1))
+    image = image.resize((stops[0] - starts[0], stops[1] - starts[1]), method, box=(left, top, right, bottom))
+    x, y = (offset - start for offset, start in zip(offsets, starts))
+    return image.crop((x, y, x + side, y + side))  # black where outside

@@ -367,11 +367,11 @@ def png_header(width: int, height: int) -> bytes:
         (b"", "empty"),
         (b"a letter to somebody\n" * 20, "not an image"),
         (b"\0" * 500, "not an image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "PostScript.*not read"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 400, "HEIC.*convert it to JPEG"),
-        (b"\0\0\0\x18ftypavif\0\0\0\0mif1avif" + b"\0" * 400, "AVIF.*convert it to JPEG"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0mif1avif" + b"\0" * 400, "damaged|AVIF.*convert it to JPEG"),
         (b"\xff\xd8\xff\xe0", "truncated"),
-        (png_header(20000, 10000), "20000 x 10000 pixels are more than the 178956970"),
+        (png_header(20000, 10000), "20000 x 10000 pixels are more than the 89478485"),
         (png_header(0, 10), "damaged|no pixels"),
         (png_header(10, 10), "truncated"),
     ],
@@ -396,7 +396,7 @@ def test_truncated_anywhere(kind: str) -> None:
 def test_damage_of_any_kind_is_an_image_error() -> None:
     rng = random.Random(0)
     image = photograph(20, 30)
-    for data in (encode(image, k) for k in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM", "JPEG2000", "ICO", "TGA")):
+    for data in (encode(image, k) for k in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM", "TIFF")):
         for _ in range(60):
             damaged = bytearray(data[: rng.randrange(8, len(data) + 1)])
             for _ in range(rng.choice((1, 4))):
