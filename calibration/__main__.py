@@ -14,6 +14,7 @@ from runtime.progress import Line, bar
 if TYPE_CHECKING:
     from calibration.sensitivity import Budget
     from calibration.stage import Result
+    from calibration.training import Schedule
 
 
 def main() -> int:
@@ -37,12 +38,18 @@ def main() -> int:
         help="what may be lost: '0.5' points of top-1, or '99.3%%' of classes as FP32; as few layers as that takes "
         f"stay in float (default: as many as {ENOUGH:g} dB take, at most {ALLOWANCE:.0%} of the multiply-adds)",
     )  # fmt: skip
+    parser.add_argument(
+        "--qat", action="store_true",
+        help="leave no layer in float, but train all with INT8's roundings in place (needs no labels: FP32 teaches)",
+    )  # fmt: skip
+    parser.add_argument("--epochs", type=int, metavar="N", help="of --qat (default 8)")
     parser.add_argument("--target", choices=sorted(TARGETS), default="tensorrt")
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to read and write (default: artifacts)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of onnxruntime (default: all cores)")
     parser.add_argument("--force", action="store_true", help="calibrate even if nothing has changed")
     options = parser.parse_args()
     budget = _budget(parser, options.budget) or DEFAULT_BUDGET
+    training = _schedule(parser, options)
 
     folder = options.artifacts or artifacts_folder()
     artifact = read_artifact(find_artifact(options.variant, "fp32", folder))
@@ -59,14 +66,14 @@ def main() -> int:
     judging = read_folder(options.evaluation, pre, classes, reading) if options.evaluation else None
     if budget.points is not None and photographs.labels is None:
         parser.error("--budget in points needs labels (a labels.csv in the folder of --calib); give one like 99.3%")
-    digests = request_digests(artifact, photographs, judging, budget, options.target)
+    digests = request_digests(artifact, photographs, judging, budget, options.target, training)
     if not options.force and up_to_date(artifact.variant, digests.all, folder):
         shown.close()
         print(
             f"{folder / artifact.variant} is calibrated already: same network, photographs and options (FORCE=1 repeats it)"
         )
         return 0
-    result = calibrate(artifact, photographs, judging, budget, options.target, folder, options.threads, shown)
+    result = calibrate(artifact, photographs, judging, budget, options.target, folder, options.threads, shown, training)
     shown.close()
     print("\n".join(map(printable, _lines(result, folder))))
     if options.budget and not result.met:
@@ -105,13 +112,24 @@ def _budget(parser: argparse.ArgumentParser, text: str | None) -> Budget | None:
     return Budget(same_class=value / 100) if found[2] == "%" else Budget(points=value)
 
 
+def _schedule(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Schedule | None:
+    if options.epochs is not None and (not options.qat or options.epochs < 1):
+        parser.error("--epochs goes with --qat and is at least 1")
+    if not options.qat:
+        return None
+    from calibration.training import Schedule
+
+    return Schedule(epochs=options.epochs) if options.epochs else Schedule()
+
+
 def _lines(result: Result, folder: Path) -> list[str]:
     from calibration.speed import verdict
 
-    best = result.best
+    best, training = result.best, result.training
+    how = f"all layers trained, {training.epochs} epochs" if training else f"{len(best.kept)} layers chosen for float"
     lines = [
         f"pictures     {result.pictures} of {result.origin}, {len(result.skipped)} skipped",
-        f"in INT8      {best.share:.1%} of the multiply-adds; {len(best.kept)} layers chosen for float",
+        f"in INT8      {best.share:.1%} of the multiply-adds; {how}",
         f"judged on    {result.judged_on}",
     ]
     for score in result.scores:

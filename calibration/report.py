@@ -55,10 +55,12 @@ def write_report(result: Result, network: Network, prepared: Prepared, folder: P
 
 def page(result: Result, network: Network, prepared: Prepared) -> str:
     best = result.best
-    lead = (
-        f"{best.share:.1%} of the multiply-adds are INT8. {len(best.kept)} of {len(prepared.layers)} layers were chosen to "
-        f"stay in float{'' if result.met else '; the goal was not reached, this is the best that was found'}."
-    )
+    short = "" if result.met else "; the goal was not reached, this is the best that was found"
+    if result.training:
+        how = f"No layer was chosen to stay in float; all were trained for {result.training.epochs} epochs with INT8's roundings in place"
+    else:
+        how = f"{len(best.kept)} of {len(prepared.layers)} layers were chosen to stay in float"
+    lead = f"{best.share:.1%} of the multiply-adds are INT8. {how}{short}."
     worst = sorted(prepared.layers, key=lambda name: -result.damages[name])[:WORST]
     tensors = list(dict.fromkeys(network.layer(name).input for name in worst))
     users = {network.layer(name).input: name for name in reversed(worst)}
@@ -70,11 +72,8 @@ def page(result: Result, network: Network, prepared: Prepared) -> str:
 <p>{escape(lead)} Calibrated on {result.pictures} photographs ({escape(Path(result.origin).name)}) in {result.seconds:.0f} s.</p>
 {"".join(f'<p class="note">{escape(warning)}</p>' for warning in result.warnings)}
 <h2>What it keeps</h2><p>Judged on {escape(Path(result.judged_on).name)}.</p>{_scores(result)}{_speeds(result)}
-<h2>Layers in float against agreement</h2>
-<p>Layers are left in float in the order of damage for their multiply-adds. Same class as FP32 over all {result.pictures} calibration
-photographs, signal to noise of the logits over those held out.</p>{_curve(result)}
-<h2>What each layer costs</h2>
-<p>Noise at the logits with that layer alone in INT8, the {LISTED} worst. The shaded ones stay in float.</p>{_table(result, network, prepared)}
+{_trade_off(result)}<h2>What each layer costs</h2>
+<p>Noise at the logits with that layer alone in INT8{", before training" if result.training else ""}, the {LISTED} worst. The shaded ones stay in float.</p>{_table(result, network, prepared)}
 <h2>Ranges of the worst tensors</h2>
 <p>How often values occur (logarithmic), what INT8 covers (shaded), and where other choices would have cut: the maximum, the 99.99th
 percentile, the least entropy, the least square error.</p><div class="grid">{drawn}</div>
@@ -134,6 +133,15 @@ def _table(result: Result, network: Network, prepared: Prepared) -> str:
             f'<td class="n">{level:.1f} dB<td><span class="bar" style="width:{width:.0f}px"></span>'
         )
     return f'<table><tr><th>layer<th>kind<th class="n">multiply-adds<th class="n">SQNR alone<th>amplitude of noise{"".join(rows)}</table>'
+
+
+def _trade_off(result: Result) -> str:
+    if result.training:
+        return ""
+    return f"""<h2>Layers in float against agreement</h2>
+<p>Layers are left in float in the order of damage for their multiply-adds. Same class as FP32 over all {result.pictures} calibration
+photographs, signal to noise of the logits over those held out.</p>{_curve(result)}
+"""
 
 
 def _curve(result: Result) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -20,13 +21,16 @@ from calibration.placement import TARGETS, Quantised, quantised_graph, share_in_
 from calibration.prepare import Prepared, from_arrays, prepare, to_arrays
 from calibration.ranges import LEVELS, Range
 from calibration.rounding import round_weights
-from calibration.sensitivity import Budget, Point, damage, measured, refine, search, simulate
+from calibration.sensitivity import DEFAULT_BUDGET, Budget, Point, damage, measured, refine, search, simulate
 from calibration.speed import Speed, measure_speed
 from export.pixels import with_pixels, without_pixels
 from runtime.artifact import Artifact, artifact_path, sealed
 from runtime.errors import UserError
 from runtime.onnx_metadata import read_metadata, require_one_file, verify
 from runtime.whole_file import write_whole
+
+if TYPE_CHECKING:  # it imports torch
+    from calibration.training import Schedule
 
 PRECISIONS = ("int8", "int8-fp16")
 TOOLS = ("numpy", "onnx", "onnxruntime")
@@ -66,6 +70,7 @@ class Result:
     warnings: list[str]
     speeds: list[Speed]  # on this machine's CPU, for that target
     seconds: float
+    training: Schedule | None = None
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,9 @@ class Digests:
 
 
 def request_digests(
-    artifact: Artifact, photographs: Photographs, judging: Photographs | None, budget: Budget, target: str
-) -> Digests:
+    artifact: Artifact, photographs: Photographs, judging: Photographs | None, budget: Budget, target: str,
+    training: Schedule | None = None,
+) -> Digests:  # fmt: skip
     made_from = {
         "network": verify(artifact.path),
         "pictures": photographs.digest(),
@@ -87,7 +93,8 @@ def request_digests(
         "code": code_digest(),
     }
     steps = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    rest = json.dumps([steps, asdict(budget), judging.digest() if judging else ""])
+    schedule = [asdict(training)] if training else []
+    rest = json.dumps([steps, asdict(budget), judging.digest() if judging else "", *schedule])
     return Digests(steps, hashlib.sha256(rest.encode()).hexdigest())
 
 
@@ -128,16 +135,18 @@ def read_network(artifact: Artifact) -> Network:
 
 def calibrate(
     artifact: Artifact, photographs: Photographs, judging: Photographs | None, budget: Budget, target: str,
-    folder: Path | None = None, threads: int = 0, say: Say = lambda *_: None,
+    folder: Path | None = None, threads: int = 0, say: Say = lambda *_: None, training: Schedule | None = None,
 ) -> Result:  # fmt: skip
     """Writes the INT8 artifacts of `artifact` and their report.
+
+    With `training`, no layer is chosen to stay in float: all are trained with int8's roundings in place instead.
 
     Ranges and weights come from `photographs`, three quarters of them; choices are made on the rest; `judging`, if
     given, is only looked at in the end. Raises UserError if the network or its output is not finite; nothing is
     written then.
     """
     began, network = time.perf_counter(), read_network(artifact)
-    digests = request_digests(artifact, photographs, judging, budget, target)
+    digests = request_digests(artifact, photographs, judging, budget, target, training)
     cache = Cache(artifact_path(artifact.variant, "int8", folder).parent / "calibration", digests.steps)
     fit, held_out = split(len(photographs))
     say("FP32", 0, 1)
@@ -154,15 +163,23 @@ def calibrate(
         found.append(point)
         say("searching", len(found), 8)
 
-    best, points, met = search(prepared, damages, budget, measure, note)
+    calibrated = prepared
+    if training is None:
+        best, points, met = search(prepared, damages, budget, measure, note)
+    else:
+        prepared = _trained(prepared, photographs, fit, training, threads, say)
+        best, points = everything(prepared, measure), [everything(calibrated, measure)]
+        met, points = budget in (DEFAULT_BUDGET, Budget()) or budget.met(best), [*points, best]
     graph = quantised_graph(network, prepared.layers, prepared.identities, best.kept)
     onnx.checker.check_model(graph, full_check=True)
     half = to_half(graph)
 
     say("judging", 0, 4)
-    scores, judged_on = _judge(
-        artifact, network, prepared, graph, photographs, judging, reference, held_out, threads, say
-    )
+    forms = [("INT8, min-max", min_max(calibrated))]
+    if training is not None:
+        forms.append(("INT8, calibrated", quantised_graph(network, calibrated.layers, calibrated.identities)))
+    forms.append((f"INT8, {'trained' if training else 'calibrated'}", graph))
+    scores, judged_on = _judge(artifact, network, forms, photographs, judging, reference, held_out, threads, say)
     warnings = _warnings(artifact, photographs)
     speeds: list[Speed] = []
     if target == "cpu":
@@ -170,7 +187,7 @@ def calibrate(
         speeds = measure_speed(network.to_model(), graph, artifact.preprocessing.resolution, threads)
     result = Result(
         artifact.variant, target, budget, met, best, points, damages, scores, judged_on, len(photographs),
-        photographs.skipped, photographs.origin, warnings, speeds, time.perf_counter() - began,
+        photographs.skipped, photographs.origin, warnings, speeds, time.perf_counter() - began, training,
     )  # fmt: skip
     _write(artifact, with_float_weights(graph), half, result, digests.all, folder)
     from calibration.report import write_report  # here: only now is there something to draw
@@ -232,6 +249,21 @@ def _refined(
     return damages
 
 
+def _trained(
+    prepared: Prepared, photographs: Photographs, fit: np.ndarray, training: Schedule, threads: int, say: Say
+) -> Prepared:
+    from calibration.training import train
+
+    return train(prepared, photographs, fit, (), training, threads, lambda done, of: say("training", done, of))
+
+
+def everything(prepared: Prepared, measure: Callable[[onnx.ModelProto], tuple[float, float, float]]) -> Point:
+    """All that the placement allows in int8."""
+    graph = quantised_graph(prepared.network, prepared.layers, prepared.identities)
+    never = {layer.name for layer in prepared.network.layers} - set(prepared.layers)
+    return Point((), share_in_int8(prepared.network, never), *measure(graph))
+
+
 def min_max(prepared: Prepared) -> onnx.ModelProto:
     """What INT8 gives without calibration worth the name: every range up to the largest value seen, weights to the
     nearest, biases as they were."""
@@ -250,9 +282,10 @@ def min_max(prepared: Prepared) -> onnx.ModelProto:
 
 
 def _judge(
-    artifact: Artifact, network: Network, prepared: Prepared, graph: onnx.ModelProto, photographs: Photographs,
+    artifact: Artifact, network: Network, forms: list[tuple[str, onnx.ModelProto]], photographs: Photographs,
     judging: Photographs | None, reference: np.ndarray, held_out: np.ndarray, threads: int, say: Say,
 ) -> tuple[list[Score], str]:  # fmt: skip
+    """(scores of FP32, FP16 where it is there, and `forms`; on which pictures)."""
     pictures, rows = (photographs, held_out) if judging is None else (judging, np.arange(len(judging)))
     labels = None if pictures.labels is None else pictures.labels[rows]
     where = (
@@ -272,10 +305,10 @@ def _judge(
     half = artifact.path.with_name(f"{artifact.variant}.fp16.onnx")
     if half.is_file():
         require_one_file(half)
-        say("judging FP16", 1, 4)
+        say("judging FP16", 1, 2 + len(forms))
         scores.append(score("FP16", run(open_session(without_pixels(onnx.load(half)), threads), pictures.batches(rows))))
-    for done, name, model in ((2, "INT8, min-max", min_max(prepared)), (3, "INT8, calibrated", graph)):
-        say(f"judging {name}", done, 4)
+    for done, (name, model) in enumerate(forms, 2):
+        say(f"judging {name}", done, 2 + len(forms))
         scores.append(score(name, simulate(model, pictures.batches(rows), threads)))
     return scores, where
 
@@ -322,6 +355,7 @@ def summary(result: Result) -> dict[str, object]:
         "judged_on": Path(result.judged_on).name,
         "scores": [asdict(score) for score in result.scores],
         "speeds": [asdict(speed) for speed in result.speeds],
+        "training": asdict(result.training) if result.training else None,
     }
 
 

@@ -71,6 +71,24 @@ def test_artifacts_carry_their_facts_and_the_report_its_numbers(
     assert "<svg" in page and "INT8, calibrated" in page and "http" not in page and "nan" not in page.lower()
 
 
+def test_training_leaves_no_layer_in_float_and_says_what_it_won(
+    artifact: Artifact, photographs: Photographs, tmp_path: Path
+) -> None:
+    arguments = ["--calib", str(tmp_path / "photos"), "--qat", "--epochs", "2"]
+    done = command(tmp_path / "artifacts", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "all layers trained, 2 epochs" in done.stdout
+    written = read_artifact(artifact_path("small", "int8", tmp_path / "artifacts"))
+    facts = json.loads(written.metadata["calibration"])
+    assert facts["kept_in_float"] == [] and facts["training"]["epochs"] == 2
+    names = [score["name"] for score in facts["scores"]]
+    assert names == ["FP32", "INT8, min-max", "INT8, calibrated", "INT8, trained"]
+    assert "trained for 2 epochs" in (written.path.parent / "small.calibration.html").read_text()
+    assert "calibrated already" in command(tmp_path / "artifacts", *arguments).stdout
+    assert "calibrated already" not in command(tmp_path / "artifacts", *arguments[:2]).stdout  # another request
+    assert command(tmp_path / "artifacts", "--epochs", "2").returncode == 2
+
+
 def test_doing_it_again_changes_nothing_and_another_request_is_noticed(
     artifact: Artifact, photographs: Photographs, tmp_path: Path
 ) -> None:
