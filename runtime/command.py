@@ -8,11 +8,13 @@ import errno
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, Union
 
 from runtime.errors import UserError
 
 if TYPE_CHECKING:
+    from runtime.classifier import Classifier
     from runtime.decode import Decoding
 
 
@@ -51,6 +53,42 @@ def parse_size(text: str, thousand: int = 1024) -> int:
     if not found or int(found[1]) == 0:
         raise UserError(f"'{text}' is no size: give a number with K, M or G, as 512M.")
     return int(found[1]) * thousand ** " KMG".index(found[2].upper() or " ")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options from which `open_model` opens a classifier."""
+    from runtime.backends import BACKENDS
+
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--model", metavar="FILE", help="an exported .onnx file, or an .engine built from one")
+    model.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
+    parser.add_argument("--precision", metavar="P", help="of the variant: fp32 (default, but in a bundle its own), fp16, int8")
+    parser.add_argument("--backend", default="auto", metavar="B", help=f"auto (default), {', '.join(BACKENDS)}")
+    parser.add_argument("--no-rebuild", action="store_true", help="fail rather than build a TensorRT engine that doesn't fit")
+    parser.add_argument("--trust-engine", action="store_true", help="load an engine without a manifest: it is code, and will run")
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="CPU threads for one run of the network (default: the backend's)"
+    )
+
+
+def open_model(options: argparse.Namespace, lanes: int = 1, model: Union[str, Path, None] = None) -> Classifier:
+    """The classifier that the options of `add_model_options` and `add_decoding_options` mean; `model`: with another file.
+    Raises UserError."""
+    from runtime.backends import Engines
+    from runtime.classifier import Classifier
+
+    if options.model and options.precision:
+        raise UserError("--precision goes with a variant: the file that --model names has its own.")
+    return Classifier(
+        model or options.model,
+        variant=options.variant,
+        precision=options.precision,
+        backend=options.backend,
+        threads=options.threads,
+        engines=Engines(rebuild=not options.no_rebuild, trust=options.trust_engine),
+        decoding=decoding_of(options),
+        lanes=lanes,
+    )
 
 
 def add_decoding_options(parser: argparse.ArgumentParser) -> None:

@@ -15,9 +15,8 @@ import numpy as np
 
 from runtime.accuracy import mcnemar, paired_difference, wilson
 from runtime.artifact import PRECISIONS, RANDOM_WEIGHTS, find_artifact
-from runtime.backends import BACKENDS
 from runtime.classifier import Classifier
-from runtime.command import add_decoding_options, decoding_of, positive, printable, run
+from runtime.command import add_decoding_options, add_model_options, open_model, printable, run
 from runtime.dataset import Sample, read_dataset
 from runtime.errors import UserError
 from runtime.pipeline import lanes_here, overlapped
@@ -223,13 +222,8 @@ def main() -> int:
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="list of files and labels, if it is not in the folder"
     )
-    model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", metavar="FILE", help="an artifact")
-    model.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
-    parser.add_argument("--precision", metavar="P", help="of the variant: fp32 (default, but in a bundle its own), fp16, int8")
+    add_model_options(parser)
     parser.add_argument("--reference", metavar="R", help="artifact, or precision of the same variant, to compare with")
-    parser.add_argument("--backend", default="auto", metavar="B", help=f"auto (default), {', '.join(BACKENDS)}")
-    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of one run (default: the cores, shared out)")
     parser.add_argument("--limit", type=int, metavar="N", help="only every k-th picture, so that about N are taken")
     parser.add_argument("--json", action="store_true", help="the result as one JSON object")
     parser.add_argument("--force", action="store_true", help="go on although the labels look like another label set's")
@@ -237,18 +231,13 @@ def main() -> int:
     add_decoding_options(parser)
     options = parser.parse_args()
 
-    opening = {
-        "backend": options.backend, "threads": options.threads, "decoding": decoding_of(options), "lanes": lanes_here()
-    }  # fmt: skip
-    classifier = Classifier(
-        options.model, variant=options.variant, precision=options.precision, **opening
-    )
+    classifier = open_model(options, lanes_here())
     reference = None
     if options.reference:
         path = options.reference
         if path in PRECISIONS:
             path = find_artifact(classifier.artifact.variant, path, classifier.artifact.path.parent.parent)
-        reference = Classifier(path, **opening)
+        reference = open_model(options, lanes_here(), path)
     samples = read_dataset(options.data, classifier.artifact, options.labels)
     if options.limit and options.limit < len(samples):
         step = len(samples) / options.limit

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import IO, TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, Tuple, Union
 
-from runtime.command import add_decoding_options, decoding_of, positive, printable, run
+from runtime.command import add_decoding_options, add_model_options, open_model, positive, printable, run
 
 if TYPE_CHECKING:
     from runtime.classifier import Classifier, Prediction
@@ -16,22 +16,13 @@ _READ_AT_ONCE = 1 << 20  # bytes, of a pipe
 
 
 def main() -> int:
-    from runtime.backends import BACKENDS, Engines
-
     parser = argparse.ArgumentParser(
         prog="python -m runtime.infer",
         description="Names what photographs show, on the model exported last or the one named.",
         epilog="Exit status: 0 all classified, 1 some failed, 2 wrong use.",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, a quoted pattern, or - for standard input")
-    model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", metavar="FILE", help="an exported .onnx file, or an .engine built from one")
-    model.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
-    parser.add_argument("--precision", metavar="P", help="of the variant: fp32 (default, but in a bundle its own), fp16, int8")
-    parser.add_argument("--backend", default="auto", metavar="B", help=f"auto (default), {', '.join(BACKENDS)}")
-    parser.add_argument("--no-rebuild", action="store_true", help="fail rather than build a TensorRT engine that doesn't fit")
-    parser.add_argument("--trust-engine", action="store_true", help="load an engine without a manifest: it is code, and will run")
-    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads for one image (default: the backend's)")
+    add_model_options(parser)
     parser.add_argument("--top", type=positive, default=5, metavar="N", help="classes to print (default 5)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line, for failed images too")
@@ -41,30 +32,18 @@ def main() -> int:
     )
     add_decoding_options(parser)
     options = parser.parse_args()
-    if options.model and options.precision:
-        parser.error("--precision goes with a variant: the file that --model names has its own")
 
     from runtime.artifact import RANDOM_WEIGHTS
-    from runtime.classifier import Classifier
     from runtime.pictures import find_pictures
 
-    pictures, decoding = find_pictures(options.images), decoding_of(options)
+    pictures = find_pictures(options.images)
     alone = options.time or len(pictures) == 1
     lanes = 1
     if not alone:
         from runtime.pipeline import lanes_here
 
         lanes = lanes_here()
-    classifier = Classifier(
-        options.model,
-        variant=options.variant,
-        precision=options.precision,
-        backend=options.backend,
-        threads=options.threads,
-        engines=Engines(rebuild=not options.no_rebuild, trust=options.trust_engine),
-        decoding=decoding,
-        lanes=lanes,
-    )
+    classifier = open_model(options, lanes)
     if classifier.artifact.random:
         print(f"{classifier.artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
     write = _JsonLines(classifier) if options.json else _Csv(classifier) if options.csv else _Text(classifier)

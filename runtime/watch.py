@@ -12,7 +12,7 @@ import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterator, Optional, Tuple
 
-from runtime.command import add_decoding_options, decoding_of, positive, run
+from runtime.command import add_decoding_options, add_model_options, open_model, positive, run
 
 if TYPE_CHECKING:
     from runtime.classifier import Classifier
@@ -107,8 +107,6 @@ def open_source(options: argparse.Namespace, stop: Stop) -> Pictures:
 
 
 def main() -> int:
-    from runtime.backends import BACKENDS, Engines
-
     parser = argparse.ArgumentParser(
         prog="python -m runtime.watch",
         description="Classifies what a camera, a video file or a folder gives: one JSON object a line, for events too.",
@@ -118,14 +116,7 @@ def main() -> int:
     parser.add_argument(
         "source", metavar="SOURCE", help="0 or /dev/video0, a GStreamer pipeline that ends in appsink, a video file, or a folder"
     )
-    model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", metavar="FILE", help="an exported .onnx file, or an .engine built from one")
-    model.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
-    parser.add_argument("--precision", metavar="P", help="of the variant: fp32 (default, but in a bundle its own), fp16, int8")
-    parser.add_argument("--backend", default="auto", metavar="B", help=f"auto (default), {', '.join(BACKENDS)}")
-    parser.add_argument("--no-rebuild", action="store_true", help="fail rather than build a TensorRT engine that doesn't fit")
-    parser.add_argument("--trust-engine", action="store_true", help="load an engine without a manifest: it is code, and will run")
-    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads for one picture (default: the backend's)")
+    add_model_options(parser)
     what = parser.add_argument_group("what is classified")
     what.add_argument(
         "--rate", type=_rate, metavar="FPS", help="at most so many pictures a second; of a video file, a second of the video"
@@ -148,28 +139,15 @@ def main() -> int:
     said.add_argument("--on-change", action="store_true", help="a picture only if its best class is another than the last one's")
     add_decoding_options(parser)
     options = parser.parse_args()
-    if options.model and options.precision:
-        parser.error("--precision goes with a variant: the file that --model names has its own")
 
     from runtime.artifact import RANDOM_WEIGHTS
-    from runtime.classifier import Classifier
     from runtime.sources import Stop
 
     stop = Stop()
     with _signals(stop), contextlib.ExitStack() as held:
         source = open_source(options, stop)  # before the network, which takes longer to load than a typing error to see
         held.callback(source.close)
-        classifier = held.enter_context(
-            Classifier(
-                options.model,
-                variant=options.variant,
-                precision=options.precision,
-                backend=options.backend,
-                threads=options.threads,
-                engines=Engines(rebuild=not options.no_rebuild, trust=options.trust_engine),
-                decoding=decoding_of(options),
-            )
-        )
+        classifier = held.enter_context(open_model(options))
         artifact = classifier.artifact
         if artifact.random:
             print(f"{artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
