@@ -182,6 +182,7 @@ def as_row(row: Row, cold: Optional[Cold], joules: Optional[float]) -> Dict[str,
         "sha256": artifact.metadata.get("sha256") or sha256_of(artifact.path),
         "batch": row.batch,
         "resolution": artifact.preprocessing.resolution,
+        "input": artifact.preprocessing.input,
         "multiply_adds": _whole(artifact.metadata.get("multiply_adds")),
         "parameters": _whole(artifact.metadata.get("parameters")),
         "file_mb": _file(row.subject).stat().st_size / 1e6,
@@ -229,7 +230,7 @@ def table(rows: Sequence[Dict[str, Any]]) -> str:
     for row in rows:
         total = row["total"]
         lines.append([
-            f"{row['variant']} {row['precision']}{' (random)' if row['random'] else ''}", _short(row), str(row["batch"]),
+            _name(row), _short(row), str(row["batch"]),
             f"{total['p50']:.2f}", f"{50 * (total['high'] - total['low']) / total['p50']:.1f}{'!' if row['noisy'] else ''}",
             f"{total['p90']:.2f}", f"{total['p99']:.2f}", f"{total['mean']:.2f}", f"{total['std']:.2f}",
             f"{row['throughput_per_s']:.1f}", f"{row['ratio_to_first']['median']:.3f}",
@@ -244,6 +245,11 @@ def table(rows: Sequence[Dict[str, Any]]) -> str:
         stages.append([*line[:3], *medians])
     note = f"milliseconds for a whole batch; +-%: 95 % interval of the median, ! above {QUIET:.0%}; cold: new process to answer"
     return f"{_aligned(lines)}\n{note}\n\n{_aligned(stages)}"
+
+
+def _name(row: Dict[str, Any]) -> str:
+    pixels = " uint8" if row["input"] == "uint8" else ""
+    return f"{row['variant']} {row['precision']}{pixels}{' (random)' if row['random'] else ''}"
 
 
 def _short(row: Dict[str, Any]) -> str:

@@ -19,15 +19,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from calibration.network import Network, batch_size, by_input, open_session, run  # noqa: E402
+from calibration.network import batch_size, by_input, open_session, run  # noqa: E402
 from calibration.ranges import collect  # noqa: E402
 from calibration.rounding import collect_moments  # noqa: E402
-from runtime.artifact import find_artifact  # noqa: E402
+from calibration.stage import read_network  # noqa: E402
+from runtime.artifact import find_artifact, read_artifact  # noqa: E402
 
 PASSES = ("plain inference", "ranges", "moments")
 
@@ -63,7 +63,7 @@ def main() -> int:
 
 def one(variant: str | None, pictures: int, threads: int, turns: int, passes: str) -> dict[str, object]:
     path = find_artifact(variant, "fp32")
-    network = Network(onnx.load(path))
+    network = read_network(read_artifact(path))
     side = network.shapes[network.input][2]
     layers = [layer for layer in network.layers if not layer.pooled]
     tensors = sorted({*by_input(layers), *(residual.identity for residual in network.residuals)})

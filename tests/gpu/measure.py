@@ -30,6 +30,7 @@ from runtime.artifact import Artifact, artifact_path, artifacts_folder, read_art
 from runtime.backends import open_backend  # noqa: E402
 from runtime.backends.cuda.driver import gpus  # noqa: E402
 from runtime.backends.tensorrt.backend import TensorRt  # noqa: E402
+from runtime.backends.tensorrt.compare import noise  # noqa: E402
 from runtime.backends.tensorrt.generations import MODULES, installed  # noqa: E402
 from runtime.backends.tensorrt.loader import make_engine, open_site  # noqa: E402
 from runtime.backends.tensorrt.options import Batch, BuildOptions  # noqa: E402
@@ -88,8 +89,7 @@ def main() -> int:
 
 def measure(variant: str, precision: str) -> List[Dict[str, Any]]:
     artifact = exported(variant, precision)
-    images = np.random.default_rng(0).normal(0, 1, (max(BATCHES), 3, *[artifact.preprocessing.resolution] * 2))
-    images = images.astype(np.float32)
+    images = noise(artifact.preprocessing, max(BATCHES))
     module = next((name for name in MODULES if installed(name)), None)
     rows: List[Dict[str, Any]] = []
     runs: Dict[str, Tuple[Callable[[np.ndarray], Any], Optional[TensorRt]]] = {}
@@ -120,10 +120,12 @@ def measure(variant: str, precision: str) -> List[Dict[str, Any]]:
             for name, (call, ours) in runs.items():
                 row: Dict[str, Any] = {
                     "variant": variant, "precision": precision, "what": name, "batch": batch, "random": artifact.random,
+                    "input": artifact.preprocessing.input,
                     "all_ms": float(np.median(spent[name][WARM:])),
                 }  # fmt: skip
                 if ours:
                     on_gpu = np.array([sum(each) for each in stages[name][WARM:]])
+                    row["copy_in_ms"] = float(np.median([each.copy_in for each in stages[name][WARM:]]))
                     row["gpu_ms"] = float(np.median([each.compute for each in stages[name][WARM:]]))
                     row["overhead_ms"] = float(np.median(np.array(spent[name][WARM:]) - on_gpu)) / batch
                 if not name.startswith("torch"):  # its network has random weights of its own
@@ -160,7 +162,8 @@ def peers(artifact: Artifact) -> Dict[str, Callable[[np.ndarray], Any]]:
             found["onnxruntime CUDA"] = open_backend(artifact, "onnxruntime_cuda").run
         except UserError as error:
             print(f"onnxruntime CUDA: {error}", file=sys.stderr)
-    if importlib.util.find_spec("torch") and artifact.precision in ("fp32", "fp16"):
+    floats = artifact.precision in ("fp32", "fp16") and artifact.preprocessing.input == "float32"
+    if importlib.util.find_spec("torch") and floats:
         import torch
 
         if torch.cuda.is_available() and artifact.random:
@@ -196,7 +199,7 @@ def line(row: Dict[str, Any]) -> str:
         value = row.get(key)
         return f"{value:9.{digits}f}" if value is not None and value == value else f"{'-':>9}"
 
-    weights = " random weights" if row["random"] else ""
+    weights = (" uint8 input" if row.get("input") == "uint8" else "") + (" random weights" if row["random"] else "")
     same = f"{row['same_class']:7.0%}" if "same_class" in row else f"{'-':>7}"
     return (
         f"{row['variant']:<8}{row['precision']:<6}{row['what'][:21]:<22}{row['batch']:>5}{figure('gpu_ms', 3)}"
