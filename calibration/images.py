@@ -142,7 +142,7 @@ def _gather(
                 os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             raise UserError(
-                f"The pixels of {count} pictures, {size / 1e6:.1f} MB, can't be kept in {tempfile.gettempdir()}: "
+                f"The pixels of {count} pictures, {size / 1e6:.3g} MB, can't be kept in {tempfile.gettempdir()}: "
                 f"{error.strerror}. Free some space, or set TMPDIR to another folder."
             ) from None
         pixels = np.memmap(file, np.uint8, "r+", shape=(count, side, side, 3))

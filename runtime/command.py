@@ -26,7 +26,10 @@ def run(main: Callable[[], int]) -> None:
         status = main()
         sys.stdout.flush()
     except UserError as error:
-        print("error: " + "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)
+        # Lines after the first are indented: one that a file's name brings along is not taken for a sentence of ours.
+        first, *rest = map(printable, str(error).split("\n"))
+        lines = [f"error: {first}", *(line if line.startswith(" ") else f"  {line}" for line in rest)]
+        print("\n".join(lines), file=sys.stderr)
         status = error.status
     except KeyboardInterrupt:
         print("\ninterrupted; no file was left half written", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 import sys
 from typing import IO, Iterable, Iterator, List, Sequence, Tuple, Union
 
@@ -44,8 +45,17 @@ def below(folder: str) -> Iterator[str]:
     for root, folders, files in os.walk(folder, onerror=_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".") and _ends(os.path.join(root, name)):
                 yield os.path.join(root, name)
+
+
+def _ends(path: str) -> bool:
+    """Whether reading `path` comes to an end: a pipe or a device that lies in a folder as picture.jpg would not."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # a link to nowhere is reported among the others
+        return True
+    return stat.S_ISREG(mode)
 
 
 def _unreadable(error: OSError) -> None:

@@ -57,6 +57,14 @@ class OnnxRuntime:
         if used != provider:
             where = PROVIDERS[provider]
             raise UserError(f"onnxruntime {onnxruntime.__version__} would run {artifact.path} on the CPU instead of {where}.")
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        shape = outputs[0].shape if outputs else []
+        if len(inputs) != 1 or len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != artifact.classes):
+            raise UserError(
+                f"{artifact.path} has {len(inputs)} inputs and an output of {shape}, not of {artifact.classes} classes: it is "
+                "damaged. Export it again."
+            )
+        self._path = artifact.path
         self.batch = cpu_batch(artifact)
         self.name = "onnxruntime_cuda" if provider == "CUDAExecutionProvider" else "onnxruntime"
         self._input = self._session.get_inputs()[0].name
@@ -64,7 +72,10 @@ class OnnxRuntime:
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """See runtime.backends.Backend."""
-        return self._session.run(None, {self._input: images})[0]
+        try:
+            return self._session.run(None, {self._input: images})[0]
+        except Exception as error:  # a graph that is wrong in itself may only show it now
+            raise UserError(f"onnxruntime can't run {self._path}: {str(error).splitlines()[0]}") from error
 
     def close(self) -> None:
         """See runtime.backends.Backend."""

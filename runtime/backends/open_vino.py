@@ -36,14 +36,17 @@ class OpenVino:
             self._model = openvino.Core().compile_model(str(artifact.path), "CPU", options)
         except Exception as error:  # RuntimeError, or what the artifact's damage leads to
             raise UserError(f"OpenVINO {openvino.__version__} can't load {artifact.path}: {str(error).splitlines()[0]}") from None
-        self._local = threading.local()
+        self._path, self._local = artifact.path, threading.local()
         self.description = f"OpenVINO {openvino.__version__.split('-')[0]}, CPU"
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """See runtime.backends.Backend."""
-        if not hasattr(self._local, "request"):
-            self._local.request = self._model.create_infer_request()
-        return np.array(self._local.request.infer([images])[self._model.output(0)])  # a copy: the request's buffer is reused
+        try:
+            if not hasattr(self._local, "request"):
+                self._local.request = self._model.create_infer_request()
+            return np.array(self._local.request.infer([images])[self._model.output(0)])  # a copy: the buffer is reused
+        except Exception as error:  # RuntimeError, or IndexError where the graph has no output
+            raise UserError(f"OpenVINO can't run {self._path}: {' '.join(str(error).split())[:300]}") from error
 
     def close(self) -> None:
         """See runtime.backends.Backend."""
