@@ -151,7 +151,7 @@ def _gather(
     for done, (name, source) in enumerate(squares):
         note(done, count)
         try:
-            square = np.asarray(resize_crop(open_image(source), preprocessing))
+            square = np.asarray(resize_crop(open_image(source, at_least=preprocessing.resize_to), preprocessing))
         except ImageError as error:
             skipped.append(str(error))
             continue

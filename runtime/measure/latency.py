@@ -49,7 +49,7 @@ def one_pass(
     spent = dict.fromkeys(("decode", "resize", "normalise"), 0.0)
     began = last = clock()
     for row, picture in zip(batch, pictures):
-        image = open_image(picture)
+        image = open_image(picture, at_least=recipe.resize_to)
         decoded = clock()
         image = resize_crop(image, recipe)
         resized = clock()
