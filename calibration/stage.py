@@ -108,7 +108,8 @@ def up_to_date(variant: str, digest: str, folder: Path | None) -> bool:
             verify(path)
     except UserError:
         return False
-    return (artifact_path(variant, "int8", folder).parent / f"{variant}.calibration.json").is_file()
+    reports = artifact_path(variant, "int8", folder).parent
+    return all((reports / f"{variant}.calibration.{suffix}").is_file() for suffix in ("json", "html"))
 
 
 def read_network(artifact: Artifact) -> Network:
@@ -189,10 +190,11 @@ def calibrate(
         artifact.variant, target, budget, met, best, points, damages, scores, judged_on, len(photographs),
         photographs.skipped, photographs.origin, warnings, speeds, time.perf_counter() - began, training,
     )  # fmt: skip
-    _write(artifact, with_float_weights(graph), half, result, digests.all, folder)
     from calibration.report import write_report  # here: only now is there something to draw
 
+    # The artifacts last: they say what they were made from, and so whether all of this has been done.
     write_report(result, network, prepared, artifact_path(artifact.variant, "int8", folder).parent)
+    _write(artifact, with_float_weights(graph), half, result, digests.all, folder)
     return result
 
 

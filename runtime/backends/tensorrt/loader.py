@@ -177,7 +177,7 @@ def artifact_of(engine: Path) -> Artifact:
     except UserError:
         variant, _, rest = engine.name.partition(".")
         name = artifact_path(variant, rest.partition(".")[0]).name
-    path = engine.with_name(Path(name).name)
+    path = engine.parent / Path(name).name
     if not path.is_file():
         raise UserError(f"{path}, from which {engine.name} was built, is not beside it: it says what the classes are.")
     return read_artifact(path)

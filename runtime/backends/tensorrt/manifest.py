@@ -16,6 +16,7 @@ from runtime.errors import UserError
 from runtime.whole_file import write_whole
 
 SCHEMA = 1
+_MOST_BYTES = 16 << 20  # of a manifest: the names of layers that a DLA can't do are the longest thing in it
 
 
 class Manifest(NamedTuple):
@@ -74,6 +75,8 @@ def read_manifest(engine: Path) -> Manifest:
     """Raises UserError if there is none, or it is damaged."""
     path = manifest_path(engine)
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES >> 20} MB")
         values: Dict[str, Any] = json.loads(path.read_bytes().decode("utf-8"))
         if values.pop("schema") != SCHEMA:
             raise ValueError("another version of this project wrote it")
