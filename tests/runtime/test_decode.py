@@ -39,13 +39,13 @@ def off(data: bytes, recipe: Preprocessing = SMALL) -> float:
 @pytest.mark.parametrize(
     "size,at_least,expected",
     [
-        ((1024, 1024), 64, (128, 128)),
-        ((1024, 1200), 65, (256, 300)),  # 1/8 would leave less than twice
-        ((1023, 2000), 64, (256, 500)),
-        ((1030, 1025), 64, (129, 129)),
-        ((300, 257), 64, (150, 129)),
-        ((256, 4000), 64, (128, 2000)),
-        ((500, 255), 64, (500, 255)),
+        ((1280, 1280), 64, (160, 160)),
+        ((1280, 1500), 65, (320, 375)),  # 1/8 would leave less than 2.5 times
+        ((1279, 2000), 64, (320, 500)),
+        ((1290, 1281), 64, (162, 161)),
+        ((400, 321), 64, (200, 161)),
+        ((320, 4000), 64, (160, 2000)),
+        ((500, 319), 64, (500, 319)),
         ((500, 375), 256, (500, 375)),
     ],
 )
@@ -65,11 +65,11 @@ def test_ordinary_pictures_and_exact_ones_are_as_pillow_decodes_them() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_fraction_of_a_turned_picture(orientation: int) -> None:
-    """An eighth of 1035 x 1049 is 129.375 x 131.125, of which decoding makes 130 x 132: half a pixel too much shows."""
+    """An eighth of 1283 x 1297 is 160.375 x 162.125, of which decoding makes 161 x 163: half a pixel too much shows."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(photograph((1035, 1049)), quality=95, exif=exif)
-    assert sorted(open_image(data, at_least=64).size) == [130, 132]
+    data = encode(photograph((1283, 1297)), quality=95, exif=exif)
+    assert sorted(open_image(data, at_least=64).size) == [161, 163]
     assert off(data) < 2.5
 
 
@@ -100,14 +100,14 @@ def test_fraction_is_close_to_the_plain_way(size: Tuple[int, int], change: Any) 
         ("CMYK", "JPEG", {}),
         ("RGB", "JPEG", {"progressive": True}),
         ("RGB", "JPEG", {"subsampling": 0}),
-        ("RGB", "MPO", {"save_all": True, "append_images": [Image.new("RGB", (640, 600))]}),
+        ("RGB", "MPO", {"save_all": True, "append_images": [Image.new("RGB", (700, 660))]}),
     ],
     ids=["grey", "cmyk", "progressive", "444", "mpo"],
 )
 def test_fraction_of_every_kind_of_jpeg(mode: str, kind: str, options: Any) -> None:
-    data = encode(photograph((640, 600)).convert(mode), kind, quality=95, **options)
+    data = encode(photograph((700, 660)).convert(mode), kind, quality=95, **options)
     image = open_image(data, at_least=64)
-    assert image.mode == "RGB" and image.size == (160, 150)
+    assert image.mode == "RGB" and image.size == (175, 165)
     assert off(data) < 2.5
 
 
@@ -118,7 +118,7 @@ def test_pictures_of_others_stay_as_they_are() -> None:
 
 
 def test_what_is_made_of_a_fraction_is_an_ordinary_picture() -> None:
-    image = open_image(encode(photograph((1035, 1049))), at_least=64)
+    image = open_image(encode(photograph((1283, 1297))), at_least=64)
     assert margins_of(image) == (0, 0, 0.625, 0.875)
     assert margins_of(open_image(image)) == margins_of(image)  # opened, not changed
     for made in (image.crop((0, 0, 100, 100)), image.copy(), image.rotate(90)):
