@@ -32,7 +32,6 @@ class Schedule:
     weights: float = 0.01  # levels of int8
     biases: float = 0.002  # of 127 levels of the input times one of the weight
     scales: float = 0.0005  # of the weights', in their logarithm
-    ranges: float = 0.0002  # of the scales of activations, in their logarithm
     warm_up: float = 0.1  # share of the steps
     least_crop: float = 0.35  # share of a picture's area
     seed: int = 0
@@ -53,7 +52,6 @@ def train(
             {"params": list(graph.weights.values()), "lr": schedule.weights},
             {"params": list(graph.biases.values()), "lr": schedule.biases},
             {"params": list(graph.steps.values()), "lr": schedule.scales},
-            {"params": [pair for pair in graph.pairs.values() if pair.requires_grad], "lr": schedule.ranges},
         ],
         betas=(0.9, 0.99),
     )
@@ -78,8 +76,7 @@ def train(
             rates.step()
             done += 1
     note(total, total)
-    layers, identities = graph.quantised(prepared)
-    return replace(prepared, layers={**prepared.layers, **layers}, identities=identities)
+    return replace(prepared, layers={**prepared.layers, **graph.quantised(prepared)})
 
 
 def disagreement(logits: Tensor, expected: Tensor) -> Tensor:

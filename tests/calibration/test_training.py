@@ -70,17 +70,10 @@ def test_what_is_trained_keeps_the_rules_of_the_graph(prepared: Prepared, photog
     changed = 0
     for name, layer in trained.layers.items():
         before = prepared.layers[name]
-        assert (
-            layer.weight.dtype == np.int8 and layer.weight.min() >= -127 and layer.range.offset == before.range.offset
-        )
-        for value in (layer.scale, np.float32(layer.range.scale)):
-            assert (half_precision(value) == value).all()  # the same integers beside FP16
+        assert layer.weight.dtype == np.int8 and layer.weight.min() >= -127 and layer.range == before.range
+        assert (half_precision(layer.scale) == layer.scale).all()  # the same integers beside FP16
         changed += int((layer.weight != before.weight).sum())
     assert changed > 0
-    for residual in prepared.network.residuals:  # the identity and the block share one Q/DQ pair still
-        users = [layer for layer in prepared.network.layers if layer.input == residual.identity]
-        same = [u for u in users if prepared.layers[u.name].range == prepared.identities[residual.name]]
-        assert same and all(trained.layers[u.name].range == trained.identities[residual.name] for u in same)
 
 
 def test_the_same_seed_gives_the_same_weights(prepared: Prepared, photographs: Photographs) -> None:
