@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from runtime.adopt import adopted
 from runtime.artifact import PRECISIONS, RANDOM_WEIGHTS, find_artifact
 from runtime.backends import BACKENDS
 from runtime.classifier import Classifier
@@ -16,7 +19,6 @@ from runtime.command import printable, run
 from runtime.errors import UserError
 from runtime.measure.cold import Cold, cold_start
 from runtime.measure.energy import Meter, open_meter
-from runtime.measure.foreign import Foreign, sha256_of
 from runtime.measure.latency import Row, measure, one_pass
 from runtime.measure.machine import machine, warnings
 from runtime.measure.picture import picture_of
@@ -55,7 +57,14 @@ def main() -> int:
 
     name, picture = picture_of(options.images)
     before, meter = machine(), open_meter()
-    subjects, failed = _opened(options)
+    with tempfile.TemporaryDirectory() as folder:  # for networks of others, as artifacts
+        return _bench(options, name, picture, before, meter, Path(folder))
+
+
+def _bench(
+    options: argparse.Namespace, name: str, picture: bytes, before: Dict[str, Any], meter: Optional[Meter], folder: Path
+) -> int:
+    subjects, failed = _opened(options, folder)
     try:
         for path in sorted({str(each.model.artifact.path) for each in subjects if each.model.artifact.random}):
             _say(f"{path}: {RANDOM_WEIGHTS}")
@@ -65,7 +74,7 @@ def main() -> int:
             subject.model.close()
     failed += late
     after = machine()
-    said = warnings(before, after) + _doubts(rows)
+    said = warnings(before, after) + _pieces(rows) + _doubts(rows)
     print(table(rows), flush=True)
     for text in said:
         _say(f"warning: {text}")
@@ -85,30 +94,32 @@ class Subject(NamedTuple):
 
     model: Classifier
     asked: str  # --backend's word for the backend
+    file: Path  # as it was named, or found
 
     def failure(self, batch: int, reason: str) -> Dict[str, Any]:
-        path = self.model.artifact.path
-        _say(f"error: {path.name} can't run a batch of {batch} on {self.model.backend.description}: {reason}")
-        return {"model": str(path), "backend": self.asked, "batch": batch, "reason": reason}
+        _say(f"error: {self.file.name} can't run a batch of {batch} on {self.model.backend.description}: {reason}")
+        return {"model": str(self.file), "backend": self.asked, "batch": batch, "reason": reason}
 
 
-def _opened(options: argparse.Namespace) -> Tuple[List[Subject], List[Dict[str, Any]]]:
+def _opened(options: argparse.Namespace, folder: Path) -> Tuple[List[Subject], List[Dict[str, Any]]]:
     """Every model on every backend, and those that could not be: one that fails must not cost the others.
 
     Raises UserError if there is none left.
     """
-    models: List[Tuple[Callable[..., Classifier], Any]] = [(Classifier, path) for path in options.models]
+    models: List[Tuple[Path, Callable[[], Path]]] = [(Path(path), partial(Path, path)) for path in options.models]
     if not options.models and (options.variant or options.precisions or not options.foreign):
         for precision in options.precisions or [None]:
-            models.append((Classifier, find_artifact(options.variant, precision)))
-    models += [(Foreign, path) for path in options.foreign]
+            path = find_artifact(options.variant, precision)
+            models.append((path, partial(Path, path)))
+    for i, other in enumerate(map(Path, options.foreign)):
+        models.append((other, partial(_adopted, other, folder / str(i))))
     subjects: List[Subject] = []
     failed: List[Dict[str, Any]] = []
     try:
-        for kind, path in models:
+        for path, ready in models:
             for backend in options.backend:
                 try:
-                    subjects.append(Subject(kind(path, backend=backend, threads=options.threads), backend))
+                    subjects.append(Subject(Classifier(ready(), backend=backend, threads=options.threads), backend, path))
                 except UserError as error:
                     if len(models) * len(options.backend) == 1:
                         raise
@@ -121,6 +132,10 @@ def _opened(options: argparse.Namespace) -> Tuple[List[Subject], List[Dict[str, 
             subject.model.close()
         raise
     return subjects, failed
+
+
+def _adopted(path: Path, folder: Path) -> Path:
+    return adopted(path, folder).path
 
 
 def _measured(
@@ -144,10 +159,9 @@ def _measured(
         for measured in measure(able, [batch], pictures, seconds, say=_say) if able else []:
             model = measured.subject
             joules = _joules(meter, model, pictures, seconds * _ENERGY) if meter else None
-            foreign = f"{model.shape.side},{model.shape.classes}" if isinstance(model, Foreign) else ""
             cold = None
             try:
-                cold = cold_start(_file(model), model.backend.name, batch, threads, foreign)
+                cold = cold_start(_file(model), model.backend.name, batch, threads)
             except UserError as error:
                 _say(f"error: {error}")
             rows.append(as_row(measured, cold, joules))
@@ -179,7 +193,7 @@ def as_row(row: Row, cold: Optional[Cold], joules: Optional[float]) -> Dict[str,
         "backend": backend.description,
         "backend_name": row.subject.backend.name,
         "model": artifact.path.name,
-        "sha256": artifact.metadata.get("sha256") or sha256_of(artifact.path),
+        "sha256": artifact.metadata["sha256"],
         "batch": row.batch,
         "resolution": artifact.preprocessing.resolution,
         "input": artifact.preprocessing.input,
@@ -187,6 +201,7 @@ def as_row(row: Row, cold: Optional[Cold], joules: Optional[float]) -> Dict[str,
         "parameters": _whole(artifact.metadata.get("parameters")),
         "file_mb": _file(row.subject).stat().st_size / 1e6,
         "random": artifact.random,
+        "run_batch": getattr(row.subject.backend, "fixed", None),  # the only one that its graph takes
         "total": row.total._asdict(),
         "stages": {name: stage._asdict() for name, stage in row.stages.items()},
         "throughput_per_s": row.throughput,
@@ -208,6 +223,16 @@ def _file(model: Classifier) -> Path:
 
 def _whole(text: Optional[str]) -> Optional[int]:
     return int(text) if text and text.isdigit() else None
+
+
+def _pieces(rows: Sequence[Dict[str, Any]]) -> List[str]:
+    """Which batches are not what they seem: a graph for another one ran them in pieces, or filled up."""
+    return [
+        f"{row['model']} takes {row['run_batch']} at a time: its batch of {row['batch']} is "
+        f"{-(-row['batch'] // row['run_batch'])} runs of {row['run_batch']}."
+        for row in rows
+        if row.get("run_batch", row["batch"]) != row["batch"]
+    ]
 
 
 def _doubts(rows: Sequence[Dict[str, Any]]) -> List[str]:

@@ -107,6 +107,17 @@ def require_one_file(path: Union[str, Path]) -> None:
             )
 
 
+def without_metadata(path: Union[str, Path]) -> bytes:
+    """The ONNX file `path` without its metadata properties: those of another project could be taken for ours."""
+    with _opened(path) as file:
+        content, kept, last = file.read(), [], 0
+        for field, _start, end in _fields(file, len(content), path):
+            if field != _METADATA:
+                kept.append(content[last:end])
+            last = end
+    return b"".join(kept)
+
+
 def _external(file: BinaryIO, message: str, start: int, end: int, path: Any, depth: int) -> Iterator[str]:
     """Names of the other files that tensors in `file`'s bytes `start` to `end` refer to."""
     if depth > _DEEPEST:

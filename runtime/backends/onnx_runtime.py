@@ -8,7 +8,7 @@ from typing import Optional
 import numpy as np
 
 from runtime.artifact import Artifact
-from runtime.backends import cpu_batch, share_cores
+from runtime.backends import cpu_batch, in_pieces, share_cores
 from runtime.errors import UserError
 from runtime.onnx_metadata import require_one_file
 
@@ -65,7 +65,9 @@ class OnnxRuntime:
                 "damaged. Export it again."
             )
         self._path = artifact.path
-        self.batch = cpu_batch(artifact)
+        batch = inputs[0].shape[0] if inputs[0].shape else None
+        self.fixed = batch if isinstance(batch, int) and batch > 0 else None  # as many graphs of others are exported
+        self.batch = self.fixed or cpu_batch(artifact)
         self.name = "onnxruntime_cuda" if provider == "CUDAExecutionProvider" else "onnxruntime"
         self._input = self._session.get_inputs()[0].name
         self.description = f"onnxruntime {onnxruntime.__version__}, {PROVIDERS[provider]}"
@@ -73,7 +75,7 @@ class OnnxRuntime:
     def run(self, images: np.ndarray) -> np.ndarray:
         """See runtime.backends.Backend."""
         try:
-            return self._session.run(None, {self._input: images})[0]
+            return in_pieces(lambda piece: self._session.run(None, {self._input: piece})[0], images, self.fixed)
         except Exception as error:  # a graph that is wrong in itself may only show it now
             raise UserError(f"onnxruntime can't run {self._path}: {str(error).splitlines()[0]}") from error
 

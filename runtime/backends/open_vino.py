@@ -8,7 +8,7 @@ from typing import Optional
 import numpy as np
 
 from runtime.artifact import Artifact
-from runtime.backends import cpu_batch, share_cores
+from runtime.backends import cpu_batch, in_pieces, share_cores
 from runtime.errors import UserError
 from runtime.onnx_metadata import require_one_file
 
@@ -27,7 +27,6 @@ class OpenVino:
         # Its default on the CPU is bf16 where the processor has it; what is measured here is the artifact's own precision.
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         threads, self.lanes = share_cores(threads, lanes)
-        self.batch = cpu_batch(artifact)
         if self.lanes > 1:
             options["NUM_STREAMS"] = str(self.lanes)
         if threads:
@@ -36,6 +35,9 @@ class OpenVino:
             self._model = openvino.Core().compile_model(str(artifact.path), "CPU", options)
         except Exception as error:  # RuntimeError, or what the artifact's damage leads to
             raise UserError(f"OpenVINO {openvino.__version__} can't load {artifact.path}: {str(error).splitlines()[0]}") from None
+        batch = self._model.input(0).partial_shape[0]
+        self.fixed = batch.get_length() if batch.is_static else None  # as many graphs of others are exported
+        self.batch = self.fixed or cpu_batch(artifact)
         self._path, self._local = artifact.path, threading.local()
         self.description = f"OpenVINO {openvino.__version__.split('-')[0]}, CPU"
 
@@ -44,7 +46,8 @@ class OpenVino:
         try:
             if not hasattr(self._local, "request"):
                 self._local.request = self._model.create_infer_request()
-            return np.array(self._local.request.infer([images])[self._model.output(0)])  # a copy: the buffer is reused
+            request, output = self._local.request, self._model.output(0)
+            return in_pieces(lambda piece: np.array(request.infer([piece])[output]), images, self.fixed)  # copies: it reuses them
         except Exception as error:  # RuntimeError, or IndexError where the graph has no output
             raise UserError(f"OpenVINO can't run {self._path}: {' '.join(str(error).split())[:300]}") from error
 

@@ -30,16 +30,13 @@ class Cold(NamedTuple):
     peak_mb: Optional[float]  # the most memory it ever held, in MB of 10^6; None where the system does not tell
 
 
-def cold_start(
-    model: Path, backend: str, batch: int, threads: Optional[int] = None, foreign: str = "", runs: int = RUNS
-) -> Cold:
+def cold_start(model: Path, backend: str, batch: int, threads: Optional[int] = None, runs: int = RUNS) -> Cold:
     """Starts `runs` processes, one after another, each of which loads `model` and answers a batch of made-up pictures.
 
     Raises UserError with the process's own sentence if it fails.
     """
     command = [sys.executable, "-m", "runtime.measure.cold", "--model", str(model), "--backend", backend]
     command += ["--batch", str(batch), *(["--threads", str(threads)] if threads else [])]
-    command += ["--foreign", foreign] if foreign else []
     seen = [_one(command) for _ in range(runs)]
     peaks = [one.peak_mb for one in seen if one.peak_mb is not None]
     return Cold(
@@ -89,21 +86,13 @@ def main() -> int:
     parser.add_argument("--backend", default="auto", metavar="B")
     parser.add_argument("--batch", type=int, default=1, metavar="N")
     parser.add_argument("--threads", type=int, metavar="N")
-    parser.add_argument("--foreign", default="", metavar="SIDE,CLASSES", help="not an artifact of this project")
     options = parser.parse_args()
 
+    from runtime.classifier import Classifier
     from runtime.measure.picture import made_up
 
     pictures: List[Any] = [made_up()] * options.batch
-    if options.foreign:
-        from runtime.measure.foreign import Foreign, Shape
-
-        side, classes = map(int, options.foreign.split(","))
-        classifier: Any = Foreign(options.model, options.backend, options.threads, Shape(side, classes))
-    else:
-        from runtime.classifier import Classifier
-
-        classifier = Classifier(options.model, backend=options.backend, threads=options.threads)
+    classifier = Classifier(options.model, backend=options.backend, threads=options.threads)
     print(json.dumps({"at": "loaded"}), flush=True)
     classifier.predictions(classifier.logits(classifier.preprocess(pictures)))
     print(json.dumps({"at": "answered", "peak_mb": peak_megabytes()}), flush=True)

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from runtime.adopt import name_of
 from runtime.artifact import NAME, PRECISIONS
 from runtime.backends import BACKENDS
 from runtime.errors import UserError
@@ -94,7 +95,7 @@ def foreign_of(text: str) -> List[Foreign]:
         path, _, name = word.partition(":")
         if not Path(path).is_file():
             raise UserError(f"There is no file {path}.")
-        name = name or Path(path).stem
+        name = name or name_of(Path(path))
         if not NAME.fullmatch(name):
             raise UserError(f"'{name}' can't be a network's name: use letters, digits, dots and dashes (FILE:NAME).")
         found.append(Foreign(Path(path), name))

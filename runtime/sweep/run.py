@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
+from runtime.adopt import adopted, as_in
 from runtime.artifact import PRECISIONS, Artifact
 from runtime.errors import UserError
-from runtime.sweep.artifacts import Maker, adopted
+from runtime.sweep.artifacts import Maker
 from runtime.sweep.children import Failed, run_module
 from runtime.sweep.plan import Plan, fingerprint, site
 from runtime.sweep.rows import Report, Row, read_rows, write_rows
@@ -42,8 +44,8 @@ def sweep(plan: Plan, folder: Path, say: Say, fresh: bool = False) -> Report:
         running.measure(variant, artifacts)
     for step, foreign in enumerate(plan.foreign, len(plan.variants) + 1):
         say(f"[{step}/{steps}] {foreign.name}")
-        adopt: Callable[[str], Artifact] = lambda _: adopted(foreign, folder / "networks", like)  # noqa: B023, E731
-        running.measure(foreign.name, running.gather(foreign.name, ["fp32"], adopt))
+        adopt = partial(adopted, foreign.path, folder / "networks", foreign.name, labels=as_in(like))
+        running.measure(foreign.name, running.gather(foreign.name, ["fp32"], lambda _: adopt()))  # noqa: B023
     return running.save()
 
 

@@ -12,16 +12,14 @@ from onnx import TensorProto, helper
 
 from calibration.stage import read_network
 from export.bundle import bundle
+from runtime.adopt import adopted
 from runtime.artifact import Artifact, artifact_path, read_artifact, sealed
 from runtime.backends.tensorrt.generations import generation
 from runtime.backends.tensorrt.loader import Site, make_engine
 from runtime.backends.tensorrt.options import BuildOptions
 from runtime.classifier import Classifier
 from runtime.errors import UserError
-from runtime.measure.foreign import Foreign
 from runtime.onnx_metadata import require_one_file, verify
-from runtime.sweep import plan
-from runtime.sweep.artifacts import adopted
 from tests.attacks.conftest import SONG
 from tests.calibration.small_network import small_model
 from tests.warm import command
@@ -136,8 +134,7 @@ def test_every_door(place: Callable[[Path, Path], str], artifact: Artifact, cana
         "calibration": lambda: read_network(bad),
         "engine": lambda: make_engine(bad, site, BuildOptions("fp32")),
         "bundle": lambda: bundle("small", "fp32", folder),
-        "bench --foreign": lambda: Foreign(bad.path),
-        "sweep --onnx": lambda: adopted(plan.Foreign(bad.path, "theirs"), inside / "networks", None),
+        "bench --foreign, sweep --onnx": lambda: adopted(bad.path, inside / "networks", "theirs"),
     }
     for name, door in doors.items():
         with pytest.raises(UserError) as caught:

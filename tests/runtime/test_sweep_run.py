@@ -14,12 +14,12 @@ from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
 
+from runtime.adopt import adopted, as_in
 from runtime.artifact import artifact_path, read_artifact, sealed
 from runtime.errors import UserError
 from runtime.onnx_metadata import read_metadata
 from runtime.sweep import artifacts as making
 from runtime.sweep import run as running
-from runtime.sweep.artifacts import adopted
 from runtime.sweep.children import Failed, reason, run_module
 from runtime.sweep.plan import Foreign, Plan, backends_of, batches_of, foreign_of, precisions_of, variants_of
 from runtime.sweep.rows import read_rows
@@ -236,15 +236,15 @@ def foreign_copy(model: Path, path: Path) -> Path:
 
 def test_a_network_of_others_is_measured_as_ours_are(model, tmp_path):
     path = foreign_copy(model, tmp_path / "theirs.onnx")
-    artifact = adopted(Foreign(path, "Theirs"), tmp_path / "networks", like=read_artifact(model))
+    artifact = adopted(path, tmp_path / "networks", "Theirs", labels=as_in(read_artifact(model)))
     assert (artifact.variant, artifact.preprocessing.resolution, artifact.classes) == ("Theirs", 224, 1000)
     assert artifact.labels == read_artifact(model).labels and not artifact.random
     written = artifact.path.stat().st_mtime_ns
-    assert adopted(Foreign(path, "Theirs"), tmp_path / "networks", like=read_artifact(model)) == artifact
+    assert adopted(path, tmp_path / "networks", "Theirs", labels=as_in(read_artifact(model))) == artifact
     assert artifact.path.stat().st_mtime_ns == written
     (tmp_path / "no.onnx").write_bytes(b"no ONNX at all")
     with pytest.raises(UserError, match=r"no\.onnx"):
-        adopted(Foreign(tmp_path / "no.onnx", "no"), tmp_path / "networks", None)
+        adopted(tmp_path / "no.onnx", tmp_path / "networks")
 
 
 def test_for_real_interrupted_and_gone_on_with(model, tmp_path):

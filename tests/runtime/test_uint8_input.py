@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from runtime.adopt import shape_of
 from runtime.classifier import Classifier
 from runtime.errors import UserError
 from runtime.measure.cold import cold_start
-from runtime.measure.foreign import shape_of
 from runtime.measure.latency import STAGES, TOTAL, one_pass
 from runtime.preprocess import Preprocessing, normalize, preprocess, scale_and_offset
 

@@ -100,7 +100,9 @@ def build(
     image = network.get_input(0)
     for _ in range(generation.profiles):
         profile = builder.create_optimization_profile()
-        profile.set_shape(image.name, *[(count, *tuple(image.shape)[1:]) for count in options.batch])
+        own, *rest = tuple(image.shape)
+        batch = options.batch if own < 0 else (own,) * 3  # a network of others may take one number of pictures only
+        profile.set_shape(image.name, *[(count, *rest) for count in batch])
         config.add_optimization_profile(profile)
     fallbacks = {} if options.dla is None else _use_dla(trt, builder, network, config, options.dla)
     if generation.timing_cache:

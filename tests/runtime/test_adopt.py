@@ -1,0 +1,134 @@
+"""Networks of others: taken over as artifacts, and run in pieces where they take one number of pictures only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Dict, Set
+
+import numpy as np
+import pytest
+
+from runtime import bench
+from runtime.adopt import USUAL, Asked, Graph, Shape, adopted, name_of, shape_of
+from runtime.artifact import artifact_path, read_artifact
+from runtime.backends import in_pieces
+from runtime.classifier import Classifier
+from runtime.errors import UserError
+from runtime.measure.cold import Cold
+from runtime.onnx_metadata import read_metadata, with_metadata
+from tests.runtime.changed_artifacts import unsealed
+
+
+def of_batch(content: bytes, batch: int) -> bytes:
+    """The graph with its open batch "N" set to `batch`: a dimension of as many bytes, by a number written in two."""
+    return content.replace(b"\x0a\x03\x12\x01N", bytes([0x0A, 3, 8, batch | 0x80, 0]))
+
+
+@pytest.fixture(scope="module")
+def pairs(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """lite0 as a file that says nothing of itself and takes two pictures at a time."""
+    path = tmp_path_factory.mktemp("pairs") / "in pairs.onnx"
+    path.write_bytes(of_batch(unsealed(model)[0], 2))
+    return path
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_batch_that_the_graph_does_not_take_is_run_in_pieces(
+    backend: str, model: Path, pairs: Path, photographs: Dict[Path, Set[int]], tmp_path: Path
+) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="openvino is not installed")
+    lite0 = read_artifact(model).preprocessing
+    asked = Asked(crop=lite0.crop, interpolation=lite0.interpolation, mean=lite0.mean, std=lite0.std)
+    artifact = adopted(pairs, tmp_path, asked=asked)
+    assert shape_of(pairs) == Shape(224, 1000, 2) and artifact.variant == "in-pairs"
+    assert artifact.preprocessing == lite0
+    pictures = (list(photographs) * 3)[:5]
+    with Classifier(model, backend=backend, threads=1) as ours, Classifier(artifact.path, backend=backend, threads=1) as theirs:
+        assert theirs.backend.batch == 2
+        batch = ours.preprocess(pictures)
+        expected = ours.logits(batch)
+        np.testing.assert_allclose(theirs.logits(batch), expected, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(theirs.logits(batch[:1]), expected[:1], rtol=1e-3, atol=1e-3)
+        assert theirs.logits(batch[:0]).shape == (0, 1000)
+
+
+def test_pieces_are_whole_and_the_last_is_filled_up() -> None:
+    seen = []
+
+    def run(images: np.ndarray) -> np.ndarray:
+        seen.append(images.copy())
+        return images * 10
+
+    images = np.arange(1, 6, dtype=np.float32).reshape(5, 1)
+    np.testing.assert_array_equal(in_pieces(run, images, 2), images * 10)
+    np.testing.assert_array_equal(np.concatenate(seen).ravel(), [1, 2, 3, 4, 5, 0])
+    seen.clear()
+    in_pieces(run, images, None)
+    assert len(seen) == 1
+
+
+def test_bench_says_so(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench, "cold_start", lambda *_: Cold(2.0, 3.0, None))
+    command = ["bench", "--foreign", str(pairs), "--batch", "2,3", "--seconds", "0.05", "--threads", "1", "--json", "b.json"]
+    monkeypatch.setattr("sys.argv", command)
+    assert bench.main() == 0
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert [(row["variant"], row["batch"]) for row in result["rows"]] == [("in-pairs", 2), ("in-pairs", 3)]
+    (said,) = [text for text in result["warnings"] if "at a time" in text]
+    assert "batch of 3 is 2 runs of 2" in said and said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["b.json"]  # no artifact is left behind
+
+
+def test_what_another_project_wrote_into_the_file_is_not_taken_for_ours(model: Path, tmp_path: Path) -> None:
+    graph = unsealed(model)[0]
+    path = tmp_path / "theirs.onnx"
+    theirs = {"input": "uint8", "published_top1": "99.9", "project": "another", "author": "somebody"}
+    path.write_bytes(with_metadata(graph, theirs)[0])
+    artifact = adopted(path, tmp_path / "networks")
+    assert artifact.preprocessing.input == "float32" and not {"published_top1", "author"} & set(artifact.metadata)
+    with Classifier(artifact.path, backend="onnxruntime", threads=1) as classify:
+        assert classify.logits(artifact.preprocessing.empty(1)).shape == (1, 1000)
+
+
+def test_it_is_made_again_only_if_something_changed(model: Path, tmp_path: Path) -> None:
+    path, calls = tmp_path / "theirs.onnx", []
+    path.write_bytes(unsealed(model)[0])
+
+    def convert(content: bytes, *_: object) -> Dict[str, Graph]:
+        calls.append(content)
+        return {"fp32": Graph(content), "fp16": Graph(content)} if len(calls) < 4 else {"fp32": Graph(content)}
+
+    def adopt(asked: Asked = USUAL) -> None:
+        adopted(path, tmp_path / "networks", asked=asked, convert=convert, converter="a test")
+
+    adopt()
+    adopt()
+    assert len(calls) == 1 and not read_metadata(path)
+    half = artifact_path("theirs", "fp16", tmp_path / "networks")
+    half.write_bytes(half.read_bytes()[:-100] + bytes(100))
+    adopt()  # since the other precision is damaged
+    assert len(calls) == 2
+    adopt(Asked(crop=0.9))
+    assert len(calls) == 3 and read_artifact(half).preprocessing.crop == 0.9
+    adopt(Asked(crop=0.8))
+    assert len(calls) == 4 and not half.exists()  # of another network now
+
+
+def test_names(tmp_path: Path) -> None:
+    assert name_of(Path("nets/My Net (v2).onnx")) == "My-Net-v2-"
+    assert name_of(Path("..hidden.onnx")) == "hidden"
+    with pytest.raises(UserError, match="give it one of letters"):
+        name_of(Path("….onnx"))
+
+
+def test_pictures_of_another_size(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "theirs.onnx"
+    path.write_bytes(unsealed(model)[0])
+    with pytest.raises(UserError, match=r"theirs\.onnx takes pictures of 224 px, not of 256"):
+        adopted(path, tmp_path / "networks", asked=Asked(resolution=256))
+    assert not (tmp_path / "networks").exists()
