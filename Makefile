@@ -119,8 +119,8 @@ $(TESTED): $(SOURCES)
 	@touch $@
 
 .PHONY: all-tests
-all-tests: lint test-python
-	@$(MAKE) --no-print-directory -j2 --output-sync=target $(addprefix test-python,$(OTHER_PYTHONS)) test-aarch64
+all-tests: lint test-artifacts
+	@$(MAKE) --no-print-directory -j2 --output-sync=line test-python $(addprefix test-python,$(OTHER_PYTHONS)) test-aarch64
 
 .PHONY: lint
 lint: $(VENV)/.test
