@@ -7,6 +7,7 @@ are self-contained, and none runs another program, as Pillow's reader of EPS doe
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import time
 from typing import IO, NamedTuple
@@ -15,11 +16,9 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 HEAD = 64  # bytes that tell a format
-# JPEGs are fed to libjpeg in pieces of this size. Most photographs are one: 5 % quicker than Pillow's 64 KiB.
+# A JPEG of one scan goes to libjpeg in pieces of this size, most photographs in one: 5 % quicker than in Pillow's 64 KiB.
 _PIECE = 8 << 20
-# Of progressive ones, thousands of almost empty scans, each a pass over all coefficients, would fit between two looks
-# at the clock: issue LJT-01-003 of libjpeg-turbo.
-_PROGRESSIVE_PIECE = 1 << 10
+_SCAN = b"\xff\xda"  # marker of its start, which coded pixels can't contain
 
 
 class Format(NamedTuple):
@@ -106,11 +105,30 @@ class ClockedFile:
 
 class PlainJpeg(JpegImageFile):
     """A JPEG without its print resolution and without the further pictures of an MPO: Pillow looks for both in EXIF and
-    MPF on opening, and damage there would fail a good picture."""
+    MPF on opening, and damage there would fail a good picture.
+
+    Of several scans libjpeg gets one at a time, so that the clock is looked at between them: each is a pass over all
+    pixels, and an empty one takes ten bytes (issue LJT-01-003 of libjpeg-turbo).
+    """
 
     def _open(self) -> None:
         super()._open()
-        self.decodermaxblock = _PROGRESSIVE_PIECE if "progressive" in self.info else _PIECE
+        assert self.fp is not None
+        start = self.fp.tell() - 8 - 2 * self.layers  # Pillow stops behind the header of the first scan
+        self.fp.seek(start)
+        whole = _SCAN + bytes((0, 6 + 2 * self.layers, self.layers))  # a scan of all layers, after which libjpeg stops
+        self.one_scan = "progressive" not in self.info and self.fp.read(5) == whole
+        if self.one_scan:
+            self.decodermaxblock = _PIECE
+
+    def load_read(self, read_bytes: int) -> bytes:
+        assert self.fp is not None
+        piece = super().load_read(read_bytes)
+        start = -1 if self.one_scan else piece.find(_SCAN, 1)
+        if start > 0:
+            self.fp.seek(start - len(piece), os.SEEK_CUR)
+            piece = piece[:start]
+        return piece
 
     def _read_dpi_from_exif(self) -> None:
         pass
