@@ -7,6 +7,7 @@ import difflib
 import json
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
 
@@ -51,10 +52,11 @@ class ClassNames:
         self.known.update((_plain(wnid), index) for index, wnid in enumerate(wnids[: artifact.classes]))
 
     def index(self, word: str) -> Optional[int]:
-        """The class that `word` means, or None."""
-        if re.fullmatch(r"\d{1,9}", word):
-            return int(word) if int(word) < self.artifact.classes else None
-        return self.known.get(_plain(word))
+        """The class that `word` means, or None. A class that is called by a number is meant by it, not its index."""
+        found = self.known.get(_plain(word))
+        if found is None and re.fullmatch(r"\d{1,9}", word) and int(word) < self.artifact.classes:
+            return int(word)
+        return found
 
     def require(self, words: Iterable[str], where: str) -> Dict[str, int]:
         """The class of each word. Raises UserError that names those that mean none, with a hint."""
@@ -160,5 +162,5 @@ def read_labels(path: Path) -> List[Tuple[str, str]]:
 
 
 def _plain(text: str) -> str:
-    """Spelling that does not count: case, and what joins words."""
-    return re.sub(r"[\s_\-]+", " ", text).strip().casefold()
+    """Spelling that does not count: case, what joins words, and how macOS writes accents in file names."""
+    return re.sub(r"[\s_\-]+", " ", unicodedata.normalize("NFC", text)).strip().casefold()
