@@ -1,0 +1,110 @@
+"""What is done to a training picture: crop and mirror by itself, kornia's policies, mixup.
+
+Everything is a function of (seed, epoch, row) or of torch's generator, which the training seeds at every step, so that a
+training that was interrupted sees the pictures it would have seen.
+
+Why kornia: it needs torch and 15 MB, is Apache-licensed and kept up; torchvision from the package index does not import
+beside a CPU torch, albumentations is no longer maintained and its successor is under the AGPL. It draws one policy for a
+batch, so it is handed groups of a few pictures (docs/finetune.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models.finetune.dataset import Data
+from models.finetune.settings import Settings
+from runtime.errors import UserError
+from runtime.preprocess import Preprocessing, scale_and_offset
+
+_GROUP = 8  # pictures that share a policy
+_AHEAD = 3  # batches that are made before they are wanted
+
+
+def crop(pixels: np.ndarray, side: int, settings: Settings, random: np.random.Generator) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [side, side, 3]: random resized crop (Szegedy et al. 2014, arXiv:1409.4842), and mirror."""
+    height, width = pixels.shape[:2]
+    for _ in range(10):
+        area = random.uniform(settings.area, 1) * height * width
+        reach = math.log(settings.stretch)
+        shape = math.exp(random.uniform(-reach, reach)) if settings.area < 1 else 1.0
+        w, h = math.sqrt(area * shape), math.sqrt(area / shape)
+        if w <= width and h <= height:
+            break
+    else:
+        w = h = min(width, height)
+    left, top = random.uniform(0, width - w), random.uniform(0, height - h)
+    square = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC, (left, top, left + w, top + h))
+    if random.uniform() < settings.flip:
+        square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(square)
+
+
+def steps_per_epoch(data: Data, settings: Settings) -> int:
+    """Whole batches; which pictures are left over changes from epoch to epoch."""
+    return max(1, len(data.train) // settings.batch)
+
+
+def batches(
+    data: Data, settings: Settings, epoch: int, start: int, pool: ThreadPoolExecutor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(uint8 [batch, 3, side, side], int64 [batch]) of epoch `epoch` from step `start` on; `pool` makes them ahead."""
+    order = np.random.default_rng([settings.seed, epoch]).permutation(len(data.train))
+    side, count = data.preprocessing.resolution, steps_per_epoch(data, settings)
+
+    def make(row: int) -> np.ndarray:
+        return crop(data.pixels(row), side, settings, np.random.default_rng([settings.seed, epoch, row]))
+
+    waiting: list[tuple[np.ndarray, list[Future[np.ndarray]]]] = []
+    step = start
+    try:
+        while step < count or waiting:
+            while step < count and len(waiting) < _AHEAD:
+                rows = order[step * settings.batch : (step + 1) * settings.batch]
+                waiting.append((rows, [pool.submit(make, int(row)) for row in rows]))
+                step += 1
+            rows, jobs = waiting.pop(0)
+            pixels = torch.from_numpy(np.stack([job.result() for job in jobs])).permute(0, 3, 1, 2)
+            yield pixels, torch.tensor([data.train[row].label for row in rows])
+    finally:
+        for _, jobs in waiting:
+            for job in jobs:
+                job.cancel()
+
+
+def policy(settings: Settings) -> Callable[[Tensor], Tensor]:
+    """The operations that `settings` draws for pictures float [N, 3, H, W] in 0..1. Raises UserError without kornia."""
+    if settings.policy == "none":
+        return lambda x: x
+    try:
+        from kornia.augmentation.auto import AutoAugment, RandAugment, TrivialAugment
+    except ImportError as error:
+        raise UserError(
+            f"{settings.policy} needs kornia ({error}): pip install 'efficientnet-edge[finetune]', or --policy none."
+        ) from None
+    operations = {
+        "randaugment": lambda: RandAugment(n=settings.operations, m=settings.magnitude),
+        "autoaugment": lambda: AutoAugment("imagenet"),
+        "trivial": TrivialAugment,
+    }[settings.policy]()
+    return lambda x: torch.cat([operations(group) for group in x.split(_GROUP)]).clamp(0, 1)
+
+
+def normaliser(preprocessing: Preprocessing, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Pictures in 0..1 -> as runtime.preprocess.normalize gives them."""
+    scale, offset = (torch.from_numpy(v).to(device)[:, None, None] for v in scale_and_offset(preprocessing))
+    return lambda x: x * (255 * scale) + offset
+
+
+def mixup(x: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Each picture mixed with another, targets float [N, classes] likewise (Zhang et al. 2018, arXiv:1710.09412)."""
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    other = torch.randperm(len(x)).to(x.device)
+    return share * x + (1 - share) * x[other], share * targets + (1 - share) * targets[other]

@@ -1,0 +1,296 @@
+"""The user's pictures: found, decoded once, freed of what can't be used, and split so that no picture is on both sides."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from models.finetune.duplicates import Look, groups, look
+from models.labels import is_name
+from models.reader import MOST_CLASSES
+from runtime.decode import DECODING, ImageError, open_image
+from runtime.errors import UserError
+from runtime.pictures import below
+from runtime.preprocess import Preprocessing, preprocess, resize_crop
+
+VALIDATION = ("val", "valid", "validation", "test")  # what the other side of train/ is called, best first
+_SHOWN = 3  # examples in a sentence
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that has not been looked at yet."""
+
+    name: str  # relative to the folder
+    source: str | np.ndarray  # path, or uint8 [H, W, 3]
+    label: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds. `val` is None where the folder has no split of its own."""
+
+    classes: list[str]
+    train: list[Picture]
+    val: list[Picture] | None
+    origin: str
+    notes: list[str] = field(default_factory=list)  # sentences for the user
+
+    @property
+    def pictures(self) -> list[Picture]:
+        return [*self.train, *(self.val or [])]
+
+
+def find(folder: Path) -> Found:
+    """The pictures of `folder`: a folder for each class, or train/ and val/ (valid, validation, test) with those in them.
+
+    Classes are in the order of their names; of their numbers, if all are numbers. Raises UserError for one class, an
+    empty one, names that can't be told apart, pictures beside the classes, a class that only val/ has.
+    """
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}: DATA= names a folder that holds a folder of photographs for each class.")
+    inside = _folders(folder)
+    notes = []
+    if "train" in inside and set(inside) <= {"train", *VALIDATION}:
+        side = next((name for name in VALIDATION if name in inside), None)
+        unused = sorted(set(inside) - {"train", side})
+        if unused:
+            notes.append(f"{', '.join(unused)} in {folder} is left alone: train and {side} are used.")
+        names = _class_names(folder / "train")
+        train = list(_pictures(folder, "train", names))
+        if side is None:
+            return Found(list(names.values()), train, None, str(folder), notes)
+        others = _class_names(folder / side)
+        unknown = sorted(set(others.values()) - set(names.values()))
+        if unknown:
+            raise UserError(f"{folder / side} has classes that train/ lacks: {_some(unknown)}.")
+        labels = {name: list(names.values()).index(called) for name, called in others.items()}
+        val = list(_pictures(folder, side, labels))
+        return Found(list(names.values()), train, val, str(folder), notes)
+    names = _class_names(folder)
+    return Found(list(names.values()), list(_pictures(folder, "", names)), None, str(folder), notes)
+
+
+def _folders(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"The folder {folder} can't be read: {error.strerror}.") from None
+
+
+def _class_names(folder: Path) -> dict[str, str]:
+    """Name of each class by its folder's name, in the classes' order."""
+    stray = next((entry for entry in sorted(os.listdir(folder)) if (folder / entry).is_file() and _pictured(entry)), None)
+    if stray:
+        raise UserError(f"{folder / stray} lies beside the folders of classes: which class is it of? Move it into one.")
+    inside = _folders(folder)
+    names = {name: unicodedata.normalize("NFC", name) for name in inside}
+    for name in inside:
+        if not is_name(name):
+            raise UserError(f"The folder {name!r} in {folder} is no name for a class: it should be plain text.")
+    plain = defaultdict(list)  # as runtime.dataset tells labels apart
+    for name in names.values():
+        plain[name.casefold().replace("_", " ").replace("-", " ").strip()].append(name)
+    same = next((several for several in plain.values() if len(several) > 1), None)
+    if same:
+        raise UserError(f"{folder}: the classes '{same[0]}' and '{same[1]}' are spelt too alike: rename or join them.")
+    if len(names) < 2:
+        there = f"only one, '{next(iter(names))}'" if names else "none"
+        raise UserError(f"{folder} should hold a folder of photographs for each class, two at least: there is {there}.")
+    if len(names) > MOST_CLASSES:
+        raise UserError(f"{folder} holds {len(names)} folders: {MOST_CLASSES} classes at most are supported.")
+    if all(name.isascii() and name.isdigit() for name in inside):
+        return dict(sorted(names.items(), key=lambda pair: (int(pair[0]), pair[0])))
+    return names
+
+
+def _pictured(name: str) -> bool:
+    from runtime.pictures import SUFFIXES
+
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _pictures(root: Path, side: str, names: Iterable[str] | dict[str, int]) -> Iterable[Picture]:
+    """Those of each class's folder in `root`/`side`. Raises UserError if there is none in one."""
+    for label, name in enumerate(names):
+        paths = list(below(str(root / side / name)))
+        if not paths:
+            raise UserError(f"The folder {root / side / name} of a class has no pictures: fill it or remove it.")
+        index = names[name] if isinstance(names, dict) and isinstance(names[name], int) else label
+        for path in paths:
+            yield Picture(os.path.relpath(path, str(root)), path, index)
+
+
+@dataclass
+class Data:
+    """Pictures in memory, ready for training and judging."""
+
+    classes: list[str]
+    train: list[Picture]
+    val: list[Picture]
+    kept: list[np.ndarray | None]  # of train: uint8 [H, W, 3], the shorter side at most `resize_to`; None: decode it again
+    squares: np.ndarray  # of val: uint8 [n, side, side, 3], as runtime.preprocess gives them
+    preprocessing: Preprocessing
+    origin: str
+    given: bool  # whether the split is the user's
+    notes: list[str]  # sentences for the user
+    skipped: list[str]  # one sentence for each picture that can't be read
+
+    def counts(self) -> list[int]:
+        """Training pictures of each class."""
+        count = Counter(picture.label for picture in self.train)
+        return [count[label] for label in range(len(self.classes))]
+
+    def pixels(self, row: int) -> np.ndarray:
+        """Training picture `row`, uint8 [H, W, 3]."""
+        held = self.kept[row]
+        return _shrunk(self.train[row], self.preprocessing) if held is None else held
+
+    def square(self, row: int) -> np.ndarray:
+        """Training picture `row` as validation would see it, uint8 [side, side, 3]."""
+        return np.asarray(resize_crop(Image.fromarray(self.pixels(row)), self.preprocessing))
+
+
+def load(found: Found, preprocessing: Preprocessing, share: float, seed: int, memory: int,
+         note: Callable[[int, int], None] = lambda *_: None) -> Data:  # fmt: skip
+    """Decodes every picture of `found` once, on all cores, and splits off `share` of each class where no split is given.
+
+    At most `memory` bytes of pixels are kept; the rest is decoded whenever it is wanted. Pictures that can't be read are
+    skipped and counted, those that lie in two classes are left out. Raises UserError if a class is left without pictures.
+    """
+    pictures = found.pictures
+    looks: list[Look | None] = []
+    kept: list[np.ndarray | None] = []
+    skipped, held = [], 0
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        waiting = 4 * (os.cpu_count() or 1)
+        jobs = {row: pool.submit(_look, picture, preprocessing) for row, picture in enumerate(pictures[:waiting])}
+        try:
+            for row in range(len(pictures)):
+                note(row, len(pictures))
+                try:
+                    seen, pixels = jobs.pop(row).result()
+                    held += pixels.nbytes
+                    looks.append(seen)
+                    kept.append(pixels if held <= memory else None)
+                except ImageError as error:
+                    skipped.append(str(error))
+                    looks.append(None)
+                    kept.append(None)
+                if row + waiting < len(pictures):
+                    jobs[row + waiting] = pool.submit(_look, pictures[row + waiting], preprocessing)
+        finally:
+            for job in jobs.values():
+                job.cancel()
+    note(len(pictures), len(pictures))
+    notes = list(found.notes)
+    usable = [row for row, seen in enumerate(looks) if seen is not None]
+    rows, same = _without_contradictions(pictures, usable, [looks[row] for row in usable], notes)
+    if found.val is None:
+        train, val = _split(pictures, rows, same, share, seed, notes)
+    else:
+        train, val = [r for r in rows if r < len(found.train)], [r for r in rows if r >= len(found.train)]
+        sides = {same[row]: row for row in train}
+        leaked = [f"{pictures[row].name} = {pictures[sides[same[row]]].name}" for row in val if same[row] in sides]
+        if leaked:
+            notes.append(f"{len(leaked)} pictures of the validation are in train too, so it is judged too well: {_some(leaked)}.")
+    _check(found, [pictures[row] for row in train], [pictures[row] for row in val], skipped, notes)
+    recipe = preprocessing._replace(input="uint8")
+    squares = recipe.empty(len(val))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(lambda at: preprocess(pictures[val[at]].source, recipe, out=squares[at]), range(len(val))))
+    return Data(found.classes, [pictures[row] for row in train], [pictures[row] for row in val], [kept[row] for row in train],
+                squares, preprocessing, found.origin, found.val is not None, notes, skipped)  # fmt: skip
+
+
+def _look(picture: Picture, preprocessing: Preprocessing) -> tuple[Look, np.ndarray]:
+    pixels = _shrunk(picture, preprocessing)
+    return look(Image.fromarray(pixels)), pixels
+
+
+def _shrunk(picture: Picture, preprocessing: Preprocessing) -> np.ndarray:
+    """The picture, uint8 [H, W, 3], its shorter side no longer than validation resizes it to."""
+    image = open_image(picture.source, picture.name, DECODING, preprocessing.resize_to)
+    scale = preprocessing.resize_to / min(image.size)
+    if scale < 1:
+        width, height = (max(1, round(length * scale)) for length in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def _without_contradictions(
+    pictures: list[Picture], rows: list[int], looks: list[Look | None], notes: list[str]
+) -> tuple[list[int], dict[int, int]]:
+    """(rows less those whose very pixels lie in two classes, the group of copies of each)."""
+    whole = [each for each in looks if each is not None]
+    same = dict(zip(rows, groups(whole)))
+    by_pixels: defaultdict[bytes, list[int]] = defaultdict(list)
+    for row, each in zip(rows, whole):
+        by_pixels[each.pixels].append(row)
+    out: set[int] = set()
+    examples = []
+    for several in by_pixels.values():
+        if len({pictures[row].label for row in several}) > 1:
+            out |= set(several)
+            examples.append(" = ".join(pictures[row].name for row in several))
+    if examples:
+        notes.append(f"{len(examples)} pictures lie in two classes or more and are left out: {_some(examples)}.")
+    near: defaultdict[int, list[int]] = defaultdict(list)
+    for row in rows:
+        if row not in out:
+            near[same[row]].append(row)
+    alike = [f"{pictures[g[0]].name} ~ {pictures[g[-1]].name}" for g in near.values() if len({pictures[r].label for r in g}) > 1]
+    if alike:
+        notes.append(f"{len(alike)} pictures look the same as one of another class: {_some(alike)}. Both stay.")
+    return [row for row in rows if row not in out], same
+
+
+def _split(
+    pictures: list[Picture], rows: list[int], same: dict[int, int], share: float, seed: int, notes: list[str]
+) -> tuple[list[int], list[int]]:
+    """(train, val): `share` of each class, whole groups of copies at a time, always the same for the same seed."""
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for row in rows:
+        members[same[row]].append(row)
+    by_class: defaultdict[int, list[list[int]]] = defaultdict(list)
+    for group in members.values():
+        by_class[pictures[group[0]].label].append(group)
+    val: set[int] = set()
+    for label in sorted(by_class):
+        several = by_class[label]
+        wanted = round(share * sum(map(len, several))) or (len(several) > 1)
+        order = np.random.default_rng([seed, label]).permutation(len(several))
+        taken = 0
+        for at in order:
+            if taken + len(several[at]) <= wanted:
+                val |= set(several[at])
+                taken += len(several[at])
+    copies = sum(len(group) - 1 for group in members.values())
+    if copies:
+        notes.append(f"{copies} pictures are copies of others, or nearly; each stays on the side of its twin.")
+    return [row for row in rows if row not in val], [row for row in rows if row in val]
+
+
+def _check(found: Found, train: list[Picture], val: list[Picture], skipped: list[str], notes: list[str]) -> None:
+    learnt, judged = {p.label for p in train}, {p.label for p in val}
+    empty = [name for label, name in enumerate(found.classes) if label not in learnt]
+    if empty:
+        why = f" {len(skipped)} can't be read: {skipped[0]}" if skipped else ""
+        raise UserError(f"No picture that can be used is left to learn {_some(empty)} from.{why}")
+    if not val:
+        raise UserError(f"{found.origin} has too few pictures to hold any out for judging: two of a class at least.")
+    unjudged = [name for label, name in enumerate(found.classes) if label not in judged]
+    if unjudged:
+        notes.append(f"{len(unjudged)} classes have no picture to be judged by: {_some(unjudged)}.")
+
+
+def _some(texts: list[str]) -> str:
+    return ", ".join(texts[:_SHOWN]) + (f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")

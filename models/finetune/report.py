@@ -1,0 +1,217 @@
+"""The report of a training: one HTML page that needs nothing else, and the same as JSON."""
+# ruff: noqa: E501 - markup reads better unbroken
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from models.checkpoints import Recipe
+from models.finetune.dataset import Data
+from models.finetune.settings import Settings
+from models.finetune.train import Answers, Progress
+from runtime.accuracy import wilson
+from runtime.errors import UserError
+from runtime.whole_file import write_whole
+
+MISTAKES = 24  # shown as pictures
+MATRIX = 40  # classes, at most, whose confusion matrix is drawn; above, the pairs that are confused most
+LISTED = 200  # classes in the table, the worst first
+_THUMBNAIL = 132  # px
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2330; --muted: #5a6474; --line: #e3e6ec; --paper: #fff; --note: #8a4b00; --right: 59, 111, 212; --wrong: 217, 130, 43 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e8f0; --muted: #9aa5b8; --line: #343c4b; --paper: #14181f; --note: #f0b45f } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 66rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem } p { max-width: 46rem } .note { color: var(--note) }
+table { border-collapse: collapse } td, th { padding: .25rem .8rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line) }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } .scroll { overflow-x: auto } svg { max-width: 100%; height: auto }
+svg text { font: 12px system-ui, sans-serif; fill: var(--muted) } svg line { stroke: var(--line) }
+.matrix td { padding: .2rem .35rem; min-width: 1.7rem; text-align: center; font-variant-numeric: tabular-nums; border: 1px solid var(--line) }
+.matrix th { font-weight: 400; white-space: nowrap } .matrix thead th { vertical-align: bottom; text-align: center; writing-mode: vertical-rl; transform: rotate(180deg); padding: 0 .2rem .4rem }
+.grid { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0; width: 8.4rem } figure img { display: block; border-radius: 3px }
+figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere } figcaption small { color: var(--muted) }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .9rem } dt { color: var(--muted) } dd { margin: 0 }
+"""
+
+
+def write_report(checkpoint: Path, data: Data, settings: Settings, progress: Progress, answers: Answers, start: str,
+                 recipe: Recipe, seconds: float) -> Path:  # fmt: skip
+    """Writes `<variant>.html` and `.json` beside `checkpoint`; the page's path. Raises UserError without scikit-learn."""
+    truth = np.array([picture.label for picture in data.val])
+    facts: dict[str, Any] = {
+        "checkpoint": checkpoint.name, "from": start, "origin": data.origin, "train": len(data.train), "val": len(data.val),
+        "split": "given" if data.given else "made", "unreadable": data.skipped, "notes": data.notes,
+        "top1": answers.top1(truth), "top1_interval": [100 * v for v in wilson(int((answers.top == truth).sum()), len(truth))],
+        "balanced": answers.balanced(truth), "val_loss": answers.loss, "classes": per_class(data, truth, answers.top),
+        "confusions": confusions(data.classes, truth, answers.top), "settings": settings.facts(),
+        "epochs": [{k: None if math.isnan(v) else v for k, v in row.items()} for row in progress.rows], "seconds": round(seconds, 1),
+    }  # fmt: skip
+    page_path = checkpoint.with_suffix(".html")
+    write_whole(checkpoint.with_suffix(".json"), (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(page_path, page(facts, data, truth, answers, recipe).encode())
+    return page_path
+
+
+def per_class(data: Data, truth: np.ndarray, top: np.ndarray) -> list[dict[str, Any]]:
+    """Precision, recall and F1 of each class, in the classes' order; None where there is nothing to divide by."""
+    try:
+        from sklearn.metrics import precision_recall_fscore_support
+    except ImportError as error:
+        raise UserError(f"The report needs scikit-learn ({error}): pip install 'efficientnet-edge[finetune]'.") from None
+    labels = np.arange(len(data.classes))
+    figures = precision_recall_fscore_support(truth, top, labels=labels, zero_division=np.nan)
+    learnt = data.counts()
+    return [
+        {"name": name, "train": learnt[i], "val": int(support), **{
+            key: None if math.isnan(value) else 100 * float(value) for key, value in zip(("precision", "recall", "f1"), values)}}
+        for i, (name, *values, support) in enumerate(zip(data.classes, *figures))
+    ]  # fmt: skip
+
+
+def confusions(classes: Sequence[str], truth: np.ndarray, top: np.ndarray) -> list[dict[str, Any]]:
+    """What was taken for what, most often first."""
+    wrong = Counter((int(a), int(b)) for a, b in zip(truth, top) if a != b)
+    return [{"is": classes[a], "taken_for": classes[b], "pictures": n} for (a, b), n in wrong.most_common()]
+
+
+def page(facts: dict[str, Any], data: Data, truth: np.ndarray, answers: Answers, recipe: Recipe) -> str:
+    low, high = facts["top1_interval"]
+    name = Path(facts["checkpoint"]).stem
+    pre = recipe.preprocessing
+    notes = [*data.notes, *([f"{len(data.skipped)} pictures can't be read: {data.skipped[0]}"] if data.skipped else [])]
+    lead = (
+        f"{facts['top1']:.1f} % of {facts['val']} validation pictures are right (95 % interval {low:.1f} to {high:.1f}; mean of the "
+        f"classes {facts['balanced']:.1f} %). Learnt from {facts['train']} pictures of {len(data.classes)} classes in {facts['seconds']:.0f} s, "
+        f"starting from {facts['from']}."
+    )
+    settings = "".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts["settings"].items())
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(name)}: own classes</title><style>{_STYLE}</style></head><body>
+<h1>{escape(name)} on {escape(Path(data.origin).name)}</h1>
+<p>{escape(lead)} The split was {"given" if data.given else "made from the seed"}. Choosing the best epoch by these same pictures flatters it a little.</p>
+{"".join(f'<p class="note">{escape(note)}</p>' for note in notes)}
+<h2>Over the epochs</h2>{_curves(facts["epochs"])}
+<h2>What is taken for what</h2>{_matrix(data.classes, truth, answers.top) if len(data.classes) <= MATRIX else _pairs(facts["confusions"])}
+<h2>The most confident mistakes</h2>{_mistakes(data, truth, answers)}
+<h2>Each class</h2>{_classes(facts["classes"])}
+<h2>How it was trained</h2>
+<p>{pre.resolution} px, crop {pre.crop:.4g}, {escape(pre.interpolation)}, padding {escape(recipe.padding)}.</p><dl>{settings}</dl>
+</body></html>
+"""
+
+
+def _curves(rows: list[dict[str, Any]]) -> str:
+    """Losses on the left, accuracy on the right, over epochs."""
+    if len(rows) == 1:
+        return f"<p>The classifier alone was trained: validation loss {rows[0]['val_loss']:.3f}, the rest of the network as it was.</p>"
+    losses = [("training loss", "#d9822b", "loss"), ("validation loss", "#b8860b", "val_loss")]
+    shares = [("top-1", "#3b6fd4", "top1"), ("mean of the classes", "#2f9e62", "balanced")]
+    return (f'<div class="grid">{_chart(rows, losses, "", 2)}{_chart(rows, shares, " %", 1)}</div>'
+            "<p>Epoch 0 is the classifier alone, the rest of the network as it was. Accuracies are of the averaged weights; "
+            "the training loss is on augmented pictures with smoothed labels, so it lies above what it would be without.</p>")  # fmt: skip
+
+
+def _chart(rows: list[dict[str, Any]], lines: list[tuple[str, str, str]], unit: str, digits: int) -> str:
+    width, height, left, right, top, bottom = 470, 240, 52, 12, 14, 30
+    values = [row[key] for row in rows for _, _, key in lines if row[key] is not None]
+    low, high = min(values), max(values)
+    margin = max((high - low) * 0.08, 0.02 if not unit else 0.5)
+    low, high = low - margin, high + margin
+    if unit:
+        high = min(high, 100.0)
+    last = max(1.0, rows[-1]["epoch"])
+
+    def x(epoch: float) -> float:
+        return left + (width - left - right) * epoch / last
+
+    def y(value: float) -> float:
+        return height - bottom - (height - top - bottom) * (value - low) / (high - low)
+
+    parts = []
+    for i in range(5):
+        value = low + (high - low) * i / 4
+        parts.append(f'<line x1="{left}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
+                     f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.{digits}f}{unit}</text>')  # fmt: skip
+    for epoch in sorted({round(last * i / 4) for i in range(5)}):
+        parts.append(f'<text x="{x(epoch):.1f}" y="{height - 8}" text-anchor="middle">{epoch}</text>')
+    for _, colour, key in lines:
+        spots = [(x(row["epoch"]), y(row[key])) for row in rows if row[key] is not None]
+        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in spots)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="2.5" fill="{colour}"/>' for px, py in spots]
+    key = " &nbsp; ".join(f'<span style="color:{colour}">●</span> {name}' for name, colour, _ in lines)
+    return f'<div><svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{lines[0][0]} over epochs">{"".join(parts)}</svg><br>{key}</div>'
+
+
+def _matrix(classes: Sequence[str], truth: np.ndarray, top: np.ndarray) -> str:
+    counts = np.zeros((len(classes), len(classes)), int)
+    np.add.at(counts, (truth, top), 1)
+    head = "".join(f"<th>{escape(name)}</th>" for name in classes)
+    body = []
+    for i, name in enumerate(classes):
+        whole, cells = max(1, counts[i].sum()), []
+        for j, count in enumerate(counts[i]):
+            colour = "--right" if i == j else "--wrong"
+            shade = f' style="background:rgba(var({colour}), {0.12 + 0.6 * count / whole:.2f})"' if count else ""
+            cells.append(f"<td{shade}>{count or ''}</td>")
+        body.append(f"<tr><th>{escape(name)}</th>{''.join(cells)}</tr>")
+    return (f'<p>Rows: what it is. Columns: what it is taken for.</p><div class="scroll"><table class="matrix"><thead><tr><td></td>{head}</tr></thead>'
+            f"<tbody>{''.join(body)}</tbody></table></div>")  # fmt: skip
+
+
+def _pairs(confused: list[dict[str, Any]]) -> str:
+    rows = "".join(f'<tr><td>{escape(pair["is"])}<td>{escape(pair["taken_for"])}<td class="n">{pair["pictures"]}' for pair in confused[:MATRIX])
+    return f'<p>The {min(MATRIX, len(confused))} pairs that are confused most often.</p><table><tr><th>is<th>taken for<th class="n">pictures{rows}</table>'
+
+
+def _mistakes(data: Data, truth: np.ndarray, answers: Answers) -> str:
+    wrong = np.flatnonzero(answers.top != truth)
+    if not len(wrong):
+        return "<p>None: every validation picture is right.</p>"
+    worst = wrong[np.argsort(-answers.confidence[wrong], kind="stable")][:MISTAKES]
+    shown = []
+    for row in worst:
+        picture = data.val[row]
+        shown.append(
+            f'<figure><img width="{_THUMBNAIL}" height="{_THUMBNAIL}" alt="" src="{_thumbnail(data.squares[row])}"><figcaption>'
+            f"<b>{escape(data.classes[answers.top[row]])}</b> {answers.confidence[row]:.0%}<br>is {escape(data.classes[picture.label])} "
+            f"{answers.truth[row]:.0%}<br><small>{escape(_readable(picture.name))}</small></figcaption></figure>"
+        )
+    which = "all of them" if len(worst) == len(wrong) else f"the {len(worst)} of which it is surest"
+    return (f"<p>{len(wrong)} of {len(truth)} are wrong; {which}, as the network sees them, the surest first. "
+            f'Some may be labelled wrongly: look.</p><div class="grid">{"".join(shown)}</div>')  # fmt: skip
+
+
+def _thumbnail(square: np.ndarray) -> str:
+    content = io.BytesIO()
+    Image.fromarray(square).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC).save(content, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def _readable(name: str) -> str:
+    """A file's name as text: what is no UTF-8 in it escaped, since the page is written as UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _classes(rows: list[dict[str, Any]]) -> str:
+    shown = sorted(rows, key=lambda row: (row["f1"] is None, row["f1"] or 0))[:LISTED] if len(rows) > LISTED else rows
+    about = f"<p>The {LISTED} worst of {len(rows)}.</p>" if len(rows) > LISTED else ""
+    body = "".join(
+        f'<tr><td>{escape(row["name"])}<td class="n">{row["train"]}<td class="n">{row["val"]}'
+        + "".join(f'<td class="n">{"" if row[key] is None else f"{row[key]:.1f}"}' for key in ("precision", "recall", "f1"))
+        for row in shown
+    )
+    return (f'{about}<div class="scroll"><table><tr><th>class<th class="n">learnt from<th class="n">judged by<th class="n">precision %<th class="n">recall %'
+            f'<th class="n">F1 %{body}</table></div>')  # fmt: skip

@@ -1,0 +1,116 @@
+"""Own classes, the whole way: fine-tune, export, calibrate, evaluate, infer, each as the command that a user types.
+
+    python tests/benchmarks/own_classes.py --data photos/ [--variants lite0,v2-b0,b0] [--epochs 2] [--threads 1] [--work DIR]
+    python tests/benchmarks/own_classes.py --digits [--epochs 20]      # scikit-learn's digits, from nothing, at 32 px
+
+Prints a line for each variant: top-1 of the classifier alone and of the best network, the artifacts' accuracy on val,
+INT8's agreement with FP32, and minutes. Exits with 1 if a figure is below what it should be. DATA holds train/ and val/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TOP1, SAME_CLASS, DIGITS = 96.0, 98.5, 97.0  # %, at least
+CALIBRATION = 256  # training photographs, at most
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", type=Path)
+    what.add_argument("--digits", action="store_true")
+    parser.add_argument("--variants", default="lite0,v2-b0,b0")
+    parser.add_argument("--epochs", help="default: what follows from the number of pictures")
+    parser.add_argument("--threads", help="of the training")
+    parser.add_argument("--work", type=Path, help="where to write, and to go on from (default: a folder that vanishes)")
+    given = parser.parse_args()
+    more = [*(["--epochs", given.epochs] if given.epochs else []), *(["--threads", given.threads] if given.threads else [])]
+    with tempfile.TemporaryDirectory() as temporary:
+        work = (given.work or Path(temporary)).resolve()
+        if given.digits:
+            return digits(work, more)
+        low = [variant for variant in given.variants.split(",") if not whole_way(variant, given.data.resolve(), work, more)]
+        return int(bool(low))
+
+
+def call(module: str, *arguments: object, **environment: str) -> str:
+    """stdout of a command, whose progress goes to this one's stderr. Exits with its status if it fails."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout
+
+
+def whole_way(variant: str, data: Path, work: Path, more: list[str]) -> bool:
+    began, artifacts, output = time.perf_counter(), work / "artifacts", work / "finetuned"
+    call("models.finetune", "--data", data, "--variant", variant, "--output", output, *more)
+    trained = json.loads((output / f"{variant}.json").read_text(encoding="utf-8"))
+    minutes = (time.perf_counter() - began) / 60
+    call("export", "--variant", variant, "--weights", output / f"{variant}.safetensors", "--artifacts", artifacts)
+    photographs = some_of(data / "train", work / "calibration")
+    call("calibration", "--variant", variant, "--calib", photographs, "--artifacts", artifacts)
+    environment = {"EFFICIENTNET_ARTIFACTS": str(artifacts)}
+    evaluate = ("runtime.evaluate", "--variant", variant, "--data", data / "val", "--json")
+    fp32 = json.loads(call(*evaluate, **environment))
+    int8 = json.loads(call(*evaluate, "--precision", "int8", "--reference", "fp32", **environment))
+    first = next(path for path in sorted((data / "val").rglob("*")) if path.is_file())
+    answers = json.loads(call("runtime.infer", first, "--variant", variant, "--precision", "int8", "--json", **environment))
+    best = answers["predictions"][0]
+    names = {folder.name for folder in (data / "train").iterdir()}
+    good = fp32["top1"] >= TOP1 and int8["agreement"] >= SAME_CLASS and best["label"] in names
+    print(
+        f"{variant:6} classifier alone {trained['epochs'][0]['top1']:.1f} %, best {trained['top1']:.1f} % of {trained['val']} "
+        f"after {len(trained['epochs']) - 1} epochs, {minutes:.1f} min; artifacts: FP32 {fp32['top1']:.1f} %, INT8 "
+        f"{int8['top1']:.1f} %, same class {int8['agreement']:.1f} %; {first.parent.name}/{first.name} -> {best['label']} "
+        f"{best['probability']:.0%}; whole way {(time.perf_counter() - began) / 60:.1f} min{'' if good else '  TOO LOW'}",
+        flush=True,
+    )
+    return good
+
+
+def some_of(folder: Path, place: Path) -> Path:
+    """Links to CALIBRATION pictures of `folder`, the same number of each class, in `place`."""
+    classes = sorted(each for each in folder.iterdir() if each.is_dir())
+    for one in classes:
+        (place / one.name).mkdir(parents=True, exist_ok=True)
+        for path in sorted(one.iterdir())[: max(1, CALIBRATION // len(classes))]:
+            link = place / one.name / path.name
+            if not link.is_symlink():
+                link.symlink_to(path.resolve())
+    return place
+
+
+def digits(work: Path, more: list[str]) -> int:
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    held = load_digits()
+    for i, (image, label) in enumerate(zip(held.images, held.target)):
+        folder = work / "digits" / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        square = Image.fromarray(np.uint8(image * 255 / 16)).resize((32, 32), Image.Resampling.BICUBIC)
+        if not (folder / f"{i}.png").is_file():
+            square.save(folder / f"{i}.png")
+    how = ("--variant", "lite0", "--weights", "random", "--resolution", 32, "--crop", 1, "--flip", 0, "--policy", "none",
+           "--area", 0.7, "--output", work / "finetuned")  # fmt: skip
+    began = time.perf_counter()
+    call("models.finetune", "--data", work / "digits", *how, *more)
+    trained = json.loads((work / "finetuned" / "lite0.json").read_text(encoding="utf-8"))
+    print(f"digits, lite0 at 32 px from nothing: {trained['top1']:.1f} % of {trained['val']} after {len(trained['epochs']) - 1} "
+          f"epochs on {trained['train']}, {(time.perf_counter() - began) / 60:.1f} min")  # fmt: skip
+    return int(trained["top1"] < DIGITS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""From the command line to an exported network with the user's classes, and the page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.finetune.report import confusions, per_class
+from tests.models.finetune.colours import QUICK, fill
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+
+
+def test_from_a_folder_to_an_answer_with_the_users_class_names(tmp_path):
+    """Names with blanks and scripts go through training, export, infer and evaluate; the page is whole."""
+    folder = fill(tmp_path / "my photos", 12, ("red", "<b>猫<i> two"))
+    done = run("models.finetune", "--data", folder, *QUICK, "--epochs", "1", "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    (hint,) = (line for line in done.stdout.splitlines() if line.startswith("Next"))
+    assert hint.endswith(f"make export VARIANT=lite0 WEIGHTS={tmp_path / 'out' / 'lite0.safetensors'}")
+    page = (tmp_path / "out" / "lite0.html").read_text(encoding="utf-8")
+    Page().feed(page)
+    assert "&lt;b&gt;猫" in page and "<b>猫" not in page and "http" not in page
+
+    done = run("export", "--variant", "lite0", "--weights", tmp_path / "out" / "lite0.safetensors", "--artifacts", tmp_path / "a")
+    assert done.returncode == 0 and "named by the checkpoint" in done.stdout, done.stderr
+    model = tmp_path / "a" / "lite0" / "lite0.fp32.onnx"
+    done = run("runtime.infer", "--json", "--model", model, folder / "red" / "0.png")
+    assert {each["label"] for each in json.loads(done.stdout)["predictions"]} == {"red", "<b>猫<i> two"}, done.stderr
+    done = run("runtime.evaluate", "--model", model, "--data", folder, "--json")
+    assert json.loads(done.stdout)["labelled"] == 24, done.stderr
+
+
+class Page(HTMLParser):
+    """Raises where a tag is closed that is not open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        if tag in ("div", "table", "svg", "dl", "figure", "style", "p"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in ("div", "table", "svg", "dl", "figure", "style", "p"):
+            assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--data", "nowhere"), "There is no folder nowhere"), (("--data", "nowhere", "--policy", "cutout"), "invalid choice"),
+        (("--data", "nowhere", "--variant", "b9"), "no variant 'b9'"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_a_sentence(arguments, says):
+    done = run("models.finetune", "--weights", "random", *arguments)
+    assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_precision_and_recall_by_hand():
+    data = type("Data", (), {"classes": ["a", "b", "c"], "counts": lambda self: [5, 5, 5]})()
+    truth, top = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
+    a, b, c = per_class(data, truth, top)
+    assert (a["precision"], a["recall"]) == (100, pytest.approx(200 / 3)) and (b["precision"], b["recall"]) == (50, 100)
+    assert c["val"] == 0 and c["recall"] is None
+    assert confusions(data.classes, truth, top) == [{"is": "a", "taken_for": "b", "pictures": 1}]
