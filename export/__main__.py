@@ -1,9 +1,11 @@
-"""Exports a variant to checked ONNX artifacts: python -m export --variant b1 [--weights PATH|random]"""
+"""Exports a variant to checked ONNX artifacts: python -m export --variant b1 [--weights PATH|random]
+The same for networks of others: python -m export --onnx resnet50.onnx, python -m export --variant timm:resnet50"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from runtime.command import printable, run
@@ -13,14 +15,18 @@ def main() -> int:
     from export.stage import Request, export, up_to_date
     from models.variants import VARIANTS, variant_named
     from models.weights import find_weights
-    from runtime.artifact import RANDOM_WEIGHTS, artifacts_folder, set_latest
-    from runtime.preprocess import INPUTS
+    from runtime.artifact import RANDOM_WEIGHTS, TIMM, artifacts_folder, set_latest
+    from runtime.preprocess import INPUTS, INTERPOLATIONS
 
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description="Writes artifacts/<variant>/<variant>.fp32.onnx and .fp16.onnx once they agree with the torch network.",
     )
-    parser.add_argument("--variant", required=True, metavar="NAME", help=", ".join(VARIANTS))
+    parser.add_argument(
+        "--variant", metavar="NAME",
+        help=f"{', '.join(VARIANTS)}; timm:NAME for a classifier of timm; with --onnx, what it is to be called",
+    )  # fmt: skip
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="any ONNX image classifier instead")
     parser.add_argument(
         "--weights", metavar="PATH", help="a .pth or .safetensors file, or 'random' to measure latency alone"
     )
@@ -40,13 +46,15 @@ def main() -> int:
     recipe.add_argument(
         "--crop", type=float, metavar="FRACTION", help="resolution / length of the resized shorter side"
     )
-    recipe.add_argument("--interpolation", choices=("bilinear", "bicubic"))
+    recipe.add_argument("--interpolation", choices=INTERPOLATIONS)
     recipe.add_argument("--mean", type=_triple, metavar="R,G,B", help="of channels in 0..1")
     recipe.add_argument("--std", type=_triple, metavar="R,G,B")
     options = parser.parse_args()
     _check(parser, options)
 
     folder = options.artifacts or artifacts_folder()
+    if options.onnx or options.variant.startswith(TIMM):
+        return _neighbour(options, folder)
     variant = variant_named(options.variant)
     weights = find_weights(variant, options.weights, offline=options.offline)
     names = ("padding", "eps", "resolution", "crop", "interpolation", "mean", "std")
@@ -60,14 +68,39 @@ def main() -> int:
         set_latest(variant.name, folder)
         print(f"{folder / variant.name} is up to date: same weights, options, code and tools (FORCE=1 exports again)")
         return 0
-    exported = export(
-        request, folder, say=lambda step: print(f"{variant.name}: {printable(step)} ...", file=sys.stderr, flush=True)
-    )
+    exported = export(request, folder, say=_progress(variant.name))
     set_latest(variant.name, folder)
     print("\n".join(map(printable, exported.lines)))
     if weights.path is None:
         print(f"NOTE         {RANDOM_WEIGHTS}")
     return 0
+
+
+def _neighbour(options: argparse.Namespace, folder: Path) -> int:
+    """A network that is not of the family."""
+    from export.neighbours import Neighbour, export_neighbour
+    from runtime.adopt import Asked
+    from runtime.artifact import RANDOM_WEIGHTS, set_latest
+
+    asked = Asked(options.resolution, options.crop, options.interpolation, options.mean, options.std)
+    source = {"onnx": options.onnx, "name": options.variant} if options.onnx else {"timm": options.variant}
+    request = Neighbour(
+        asked, options.labels, options.input, weights=options.weights, classes=options.classes, **source
+    )
+    say = _progress(options.onnx.name if options.onnx else options.variant)
+    artifact, exported = export_neighbour(request, folder, say, options.force, options.offline)
+    set_latest(artifact.variant, folder)
+    if not exported.lines:
+        print(f"{artifact.path.parent} is up to date: same network, options, code and tools (FORCE=1 exports again)")
+        return 0
+    print("\n".join(map(printable, exported.lines)))
+    if artifact.random:
+        print(f"NOTE         {RANDOM_WEIGHTS}")
+    return 0
+
+
+def _progress(name: str) -> Callable[[str], None]:
+    return lambda step: print(f"{printable(name)}: {printable(step)} ...", file=sys.stderr, flush=True)
 
 
 def _triple(text: str) -> tuple[float, float, float]:
@@ -76,6 +109,13 @@ def _triple(text: str) -> tuple[float, float, float]:
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if not options.onnx and not options.variant:
+        parser.error("--variant names what to export, or --onnx a file")
+    ours = [f"--{name}" for name in ("padding", "eps") if getattr(options, name) is not None]
+    if ours and (options.onnx or options.variant.startswith("timm:")):
+        parser.error(f"{', '.join(ours)}: belongs to the networks of the family")
+    if options.onnx and options.weights:
+        parser.error("--weights: an ONNX file has its own")
     if options.resolution is not None and not 32 <= options.resolution <= 2048:
         parser.error(f"--resolution {options.resolution}: between 32 and 2048 px")
     if options.crop is not None and not 0.1 <= options.crop <= 2:

@@ -41,13 +41,13 @@ class Request:
         """Sha256 of everything that the artifacts are made from, so that what is up to date is known in a blink."""
         made_from = {
             "variant": self.variant.name,
-            "weights": _file_digest(self.weights.path) if self.weights.path else f"random, {self.classes} classes",
+            "weights": file_digest(self.weights.path) if self.weights.path else f"random, {self.classes} classes",
             "weights_name": self.weights.path.name if self.weights.path else "",  # the recipe depends on it
             "overrides": {name: value for name, value in self.overrides.items() if value is not None},
-            "labels": _file_digest(self.labels) if self.labels else "",
+            "labels": file_digest(self.labels) if self.labels else "",
             "input": self.input,
             "tools": {tool: version(tool) for tool in TOOLS},
-            "code": _code_digest(),
+            "code": code_digest(),
         }
         return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
@@ -189,7 +189,7 @@ def published(request: Request, sha256: str | None, form: str, classes: int) -> 
     return {"published_top1": repr(request.variant.published), "published_source": "the variant's paper or repository"}
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()  # file_digest needs 3.11
@@ -197,10 +197,10 @@ def _file_digest(path: Path) -> str:
         raise UserError(f"{path} can't be read: {error.strerror}.") from None
 
 
-def _code_digest() -> str:
+def code_digest() -> str:
     """Sha256 of the code that makes artifacts: another version of it makes other ones."""
     root, digest = Path(__file__).parent.parent, hashlib.sha256()
-    runtime = (root / "runtime" / name for name in ("artifact.py", "onnx_metadata.py", "preprocess.py"))
+    runtime = (root / "runtime" / name for name in ("adopt.py", "artifact.py", "onnx_metadata.py", "preprocess.py"))
     for source in (
         *sorted(root.glob("models/*.py")),
         *sorted(root.glob("export/*.py")),

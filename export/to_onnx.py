@@ -27,15 +27,7 @@ def trace(network: EfficientNet, resolution: int) -> onnx.ModelProto:
     not read. BatchNorm is folded into the convolutions.
     """
     fix_padding(network, resolution)
-    picture = torch.zeros(1, 3, _TRACING_RESOLUTION, _TRACING_RESOLUTION)
-    file: Any = io.BytesIO()  # torch takes it and does not say so
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter calls itself deprecated, and can't fold what onnxsim then folds
-        torch.onnx.export(
-            network, (picture,), file, dynamo=False, opset_version=OPSET,
-            input_names=[INPUT], output_names=[OUTPUT], dynamic_axes={INPUT: {0: BATCH}, OUTPUT: {0: BATCH}},
-        )  # fmt: skip
-    model = onnx.load_from_string(file.getvalue())
+    model = traced(network, _TRACING_RESOLUTION)
     for dimension in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         dimension.dim_value = resolution
     del model.graph.value_info[:]  # shapes at the size of tracing
@@ -43,22 +35,39 @@ def trace(network: EfficientNet, resolution: int) -> onnx.ModelProto:
     return model
 
 
+def traced(network: torch.nn.Module, resolution: int) -> onnx.ModelProto:
+    """Any classifier [N, 3, resolution, resolution] -> [N, classes] as ONNX, with an open batch."""
+    picture = torch.zeros(1, 3, resolution, resolution)
+    file: Any = io.BytesIO()  # torch takes it and does not say so
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter calls itself deprecated, and can't fold what onnxsim then folds
+        torch.onnx.export(
+            network, (picture,), file, dynamo=False, opset_version=OPSET,
+            input_names=[INPUT], output_names=[OUTPUT], dynamic_axes={INPUT: {0: BATCH}, OUTPUT: {0: BATCH}},
+        )  # fmt: skip
+    return onnx.load_from_string(file.getvalue())
+
+
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same function in fewer nodes (constants folded, Pad merged into Conv), weights named after their layer."""
     simplified, _ = onnxsim.simplify(model, check_n=0)  # the parity gate checks it, on better inputs
-    _name_weights(simplified)
+    name_weights(simplified)
     onnx.checker.check_model(simplified, full_check=True)
     return simplified
 
 
-def _name_weights(model: onnx.ModelProto) -> None:
+def name_weights(model: onnx.ModelProto) -> None:
     """Folding leaves names like `onnx::Conv_512`; the node `/stages.1.0/expand/conv/Conv` knows the real one."""
     names: dict[str, str] = {}
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm"):
             layer = re.sub("/", ".", node.name.strip("/").rpartition("/")[0])
             for name, part in zip(node.input[1:], ("weight", "bias")):
-                names.setdefault(name, f"{layer}.{part}")
+                if layer and f"{layer}.{part}" not in names.values():
+                    names.setdefault(name, f"{layer}.{part}")
+    tensors = {tensor.name for tensor in model.graph.initializer}
+    made = {name for node in model.graph.node for name in node.output}
+    names = {old: new for old, new in names.items() if old in tensors and new not in tensors | made}
     for node in model.graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = names.get(name, name)

@@ -101,15 +101,7 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     Raises UserError if the file is damaged, would need code to be run, or names its tensors in no way that is known.
     """
     path = Path(path)
-    try:
-        if path.stat().st_size > LARGEST_BYTES:
-            raise UserError(f"{path} is no checkpoint of an EfficientNet: it has more than {LARGEST_BYTES >> 30} GB.")
-        path.open("rb").close()
-    except OSError as error:
-        raise UserError(f"The checkpoint {path} can't be read: {error.strerror}.") from None
-    tensors, metadata = _safetensors(path) if path.suffix == ".safetensors" else (_pickled(path), {})
-    digest = _sha256(path)
-    tensors = _unwrapped(tensors)
+    tensors, metadata, digest = _read(path)
     form = next((form for form, names in NAMES.items() if names.sign in tensors), None)
     if form is None:
         found = ", ".join(list(tensors)[:3]) or "no tensors at all"
@@ -118,6 +110,25 @@ def read_checkpoint(path: Path) -> CheckpointFile:
             f"Looked for one of {', '.join(names.sign for names in NAMES.values())}."
         )
     return CheckpointFile(path, digest, form, tensors, metadata)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """(tensors by name, sha256) of any checkpoint, read as safely as ours are. Raises UserError."""
+    tensors, _, digest = _read(path)
+    return tensors, digest
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
+    """(tensors without wrappers' prefixes, metadata of a .safetensors file, sha256)."""
+    try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise UserError(f"{path} is no checkpoint: it has more than {LARGEST_BYTES >> 30} GB.")
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"The checkpoint {path} can't be read: {error.strerror}.") from None
+    tensors, metadata = _safetensors(path) if path.suffix == ".safetensors" else (_pickled(path), {})
+    digest = _sha256(path)
+    return _unwrapped(tensors), metadata, digest
 
 
 def _sha256(path: Path) -> str:

@@ -105,9 +105,9 @@ def adopted(
     require_one_file(path)
     name, source = name or name_of(path), sha256_of(path)
     known = made_from([source, asked, converter])
-    there = _there(name, folder, known, labels)
-    if there is not None:
-        return there
+    found = there(name, folder, known, labels)
+    if found is not None:
+        return found
     shape = shape_of(path, asked.resolution)
     weights = f"{path.name}, a network of others"
     return write(name, folder, shape, asked.preprocessing(shape.side), labels(shape.classes), weights, source, known,
@@ -155,7 +155,7 @@ def made_from(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _there(name: str, folder: Path, known: str, labels: Labels) -> Optional[Artifact]:
+def there(name: str, folder: Path, known: str, labels: Labels) -> Optional[Artifact]:
     """The artifact `name`, if it is there, whole and made from just what `known` stands for."""
     try:
         artifact = read_artifact(artifact_path(name, "fp32", folder))

@@ -20,6 +20,7 @@ PROJECT = "efficientnet-edge"
 SCHEMAS = ("1", "2")
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 NAME = re.compile(r"\w[\w.+-]{0,99}")  # of a variant: part of paths, so nothing that leads elsewhere
+TIMM = "timm:"  # in front of a variant: one of timm's models
 RANDOM_WEIGHTS = "random weights: good for measuring latency, the classes mean nothing"
 
 
@@ -114,8 +115,14 @@ def artifacts_folder() -> Path:
     return Path(os.environ.get("EFFICIENTNET_ARTIFACTS") or "artifacts")
 
 
+def variant_file(variant: str) -> str:
+    """What the files of `variant` are called: as it is, but timm:resnet50 is timm-resnet50."""
+    return TIMM.replace(":", "-") + variant[len(TIMM) :] if variant.startswith(TIMM) else variant
+
+
 def artifact_path(variant: str, precision: str, folder: Optional[Path] = None) -> Path:
-    return (folder or artifacts_folder()) / variant / f"{variant}.{precision}.onnx"
+    name = variant_file(variant)
+    return (folder or artifacts_folder()) / name / f"{name}.{precision}.onnx"
 
 
 def set_latest(variant: str, folder: Optional[Path] = None, precision: Optional[str] = None) -> None:
@@ -140,8 +147,9 @@ def find_artifact(variant: Optional[str] = None, precision: Optional[str] = None
                 f"There is no model in {folder}/ yet: run 'make export VARIANT=b0', or name a file with --model."
             )
         variant = latest[0]
+    name = variant_file(variant)
     if precision is None:
-        precision = latest[1] if latest[:1] == [variant] and len(latest) > 1 else "fp32"
+        precision = latest[1] if latest[:1] == [name] and len(latest) > 1 else "fp32"
     if precision not in PRECISIONS:
         raise UserError(f"There is no precision '{precision}': choose {', '.join(PRECISIONS)}.")
     path = artifact_path(variant, precision, folder)

@@ -20,6 +20,7 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+INTERPOLATIONS = tuple(_FILTERS)
 _WIDEST_FILTER = 3  # radius of Lanczos in source px, where it enlarges
 
 
