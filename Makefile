@@ -172,6 +172,10 @@ bench-peers: $(VENV)/.test ## [VARIANT=b0]: torch eager, torch.compile, onnxrunt
 bench-throughput: exported ## [IMAGES=photos/] [JSON=file]: decoding, network, infer's pipeline and evaluate in turns; memory over 10,000 pictures
 	@$(PY) tests/benchmarks/throughput.py $(call option,--images,$(IMAGES)) $(call option,--json,$(JSON))
 
+.PHONY: bench-decode
+bench-decode: $(VENV)/.demo ## IMAGES=photos/ [MODELS=a.onnx,b.onnx] [LIMIT=N]: large JPEGs decoded at a fraction: time and answers
+	@$(PY) tests/benchmarks/decoding.py $(call option,--images,$(IMAGES)) $(call option,--models,$(MODELS)) $(call option,--limit,$(LIMIT))
+
 .PHONY: bench-input
 bench-input: $(VENV)/.export ## [VARIANT=b0] [BATCH=1,8] [SECONDS=20]: uint8 against float32 input, in turns
 	@$(PY) tests/benchmarks/input_types.py --variant '$(VARIANT)' $(call option,--batch,$(BATCH)) \
