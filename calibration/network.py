@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,12 +14,15 @@ from onnx import numpy_helper
 BATCH_PIXELS = 8 * 224 * 224  # a run: enough to amortise onnxruntime's overhead, and B7's activations stay below 2 GB
 
 
+LAYERS = ("Conv", "Gemm", "MatMul")  # where the multiply-adds are
+
+
 @dataclass(frozen=True)
 class Layer:
-    """A Conv or Gemm with constant weights. Names are the graph's."""
+    """A Conv, Gemm or MatMul with constant weights. Names are the graph's."""
 
     name: str
-    op: str  # "Conv" | "Gemm"
+    op: str  # "Conv" | "Gemm" | "MatMul"
     input: str
     weight: str
     bias: str  # "" without one
@@ -29,6 +33,7 @@ class Layer:
     pads: tuple[int, ...]  # top, left, bottom, right
     positions: int  # output pixels of one picture
     multiply_adds: int  # of one picture
+    unfit: str = ""  # why it has to stay in float, in words; "" if int8 is a choice
 
     @property
     def depthwise(self) -> bool:
@@ -42,13 +47,16 @@ class Layer:
     @property
     def kind(self) -> str:
         if self.pooled:
-            return "classifier" if self.op == "Gemm" else "squeeze"
+            return "squeeze" if self.op == "Conv" else "classifier"
+        if self.op != "Conv":
+            return "matrix"
         return "depthwise" if self.depthwise else f"{self.kernel}x{self.kernel}"
 
 
 @dataclass(frozen=True)
 class Residual:
-    """An Add that closes a residual block: `identity` comes past the block, the other input out of layer `branch`."""
+    """An Add that closes a residual block: `identity` comes past the block, or out of a convolution that shrinks it, and the
+    other input out of layer `branch`."""
 
     name: str
     identity: str
@@ -58,10 +66,17 @@ class Residual:
 class Network:
     """`model` with its weights as arrays, by name. Edits of `weights` count; the graph itself is `model`'s.
 
-    Raises ValueError if a Conv or Gemm is of a form that no network of this project has.
+    A layer of a form that int8 is not made for is `unfit`, and stays in float. Raises ValueError for an opset without a scale
+    for each channel, or a batch that is fixed.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
+        opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+        if opset < 13:
+            raise ValueError(f"opset {opset}, and int8 needs 13")
+        batch = model.graph.input[0].type.tensor_type.shape.dim[0]
+        if batch.dim_value:
+            raise ValueError(f"it takes {batch.dim_value} pictures at a time and no other number")
         self.model = onnx.shape_inference.infer_shapes(model)
         graph = self.model.graph
         self.input, self.output = graph.input[0].name, graph.output[0].name
@@ -75,7 +90,9 @@ class Network:
         for node in graph.node:
             for name in node.input:
                 self.consumers.setdefault(name, []).append(node)
-        self.layers = [self._layer(node) for node in graph.node if node.op_type in ("Conv", "Gemm")]
+        self.layers = [
+            self._layer(node) for node in graph.node if node.op_type in LAYERS and node.input[1] in self.weights
+        ]
         self.residuals = [found for node in graph.node if node.op_type == "Add" and (found := self._residual(node))]
 
     @property
@@ -88,10 +105,16 @@ class Network:
     def clip_limits(self, tensor: str) -> tuple[float, float] | None:
         """(least, greatest) of `tensor` if a Clip with constant limits makes it."""
         node = self.producers.get(tensor)
-        if node is None or node.op_type != "Clip":
+        if node is None or node.op_type != "Clip" or len(node.input) < 3:
+            return None
+        if not all(self.is_constant(name) for name in node.input[1:3]):
             return None
         low, high = (self.constant(name) for name in node.input[1:3])
         return low, high
+
+    def is_constant(self, name: str) -> bool:
+        """Whether `name` is an initialiser, or what a Constant node makes."""
+        return name in self.weights or (name in self.producers and self.producers[name].op_type == "Constant")
 
     def constant(self, name: str) -> float:
         """Value of the scalar `name`, an initialiser or what a Constant node makes."""
@@ -101,29 +124,46 @@ class Network:
 
     def _layer(self, node: onnx.NodeProto) -> Layer:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.input[1] not in self.weights:
-            raise ValueError(f"{node.name}: weights that are computed")
         weight, bias = self.weights[node.input[1]], node.input[2] if len(node.input) > 2 else ""
-        positions, pads, stride, kernel = 1, [0] * 4, 1, 1
+        shape, unfit = self.shapes.get(node.output[0], ()), ""
+        pads, stride, kernel, groups = (0,) * 4, 1, 1, 1
         if node.op_type == "Conv":
-            positions = int(np.prod(self.shapes[node.output[0]][2:]))
-            pads, stride, kernel = attributes.get("pads", pads), attributes["strides"][0], weight.shape[2]
-            if attributes.get("group", 1) not in (1, weight.shape[0]) or set(attributes.get("dilations", [1])) != {1}:
-                raise ValueError(f"{node.name}: grouped, but not depthwise, or dilated")
-        elif not attributes.get("transB"):
-            raise ValueError(f"{node.name}: Gemm with weights [in, out]")
+            places = shape[2:]
+            groups = attributes.get("group", 1)
+            unfit = _unfit(attributes, weight, self.shapes.get(node.input[0], ()), places)
+            if not unfit:
+                pads, kernel = tuple(attributes.get("pads", pads)), weight.shape[2]
+                stride = attributes.get("strides", [1])[0]
+        else:
+            places = shape[1:-1]
+            if node.op_type == "MatMul":
+                unfit = "a product of matrices"
+            elif not attributes.get("transB") or attributes.get("transA"):
+                unfit = "its weights are [in, out]"
+            elif {attributes.get("alpha", 1), attributes.get("beta", 1)} != {1}:
+                unfit = "scaled by alpha or beta"
+        if bias and bias not in self.weights:
+            unfit = "a bias that is computed"
+        positions = int(np.prod([max(place, 1) for place in places] or [1]))
         return Layer(
-            node.name, node.op_type, node.input[0], node.input[1], bias, node.output[0], attributes.get("group", 1),
-            kernel, stride, tuple(pads), positions, weight.size * positions,
+            node.name, node.op_type, node.input[0], node.input[1], bias, node.output[0], groups, kernel, stride, pads,
+            positions, weight.size * positions, unfit,
         )  # fmt: skip
 
     def _residual(self, node: onnx.NodeProto) -> Residual | None:
-        """The branch ends in a Conv that only this Add reads; the identity is read by the block as well."""
-        for identity, branch in (tuple(node.input), tuple(node.input)[::-1]):
-            conv = self.producers.get(branch)
-            alone = len(self.consumers[branch]) == 1
-            if conv is not None and conv.op_type == "Conv" and alone and len(self.consumers[identity]) > 1:
-                return Residual(node.name, identity, conv.name)
+        """The branch ends in a Conv that only this Add reads; the identity is read by the block as well, or is what a Conv
+        that the block's input goes through makes of it."""
+        pairs = (tuple(node.input), tuple(node.input)[::-1])
+        ends = {name: self.producers.get(name) for name in node.input}
+        convs = {
+            name for name, end in ends.items() if end is not None and end.op_type == "Conv" and len(self.consumers[name]) == 1
+        }
+        for identity, branch in pairs:
+            if branch in convs and len(self.consumers.get(identity, ())) > 1:
+                return Residual(node.name, identity, ends[branch].name)  # type: ignore[union-attr]
+        for identity, branch in pairs:
+            if {identity, branch} <= convs and len(self.consumers[ends[identity].input[0]]) > 1:  # type: ignore[union-attr]
+                return Residual(node.name, identity, ends[branch].name)  # type: ignore[union-attr]
         return None
 
     def to_model(self) -> onnx.ModelProto:
@@ -133,6 +173,23 @@ class Network:
         del model.metadata_props[:], model.graph.value_info[:], model.graph.initializer[:]
         model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in self.weights.items())
         return model
+
+
+def _unfit(
+    attributes: Mapping[str, Any], weight: np.ndarray, inputs: Sequence[int], places: Sequence[int]
+) -> str:
+    """Why int8 is not made for a Conv, "" if it is: ranges, rounding and biases are worked out for square maps and kernels."""
+    strides, pads = attributes.get("strides", [1, 1]), attributes.get("pads", [0] * 4)
+    if weight.ndim != 4 or len(inputs) != 4 or len(places) != 2 or 0 in (*inputs[1:], *places):
+        return "maps of an unknown size"
+    if attributes.get("group", 1) not in (1, weight.shape[0]) or (attributes.get("group", 1) > 1 and weight.shape[1] > 1):
+        return "grouped, but not depthwise"
+    if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        return "padding that the runtime works out"
+    if set(attributes.get("dilations", [1])) != {1}:
+        return "dilated"
+    square = len({*weight.shape[2:]}) == len({*strides}) == len({*inputs[2:]}) == 1
+    return "" if square and list(pads[::2]) == list(pads[1::2]) else "not square"
 
 
 def open_session(

@@ -61,7 +61,7 @@ def offset_site(network: Network, layer: Layer) -> onnx.NodeProto | None:
         return None
     if node.op_type == "Mul" and any(network.shapes.get(name, ())[2:] == (1, 1) for name in node.input):
         return node
-    if node.op_type == "Clip":
+    if node.op_type == "Clip" and network.clip_limits(layer.input) is not None:
         conv = network.producers.get(node.input[0])
         alone = len(network.consumers[node.input[0]]) == 1
         if conv is not None and conv.op_type == "Conv" and len(conv.input) == 3 and alone:
@@ -191,7 +191,8 @@ def with_float_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model` with FP16 in place of float32, scales included, and a Cast at either end; opset 19, the first that has
     FP16 scales."""
-    half = onnx.version_converter.convert_version(model, 19)
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    half = onnx.version_converter.convert_version(model, max(opset, 19))
     graph = half.graph
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:

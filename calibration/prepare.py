@@ -47,7 +47,7 @@ def prepare(
     say: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
     """Ranges and weights for all layers that `placement` may quantise; two forward passes over the pictures."""
-    layers = [layer for layer in network.layers if placement.pooled or not layer.pooled]
+    layers = [layer for layer in network.layers if not layer.unfit and (placement.pooled or not layer.pooled)]
     residuals = network.residuals if placement.identities else []
     users = by_input(layers)
     streams = {residual.identity for residual in residuals}

@@ -127,7 +127,9 @@ def read_network(artifact: Artifact) -> Network:
     try:
         network = Network(without_pixels(model))
     except ValueError as error:
-        raise UserError(f"{artifact.path} is not a network that this project exports ({error}).") from None
+        raise UserError(f"{artifact.path} can't be calibrated ({error}).") from None
+    if all(layer.unfit or layer.pooled for layer in network.layers):
+        raise UserError(f"{artifact.path} has no convolution that int8 is made for: there is nothing to calibrate.")
     for name, weight in network.weights.items():
         if weight.dtype.kind == "f" and not np.isfinite(weight).all():
             raise UserError(f"{artifact.path}: the weights {name} hold NaN or infinity: export the network again.")
@@ -181,7 +183,7 @@ def calibrate(
         forms.append(("INT8, calibrated", quantised_graph(network, calibrated.layers, calibrated.identities)))
     forms.append((f"INT8, {'trained' if training else 'calibrated'}", graph))
     scores, judged_on = _judge(artifact, network, forms, photographs, judging, reference, held_out, threads, say)
-    warnings = _warnings(artifact, photographs)
+    warnings = [*_warnings(artifact, photographs), *_left_in_float(network)]
     speeds: list[Speed] = []
     if target == "cpu":
         say("timing", 0, 1)
@@ -324,6 +326,19 @@ def _warnings(artifact: Artifact, photographs: Photographs) -> list[str]:
     if photographs.skipped:
         found.append(f"{len(photographs.skipped)} pictures skipped, the first: {photographs.skipped[0]}")
     return found
+
+
+def _left_in_float(network: Network) -> list[str]:
+    """What networks of others have that int8 is not made for here."""
+    reasons: dict[str, list[str]] = {}
+    for layer in network.layers:
+        if layer.unfit and not layer.pooled:
+            reasons.setdefault(layer.unfit, []).append(layer.name)
+    shares = {reason: 1 - share_in_int8(network, names) for reason, names in reasons.items()}
+    return [
+        f"{len(names)} layers ({shares[reason]:.1%} of the multiply-adds) stay in float: {reason}, as {names[0]}"
+        for reason, names in reasons.items()
+    ]
 
 
 def _write(

@@ -25,6 +25,7 @@ from calibration.network import Layer
 from calibration.placement import Quantised
 from calibration.prepare import Prepared
 from calibration.ranges import LEVELS, Range, half_precision
+from runtime.errors import UserError
 
 # Beyond it a weight would start on the far side of a rounding threshold from where calibration put it.
 _NEAR = 0.49
@@ -41,6 +42,11 @@ class TorchGraph(nn.Module):
     def __init__(self, prepared: Prepared, kept: Collection[str] = ()) -> None:
         super().__init__()
         self.network = network = prepared.network
+        unfit = {layer.name: layer.op for layer in network.layers if layer.unfit}
+        known = {*_OPERATORS, "Conv", "Gemm", "Constant"}
+        missing = {node.op_type for node in network.model.graph.node if node.op_type not in known} | set(unfit.values())
+        if missing:
+            raise UserError(f"QAT=1 can't train this network: its {', '.join(sorted(missing))} have no way through torch here.")
         self.layers = {name: network.layer(name) for name in prepared.layers if name not in kept}
         self._index = {name: str(i) for i, name in enumerate(self.layers)}  # a parameter's name has no dots
         self.weights, self.biases, self.steps = (nn.ParameterDict() for _ in range(3))
@@ -159,6 +165,25 @@ def _clip(graph: TorchGraph, node: onnx.NodeProto, inputs: list[Tensor]) -> Tens
     return inputs[0].clamp(low, high)
 
 
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _max_pool(graph: TorchGraph, node: onnx.NodeProto, inputs: list[Tensor]) -> Tensor:
+    given = _attributes(node)
+    top, left, bottom, right = given.get("pads", [0] * 4)
+    padded = functional.pad(inputs[0], (left, right, top, bottom), value=float("-inf"))
+    return functional.max_pool2d(
+        padded, given["kernel_shape"], given.get("strides", [1, 1]), 0, given.get("dilations", [1, 1]),
+        bool(given.get("ceil_mode", 0)),
+    )  # fmt: skip
+
+
+def _hard_sigmoid(graph: TorchGraph, node: onnx.NodeProto, inputs: list[Tensor]) -> Tensor:
+    given = _attributes(node)
+    return (inputs[0] * given.get("alpha", 0.2) + given.get("beta", 0.5)).clamp(0, 1)
+
+
 _OPERATORS: Mapping[str, Any] = {
     "Add": lambda graph, node, inputs: inputs[0] + inputs[-1],
     "Mul": lambda graph, node, inputs: inputs[0] * inputs[-1],
@@ -169,4 +194,7 @@ _OPERATORS: Mapping[str, Any] = {
     "GlobalAveragePool": lambda graph, node, inputs: inputs[0].mean((2, 3), keepdim=True),
     "ReduceMean": _mean,
     "Clip": _clip,
+    "MaxPool": _max_pool,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": lambda graph, node, inputs: functional.hardswish(inputs[0]),
 }  # of what exported networks are made of, besides Conv and Gemm
