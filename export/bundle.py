@@ -99,6 +99,7 @@ def _readme(first: Artifact, artifacts: list[Artifact]) -> str:
     rows = [f"| `artifacts/{variant}/{part.path.name}` | {_HELD[part.precision]} |" for part in artifacts]
     return _README.format(
         variant=variant,
+        family="" if first.metadata.get("foreign") == "yes" else "EfficientNet ",
         precision=first.precision,
         title=first.precision.upper(),
         classes=first.classes,
@@ -129,7 +130,7 @@ On a processor alone, onnxruntime runs this INT8 more slowly than FP32, since it
 _README = """\
 # {variant} in {title}, to classify photographs
 
-EfficientNet {variant}: {classes} classes, {resolution} x {resolution} pixels. What to do with a picture, and the names of
+{family}{variant}: {classes} classes, {resolution} x {resolution} pixels. What to do with a picture, and the names of
 the classes, travel inside the ONNX files.{takes}
 
 Weights: {weights}.
@@ -169,7 +170,8 @@ def main() -> int:
 
     path = bundle(options.variant, options.precision, options.artifacts or artifacts_folder())
     print(f"wrote {path}  {path.stat().st_size / 1e6:.1f} MB")
-    print(f"on the device: tar xzf {path.name} && cd {'-'.join(path.name.split('.')[:2])} && python3 -m runtime.infer photo.jpg")
+    inside = f"{path.parent.name}-{options.precision}"
+    print(f"on the device: tar xzf {path.name} && cd {inside} && python3 -m runtime.infer photo.jpg")
     return 0
 
 

@@ -186,7 +186,9 @@ def _name(figure: Any, axes: Any, rows: Sequence[Row]) -> None:
                 taken.append(Bbox.from_extents(x - 1.5 * scale, y - 1.5 * scale, x + 1.5 * scale, y + 1.5 * scale))
     frame = axes.get_window_extent(renderer)
     for row, x, y, radius in sorted(discs, key=lambda disc: disc[1]):
-        text = axes.text(0, 0, row["variant"], fontsize=8, color=COLOURS[row["precision"]] if not row.get("foreign") else MUTED,
+        foreign = row.get("foreign")
+        name = row["variant"] if not foreign or row["precision"] == "fp32" else f"{row['variant']} {row['precision']}"
+        text = axes.text(0, 0, name, fontsize=8, color=MUTED if foreign else COLOURS[row["precision"]],
                          transform=None, ha="center", va="center", zorder=4)  # fmt: skip
         box = text.get_window_extent(renderer)
         width, height = box.width / 2 + scale, box.height / 2

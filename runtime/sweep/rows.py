@@ -90,7 +90,7 @@ def frontier(rows: Sequence[Row]) -> List[Row]:
 
 def title(row: Row, backend: bool = True) -> str:
     """What a row is called: `b0 int8 on OpenVINO 2026.4, CPU`."""
-    name = row["variant"] if row.get("foreign") else f"{row['variant']} {row['precision']}"
+    name = f"{row['variant']} {row['precision']}"
     where = row.get("backend") or row["backend_name"]
     return (f"{name} on {where}" if backend else name) + (f", batch {row['batch']}" if row["batch"] != 1 else "")
 
