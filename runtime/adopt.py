@@ -195,9 +195,11 @@ def shape_of(path: Path, resolution: Optional[int] = None) -> Shape:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base of their own
         raise UserError(f"onnxruntime can't load {path}: {str(error).splitlines()[0]}") from None
-    inputs, output = session.get_inputs(), session.get_outputs()[0]
-    takes: List[Any] = inputs[0].shape if inputs else []
-    floats = bool(inputs) and inputs[0].type == "tensor(float)" and output.type == "tensor(float)"
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if not inputs or not outputs:
+        raise UserError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs: it is no image classifier.")
+    output, takes = outputs[0], inputs[0].shape  # type: Any, List[Any]
+    floats = inputs[0].type == "tensor(float)" and output.type == "tensor(float)"
     sides = {side for side in takes[2:] if isinstance(side, int)} or {resolution or SIDE}
     if len(inputs) != 1 or not floats or len(takes) != 4 or takes[1] != 3 or len(sides) != 1 or len(output.shape) != 2:
         raise UserError(

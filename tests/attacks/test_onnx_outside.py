@@ -12,7 +12,8 @@ from onnx import TensorProto, helper
 
 from calibration.stage import read_network
 from export.bundle import bundle
-from runtime.adopt import adopted
+from export.neighbours import Neighbour, export_neighbour
+from runtime.adopt import Asked, adopted
 from runtime.artifact import Artifact, artifact_path, read_artifact, sealed
 from runtime.backends.tensorrt.generations import generation
 from runtime.backends.tensorrt.loader import Site, make_engine
@@ -134,6 +135,7 @@ def test_every_door(place: Callable[[Path, Path], str], artifact: Artifact, cana
         "calibration": lambda: read_network(bad),
         "engine": lambda: make_engine(bad, site, BuildOptions("fp32")),
         "bundle": lambda: bundle("small", "fp32", folder),
+        "export --onnx": lambda: export_neighbour(Neighbour(Asked(), onnx=bad.path, name="theirs"), inside / "networks"),
         "bench --foreign, sweep --onnx": lambda: adopted(bad.path, inside / "networks", "theirs"),
     }
     for name, door in doors.items():

@@ -21,6 +21,7 @@ from models.network import EfficientNet
 from models.reader import classes_of, load_into, own_recipe, read_checkpoint, tensor_names
 from models.variants import VARIANTS
 from runtime.errors import UserError
+from runtime.preprocess import Preprocessing
 
 B0 = VARIANTS["b0"]
 
@@ -350,7 +351,7 @@ def with_recipe(path: Path, state, recipe) -> Path:
 def test_our_own_checkpoint_carries_its_recipe(ours, tmp_path):
     recipe, labels = own_recipe(read_checkpoint(with_recipe(tmp_path / "b0.safetensors", ours, RECIPE)))
     assert (recipe.padding, recipe.eps) == ("same", 1e-3)
-    assert recipe.preprocessing == (192, 0.9, "bilinear", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert recipe.preprocessing == Preprocessing(192, 0.9, "bilinear", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert labels == list("abcdefg")
 
 
