@@ -20,7 +20,8 @@ from runtime.errors import UserError
 from tests.fuzz.cases import case
 from tests.fuzz.targets import KINDS
 
-SECONDS = 10.0  # for one case; the slowest that is right takes 0.2
+SECONDS = 10.0  # of processor time for one case: a busy machine's clock says little; the slowest that is right takes 0.4
+PATIENCE = 120.0  # by the clock: what waits for something that never comes
 MEMORY = 2 << 30  # bytes beyond what the process has when it starts
 _RECORD = struct.Struct("<qqqqq")  # next seed, taken, refused, wrong, slowest in µs
 
@@ -64,7 +65,8 @@ def fuzz(kind: str, seeds: range, keep: Path | None = None, until: float = float
             if ended == 0:
                 start = at
             else:
-                what = f"longer than {SECONDS:g} s" if -ended == signal.SIGALRM else f"ended by {_name(ended)}"
+                late = {signal.SIGPROF: f"longer than {SECONDS:g} s", signal.SIGALRM: f"waits longer than {PATIENCE:g} s"}
+                what = late.get(-ended, f"ended by {_name(ended)}")
                 failures.append(f"{at} {what}")
                 start = at + 1
             for line in failures:
@@ -96,14 +98,16 @@ def _work(kind: str, seeds: range, shared: mmap.mmap, folder: Path, report: Path
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even where C code never returns to Python
+    for ends in (signal.SIGALRM, signal.SIGPROF):  # even where C code never returns to Python
+        signal.signal(ends, signal.SIG_DFL)
     taken = refused = wrong = slowest = 0
     for seed in seeds:
         shared[:] = _RECORD.pack(seed, taken, refused, wrong, slowest)
         if time.monotonic() > until:
             return
         content = content_of(kind, seed)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
         began = time.perf_counter()
         try:
             KINDS[kind].target(content, folder)
@@ -115,6 +119,7 @@ def _work(kind: str, seeds: range, shared: mmap.mmap, folder: Path, report: Path
             place = traceback.extract_tb(error.__traceback__)[-1]
             with report.open("a") as file:
                 file.write(f"{seed} {type(error).__name__} in {Path(place.filename).name}:{place.lineno} ({str(error)[:60]!r})\n")
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         slowest = max(slowest, int((time.perf_counter() - began) * 1e6))
     shared[:] = _RECORD.pack(seeds.stop, taken, refused, wrong, slowest)
