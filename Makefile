@@ -154,6 +154,18 @@ test-aarch64: test-artifacts ## a bundle on a 64-bit Arm userland under emulatio
 resolve-aarch64: $(VENV)/.demo ## which aarch64 wheels pip chooses for the Pythons of JetPack 5, 6 and 7
 	@PYTHON=$(PY) tests/aarch64.sh resolve
 
+.PHONY: fuzz
+fuzz: $(VENV)/.test ## [COUNT=3000] [SECONDS=] [FIRST=] [KINDS="png onnx"]: damaged files to everything that reads any
+	@$(PY) -m tests.fuzz $(call option,--count,$(COUNT)) $(call option,--seconds,$(SECONDS)) $(call option,--first,$(FIRST)) $(KINDS)
+
+.PHONY: test-kill
+test-kill: $(VENV)/.test ## [COUNT=100] [SEED=] [STAGES=]: SIGKILL at random moments of export, calibrate, engine and sweep
+	@$(PY) -m tests.kill $(call option,--count,$(COUNT)) $(call option,--seed,$(SEED)) $(STAGES)
+
+.PHONY: soak
+soak: $(VENV)/.test ## [CALLS=100000] [PICTURES=20000] [MODEL=file]: what grows
+	@$(PY) tests/benchmarks/soak.py $(call option,--calls,$(CALLS)) $(call option,--pictures,$(PICTURES)) $(call option,--model,$(MODEL))
+
 .PHONY: bench-startup
 bench-startup: $(VENV)/.demo ## start to first prediction, whole process, against a bare onnxruntime script
 	@$(PY) -m export --variant lite0
