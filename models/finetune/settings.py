@@ -12,7 +12,10 @@ from runtime.errors import UserError
 OPTIMISERS = ("adamw", "rmsprop")
 POLICIES = ("none", "randaugment", "autoaugment", "trivial")
 CLASS_WEIGHTS = ("none", "sqrt", "balanced")
+NORMS = ("learn", "keep")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_BATCH_COST = 16e9  # multiply-adds of a step, at most: b0 32 pictures, b4 4, since activations grow likewise
+_FEW = 16  # pictures in a step, below which BatchNorm's statistics of them are worse than those it starts from
 _LOPSIDED = 3.0  # largest class / smallest, from which classes are weighted
 
 
@@ -44,6 +47,7 @@ class Settings:
     stretch: float = _set(1.33, "random resized crop: most that width / height may change by", 1, 4)
     flip: float = _set(0.5, "probability of the mirror image; 0 where left and right mean something", 0, 1)
     mixup: float = _set(0.0, "alpha of the share in which two pictures are mixed; 0: never", 0, 10)
+    norm: str = _set("learn", "statistics of BatchNorm: learn them, or keep those it starts from", choices=NORMS)
     ema: float = _set(0.99, "decay of the averaged weights, which are what is judged and written; 0: no averaging", 0, 0.99999)
     patience: int = _set(4, "epochs without progress until it stops early", 1, 10_000)
     class_weights: str = _set("none", "by 1 / count (balanced), its root (sqrt), or none", choices=CLASS_WEIGHTS)
@@ -74,8 +78,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def settings_for(sizes: list[int], pretrained: bool, preset: str | None, given: Mapping[str, Any]) -> Settings:
-    """Defaults for so many training pictures of each class, then the preset's, then what was `given` (None: not).
+def settings_for(
+    sizes: list[int], pretrained: bool, preset: str | None, given: Mapping[str, Any], cost: float = 0.4e9
+) -> Settings:
+    """Defaults for so many training pictures of each class, and a network of `cost` multiply-adds; then the preset's, then
+    what was `given` (None: not).
 
     Few pictures: few steps from the pretrained weights and mild augmentation; many: mixup and a longer average. From
     nothing: many passes and a higher rate everywhere. (BiT's rule, Kolesnikov et al. 2020, arXiv:1912.11370, section 3.3,
@@ -83,7 +90,7 @@ def settings_for(sizes: list[int], pretrained: bool, preset: str | None, given: 
     Raises UserError for a value that can't be.
     """
     total = sum(sizes)
-    chosen: dict[str, Any] = {"batch": 32 if total < 20_000 else 64}
+    chosen: dict[str, Any] = {"batch": max(4, min(32, 1 << int(math.log2(_BATCH_COST / cost))))}
     if pretrained:
         chosen["epochs"] = 6 if total < 1_000 else 8 if total < 20_000 else 10
         if total >= 20_000:
@@ -98,6 +105,8 @@ def settings_for(sizes: list[int], pretrained: bool, preset: str | None, given: 
     settings = Settings(**chosen)
     if settings.batch > total:
         settings = replace(settings, batch=max(2, total))
+    if pretrained and settings.batch < _FEW and given.get("norm") is None:
+        settings = replace(settings, norm="keep")
     steps = settings.epochs * max(1, total // settings.batch)
     if given.get("ema") is None and not (preset and "ema" in PRESETS[preset]):
         settings = replace(settings, ema=round(min(0.9999, max(0.9, 1 - 10 / max(steps, 1))), 5))  # over a tenth of the steps

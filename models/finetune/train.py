@@ -113,12 +113,13 @@ def optimiser(network: EfficientNet, settings: Settings) -> torch.optim.Optimize
     return torch.optim.RMSprop(groups, lr=settings.lr, alpha=0.9, momentum=0.9, eps=1e-3)
 
 
-def freeze(network: EfficientNet, parts: int) -> list[nn.Module]:
-    """Stops the stem and the first `parts` - 1 stages from learning; they stay in evaluation mode."""
-    frozen = [network.stem, *network.stages][:parts]
+def freeze(network: EfficientNet, settings: Settings) -> list[nn.Module]:
+    """Stops the leading parts from learning; returns what stays in evaluation mode: those, and BatchNorm where it is kept."""
+    frozen: list[nn.Module] = [network.stem, *network.stages][: settings.frozen]
     for part in frozen:
         part.requires_grad_(False)
-    return frozen
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    return [*frozen, *(norms if settings.norm == "keep" else [])]
 
 
 def set_regularisation(network: EfficientNet, settings: Settings) -> None:
@@ -169,7 +170,7 @@ class Training:
     def __init__(self, network: EfficientNet, data: Data, settings: Settings, device: torch.device) -> None:
         self.data, self.settings, self.device = data, settings, device
         set_regularisation(network, settings)
-        self.frozen = freeze(network, settings.frozen)
+        self.still = freeze(network, settings)
         self.network = network.to(device).eval()
         self.averaged = copy.deepcopy(self.network)
         self.optimiser = optimiser(self.network, settings)
@@ -235,7 +236,7 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = settings.lr * group["scale"] * share
         self.network.train()
-        for part in self.frozen:
+        for part in self.still:
             part.eval()
         x = self.policy(pixels.to(self.device, non_blocking=True).contiguous().float() / 255)
         targets = functional.one_hot(labels.to(self.device), len(self.data.classes)).float()

@@ -116,7 +116,7 @@ def start(colours: Path, output: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_killed_it_leaves_whole_files_and_goes_on(colours, tmp_path):
+def test_killed_it_leaves_whole_files(colours, tmp_path):
     process = start(colours, tmp_path)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -194,6 +194,15 @@ def test_settings_follow_the_data_the_preset_and_the_user_in_this_order():
         Settings(lr=50)
     with pytest.raises(UserError, match="policy cutout: choose one of"):
         Settings(policy="cutout")
+
+
+def test_a_large_network_takes_fewer_pictures_at_once_and_keeps_its_statistics():
+    assert (settings_for([500] * 4, True, None, {}).batch, settings_for([500] * 4, True, None, {}).norm) == (32, "learn")
+    b4 = settings_for([500] * 4, True, None, {}, cost=4.4e9)
+    assert (b4.batch, b4.norm) == (4, "keep") and settings_for([500] * 4, False, None, {}, cost=4.4e9).norm == "learn"
+    network = EfficientNet(LITE0, 3)
+    held = train.freeze(network, Settings(norm="keep"))
+    assert network.head.norm in held and network.head.conv.weight.requires_grad
 
 
 def test_the_rate_rises_and_falls():
