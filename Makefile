@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VARIANT ?= b0
+NAMED = $(subst timm:,timm-,$(VARIANT))# as folders and files are called
+TIMM = $(if $(findstring timm:,$(VARIANT) $(VARIANTS)),$(VENV)/.timm)
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
@@ -24,8 +26,9 @@ demo: $(VENV)/.demo ## Lite0 from nothing but pip: exported, checked, and shown 
 	@$(PY) -m runtime.demo
 
 .PHONY: export
-export: $(VENV)/.export ## VARIANT=b1 [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= LABELS= CLASSES= INPUT=uint8]
-	@$(PY) -m export --variant '$(VARIANT)' $(call option,--weights,$(WEIGHTS)) $(if $(filter-out 0,$(FORCE)),--force) \
+export: $(VENV)/.export $(TIMM) ## VARIANT=b1|timm:resnet50 or ONNX=theirs.onnx [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= LABELS= CLASSES= INPUT=uint8]
+	@$(PY) -m export $(if $(ONNX),--onnx '$(ONNX)' $(if $(filter-out file,$(origin VARIANT)),--variant '$(VARIANT)'),--variant '$(VARIANT)') \
+	  $(call option,--weights,$(WEIGHTS)) $(if $(filter-out 0,$(FORCE)),--force) \
 	  $(call option,--padding,$(PADDING)) $(call option,--eps,$(EPS)) $(call option,--resolution,$(RESOLUTION)) \
 	  $(call option,--crop,$(CROP)) $(call option,--interpolation,$(INTERPOLATION)) $(call option,--mean,$(MEAN)) \
 	  $(call option,--std,$(STD)) $(call option,--labels,$(LABELS)) $(call option,--classes,$(CLASSES)) $(call option,--input,$(INPUT))
@@ -33,7 +36,7 @@ export: $(VENV)/.export ## VARIANT=b1 [WEIGHTS=path|random] [FORCE=1] [PADDING= 
 .PHONY: exported
 exported: $(VENV)/.demo # an export that is there stays as it is, whatever weights and options it was made with
 	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
-	@[ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(VARIANT)/$(VARIANT).fp32.onnx" ] || $(MAKE) --no-print-directory export
+	@[ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(NAMED)/$(NAMED).fp32.onnx" ] || $(MAKE) --no-print-directory export
 
 .PHONY: calibrate
 calibrate: exported ## VARIANT=v2-b0 [CALIB=photos/] [EVALUATION=photos/] [BUDGET=0.5|99.3%] [TARGET=tensorrt|cpu] [QAT=1 EPOCHS=8] [FORCE=1]: to INT8, with a report
@@ -43,13 +46,13 @@ calibrate: exported ## VARIANT=v2-b0 [CALIB=photos/] [EVALUATION=photos/] [BUDGE
 
 .PHONY: calibrated
 calibrated: exported
-	@[ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(VARIANT)/$(VARIANT).int8.onnx" ] || $(MAKE) --no-print-directory calibrate TARGET=tensorrt
+	@[ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(NAMED)/$(NAMED).int8.onnx" ] || $(MAKE) --no-print-directory calibrate TARGET=tensorrt
 
 # A Jetson's own Python has TensorRT and neither torch nor onnx; elsewhere TensorRT-RTX is installed. TARGET is a GPU here.
 .PHONY: engine
 engine: PRECISION ?= fp16
 engine: ## VARIANT=b1 [PRECISION=fp32|fp16|int8] [BATCH=1,8,32] [TARGET=sm_89] [WORKSPACE=512M] [OPT_LEVEL=0..5] [DLA=0] [BACKEND=] [VERBOSE=1] [FORCE=1]
-	@made="$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(VARIANT)/$(VARIANT).$(PRECISION).onnx"; \
+	@made="$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(NAMED)/$(NAMED).$(PRECISION).onnx"; \
 	 [ -e "$$made" ] || $(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
 	@python=$(PYTHON); $(if $(TARGET),false,$(PYTHON) -c 'import tensorrt' 2>/dev/null) || \
 	 { $(MAKE) --quiet --no-print-directory $(VENV)/.engine && python=$(PY); } && \
@@ -86,7 +89,7 @@ bench: ## VARIANT=b1 [PRECISIONS=fp32,fp16,int8] [BACKENDS=onnxruntime,openvino]
 	   $(call option,--threads,$(THREADS)) $(call option,--json,$(JSON))
 
 .PHONY: sweep
-sweep: ## [VARIANTS=b0..b7 PRECISIONS=fp32,fp16,int8 BACKENDS=auto DATA=photos/ LIMIT= CALIB=photos/ WEIGHTS=random BATCH=1,8 ONNX=resnet50.onnx SECONDS=10 NAME= FRESH=1]
+sweep: $(TIMM) ## [VARIANTS=b0..b7 PRECISIONS=fp32,fp16,int8 BACKENDS=auto DATA=photos/ LIMIT= CALIB=photos/ WEIGHTS=random BATCH=1,8 ONNX=resnet50.onnx SECONDS=10 NAME= FRESH=1]
 	@python=$(PYTHON); $(PYTHON) -c 'import tensorrt' 2>/dev/null || \
 	 { $(MAKE) --quiet --no-print-directory $(VENV)/.sweep && python=$(PY); } && \
 	 $$python -m runtime.sweep $(call option,--variants,$(VARIANTS)) $(call option,--precisions,$(PRECISIONS)) \
@@ -188,6 +191,10 @@ bench-throughput: exported ## [IMAGES=photos/] [JSON=file]: decoding, network, i
 bench-decode: $(VENV)/.demo ## IMAGES=photos/ [MODELS=a.onnx,b.onnx] [LIMIT=N]: large JPEGs decoded at a fraction: time and answers
 	@$(PY) tests/benchmarks/decoding.py $(call option,--images,$(IMAGES)) $(call option,--models,$(MODELS)) $(call option,--limit,$(LIMIT))
 
+.PHONY: bench-neighbours
+bench-neighbours: $(VENV)/.demo $(VENV)/.timm $(VENV)/.engine ## [CALIB=photos/] [RESOLUTION=]: ResNet-50 and MobileNetV3-Large, random weights, to INT8 engines
+	@$(PY) tests/benchmarks/neighbours.py $(call option,--calib,$(CALIB)) $(call option,--resolution,$(RESOLUTION))
+
 .PHONY: bench-input
 bench-input: $(VENV)/.export ## [VARIANT=b0] [BATCH=1,8] [SECONDS=20]: uint8 against float32 input, in turns
 	@$(PY) tests/benchmarks/input_types.py --variant '$(VARIANT)' $(call option,--batch,$(BATCH)) \
@@ -212,6 +219,13 @@ $(VENV)/.export: $(VENV)/bin/python pyproject.toml
 	@$(PIP) -e '.[export]'
 	@touch $@
 
+# timm and torchvision name a torch that is gigabytes of CUDA; what they need of the rest is here.
+$(VENV)/.timm: $(VENV)/.export
+	@echo "installing timm (once)"
+	@$(PIP) --no-deps torchvision==0.28.0 timm==1.0.31
+	@$(PIP) -e '.[timm]'
+	@touch $@
+
 $(VENV)/.demo: $(VENV)/.export
 	@$(PIP) -e '.[demo]'
 	@touch $@
@@ -226,9 +240,7 @@ $(VENV)/.engine: $(VENV)/bin/python pyproject.toml
 	@$(PIP) -e '.[engine]'
 	@touch $@
 
-# torchvision and timm are there to be compared with. Their dependencies would bring another torch.
-$(VENV)/.test: $(VENV)/.demo
+$(VENV)/.test: $(VENV)/.demo $(VENV)/.timm
 	@echo "installing what the tests need (once)"
 	@$(PIP) -e '.[test]'
-	@$(PIP) --no-deps torchvision==0.28.0 timm==1.0.31
 	@touch $@
