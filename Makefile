@@ -122,7 +122,7 @@ $(TESTED): $(SOURCES)
 	@touch $@
 
 .PHONY: all-tests
-all-tests: lint test-artifacts
+all-tests: lint test-artifacts $(OTHER_PYTHONS:%=build/python%/.ready)
 	@$(MAKE) --no-print-directory -j2 --output-sync=line test-python $(addprefix test-python,$(OTHER_PYTHONS)) test-aarch64
 
 .PHONY: lint
