@@ -58,16 +58,9 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (("--data", "nowhere"), "There is no folder nowhere"), (("--data", "nowhere", "--policy", "cutout"), "invalid choice"),
-        (("--data", "nowhere", "--variant", "b9"), "no variant 'b9'"),
-    ],
-)  # fmt: skip
-def test_wrong_use_is_a_sentence(arguments, says):
-    done = run("models.finetune", "--weights", "random", *arguments)
-    assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
+def test_wrong_use_is_a_sentence():
+    done = run("models.finetune", "--weights", "random", "--data", "nowhere at all")
+    assert done.returncode == 2 and done.stderr.startswith("error: There is no folder nowhere at all: DATA= names")
 
 
 def test_precision_and_recall_by_hand():
