@@ -48,6 +48,13 @@ calibrate: exported ## VARIANT=v2-b0 [CALIB=photos/] [EVALUATION=photos/] [BUDGE
 calibrated: exported
 	@[ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(NAMED)/$(NAMED).int8.onnx" ] || $(MAKE) --no-print-directory calibrate TARGET=tensorrt
 
+.PHONY: finetune
+finetune: NEEDS := $(if $(filter cifar10,$(DATASET)),,DATA)
+finetune: $(VENV)/.finetune $(VENV)/.demo ## DATA=photos/ [VARIANT=lite0] [WEIGHTS=path|random] [EPOCHS=] [DATASET=cifar10] [OPTIONS="--lr 0.001"]: a network for your own classes
+	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
+	@$(PY) -m models.finetune $(if $(filter-out file,$(origin VARIANT)),--variant '$(VARIANT)') $(call option,--data,$(DATA)) \
+	  $(call option,--weights,$(WEIGHTS)) $(call option,--epochs,$(EPOCHS)) $(call option,--dataset,$(DATASET)) $(OPTIONS)
+
 # A Jetson's own Python has TensorRT and neither torch nor onnx; elsewhere TensorRT-RTX is installed. TARGET is a GPU here.
 .PHONY: engine
 engine: PRECISION ?= fp16
@@ -217,6 +224,11 @@ $(VENV)/bin/python:
 $(VENV)/.export: $(VENV)/bin/python pyproject.toml
 	@echo "installing torch, onnx, onnxsim, onnxruntime (minutes, once)"
 	@$(PIP) -e '.[export]'
+	@touch $@
+
+$(VENV)/.finetune: $(VENV)/.export
+	@echo "installing kornia and scikit-learn (once)"
+	@$(PIP) -e '.[finetune]'
 	@touch $@
 
 # timm and torchvision name a torch that is gigabytes of CUDA; what they need of the rest is here.

@@ -12,6 +12,7 @@ import torch
 from models.blocks import Convolution
 from models.checkpoints import CHECKPOINTS, HALF, IMAGENET, check_table, default_recipe, known_checkpoints, recipe_of
 from models.variants import VARIANTS, mentioned
+from runtime.preprocess import Preprocessing
 
 TIMM = [row for row in CHECKPOINTS if row.name.startswith("timm/")]
 TORCHVISION = [row for row in CHECKPOINTS if row.name.startswith("torchvision/")]
@@ -61,7 +62,7 @@ def test_timms_rows_are_timms(row, timm):
     theirs = timm.models.efficientnet.default_cfgs[architecture].cfgs[tag]
     ours = recipe(row)
     assert (ours.padding, ours.eps) == traits_of(timm.create_model, architecture)
-    assert ours.preprocessing == (
+    assert ours.preprocessing == Preprocessing(
         (theirs.test_input_size or theirs.input_size)[-1],
         theirs.test_crop_pct or theirs.crop_pct,
         theirs.interpolation,
@@ -115,7 +116,7 @@ def test_torchvision_is_whole(torchvision):
 def test_known_files(variant, file, form, padding, eps, preprocessing):
     found = recipe_of(VARIANTS[variant], file, form)
     assert (found.padding, found.eps) == (padding, eps)
-    assert found.preprocessing == preprocessing
+    assert found.preprocessing == Preprocessing(*preprocessing)
     assert "known checkpoint" in found.because
 
 
@@ -141,7 +142,7 @@ def test_known_files(variant, file, form, padding, eps, preprocessing):
 def test_unknown_files_follow_their_formats_convention(variant, file, form, padding, eps, preprocessing):
     found = recipe_of(VARIANTS[variant], file, form)
     assert (found.padding, found.eps) == (padding, eps)
-    assert found.preprocessing == preprocessing
+    assert found.preprocessing == Preprocessing(*preprocessing)
     assert "convention" in found.because and "known checkpoint" not in found.because
 
 

@@ -18,7 +18,7 @@ from models.network import EfficientNet
 from models.pretrained import load_pretrained
 from models.variants import VARIANTS
 from models.weights import Weights, find_weights
-from runtime.preprocess import preprocess
+from runtime.preprocess import Preprocessing, preprocess
 
 RANDOM = Weights(None, "random weights")
 PHOTOGRAPHS = 50  # the first of 500, and harder: on all, these networks come to 94.2, 88.6 and 88.8 %
@@ -100,7 +100,7 @@ def test_our_own_checkpoint_is_run_as_it_says(tmp_path):
     save_file(EfficientNet(VARIANTS["b0"], 2).state_dict(), path, metadata={"recipe": json.dumps(recipe)})
     pretrained = load_pretrained(VARIANTS["b0"], Weights(path, ""), {"crop": 0.8})
     assert pretrained.labels == ["rose", "tulip"]
-    assert pretrained.recipe.preprocessing == (96, 0.8, "bilinear", (0, 0, 0), (1, 1, 1))
+    assert pretrained.recipe.preprocessing == Preprocessing(96, 0.8, "bilinear", (0, 0, 0), (1, 1, 1))
     assert pretrained.network.stem.conv.asymmetric and pretrained.network.stem.norm.eps == 0.002
 
 
