@@ -134,9 +134,8 @@ class Camera:
     ) -> None:
         self.source, self.open_it, self.stop, self.pace = source, open_it, stop, Pace(rate, stop)
         self.silent, self.ends, self.dropped = silent, ends, 0
-        self._frames: Deque[_Kept] = deque()
+        self._waiting: Deque[Union[_Kept, Event]] = deque()  # in the order in which they came
         self._keep = keep
-        self._events: Deque[Event] = deque()
         self._change = threading.Condition()
         self._closed, self._ended = Stop(), False
         self._lost: Optional[float] = None  # since when
@@ -168,18 +167,18 @@ class Camera:
     def _next(self) -> Union[_Kept, Event, None]:
         """What is next, waited for a moment; None: nothing yet, or never again."""
         with self._change:
-            if not self._frames and not self._events and not self._ended:
+            if not self._waiting and not self._ended:
                 self._change.wait(Stop.LOOK)
-            if not self._events and self._lost is None and time.monotonic() - self._last > self.silent:
+            if self._lost is None and not self._ended and time.monotonic() - self._last > self.silent:
                 self._lose(f"no frame for {self.silent:g} s")
-            if self._events:
-                return self._events.popleft()
-            if not self._frames:
+            if not self._waiting:
                 return None
+            if isinstance(self._waiting[0], Event):
+                return self._waiting.popleft()
         if not self.pace.wait():
             return None
-        with self._change:
-            return self._events.popleft() if self._events else self._frames.popleft()
+        with self._change:  # perhaps a newer one by now: none is taken out without another being put in
+            return self._waiting.popleft()
 
     # The thread that reads
 
@@ -231,18 +230,19 @@ class Camera:
         now = time.monotonic()
         if self._lost is not None:
             away = round(now - self._lost, 1)
-            self._events.append(Event("camera back", {"camera": self.source, "seconds": away}))
+            self._waiting.append(Event("camera back", {"camera": self.source, "seconds": away}))
             self._lost = None
         self._number, self._last = self._number + 1, now
-        if len(self._frames) == self._keep:
-            self._frames.popleft()
+        frames = [place for place, thing in enumerate(self._waiting) if isinstance(thing, _Kept)]
+        if len(frames) == self._keep:
+            del self._waiting[frames[0]]
             self.dropped += 1
-        self._frames.append(_Kept(self._number, pixels, now))
+        self._waiting.append(_Kept(self._number, pixels, now))
         self._change.notify_all()
 
     def _lose(self, reason: str) -> None:
         self._lost = time.monotonic()
-        self._events.append(Event("camera lost", {"camera": self.source, "error": reason}))
+        self._waiting.append(Event("camera lost", {"camera": self.source, "error": reason}))
         self._change.notify_all()
 
 
