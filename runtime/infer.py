@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import IO, TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, Tuple, Union
+from typing import IO, TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
 
 from runtime.command import add_decoding_options, add_model_options, open_model, positive, printable, run
 
 if TYPE_CHECKING:
+    from runtime.artifact import Artifact
     from runtime.classifier import Classifier, Prediction
     from runtime.pipeline import Answer
 
@@ -23,10 +24,7 @@ def main() -> int:
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, a quoted pattern, or - for standard input")
     add_model_options(parser)
-    parser.add_argument("--top", type=positive, default=5, metavar="N", help="classes to print (default 5)")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON object a line, for failed images too")
-    form.add_argument("--csv", action="store_true", help="one line a class")
+    add_output_options(parser)
     parser.add_argument(
         "--time", action="store_true", help="milliseconds for each stage; one image after the other, without overlapping them"
     )
@@ -46,19 +44,19 @@ def main() -> int:
     classifier = open_model(options, lanes)
     if classifier.artifact.random:
         print(f"{classifier.artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
-    write = _JsonLines(classifier) if options.json else _Csv(classifier) if options.csv else _Text(classifier)
-    failed = 0
-    for answer in answers(classifier, pictures, alone):
+    model = facts(classifier.artifact, classifier.backend.name)
+    return report(_results(classifier, answers(classifier, pictures, alone), options), model, options)
+
+
+def _results(classifier: Classifier, answered: Iterable[Answer], options: argparse.Namespace) -> Iterator[Result]:
+    for answer in answered:
         name, _ = answer.item
         if answer.error is not None:
-            failed += 1
-            print(f"error: {printable(str(answer.error))}", file=sys.stderr)
-            write.failure(name, str(answer.error))
+            yield Result(name, [], str(answer.error))
             continue
         predictions = classifier.predictions(answer.logits[0][None], options.top)[0]
         spent = answer.milliseconds if options.time else {}
-        write.result(name, predictions, {**spent, "total": sum(spent.values())} if spent else {})
-    return 1 if failed else 0
+        yield Result(name, predictions, "", {**spent, "total": sum(spent.values())} if spent else {})
 
 
 Picture = Tuple[str, Union[str, IO[bytes]]]  # name, and a path or a pipe
@@ -72,7 +70,7 @@ def answers(classifier: Classifier, pictures: Iterable[Picture], alone: bool) ->
 
     def opened(picture: Picture) -> Tuple[Union[str, bytes], str]:
         name, source = picture
-        return (source if isinstance(source, str) else _read_pipe(source, limit)), name
+        return (source if isinstance(source, str) else read_pipe(source, limit)), name
 
     if alone:
         return one_by_one([classifier], pictures, opened, decoding=classifier.decoding)
@@ -86,7 +84,7 @@ def answers(classifier: Classifier, pictures: Iterable[Picture], alone: bool) ->
     )
 
 
-def _read_pipe(pipe: IO[bytes], limit: int) -> bytes:
+def read_pipe(pipe: IO[bytes], limit: int) -> bytes:
     """All of it, or one byte more than `limit`. Waiting for a pipe is not decoding, so it is not timed as such."""
     raw = getattr(pipe, "raw", pipe)  # Python can't end while another thread is inside a buffered stream
     parts: List[bytes] = []
@@ -100,14 +98,54 @@ def _read_pipe(pipe: IO[bytes], limit: int) -> bytes:
     return b"".join(parts)
 
 
+# What is printed, whoever classified: runtime.remote prints the same.
+
+
+class Result(NamedTuple):
+    """What came of one picture."""
+
+    name: str
+    predictions: List[Prediction]  # best first; [] for one that failed
+    error: str = ""  # why it failed
+    milliseconds: Dict[str, float] = {}  # by stage, where they were asked for
+
+
+def facts(artifact: Artifact, backend: str) -> Dict[str, str]:
+    """What answered, as it stands in each line of JSON."""
+    found = {"variant": artifact.variant, "precision": artifact.precision, "backend": backend}
+    return {**found, "weights": "random weights"} if artifact.random else found
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `report` goes by."""
+    parser.add_argument("--top", type=positive, default=5, metavar="N", help="classes to print (default 5)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object a line, for failed images too")
+    form.add_argument("--csv", action="store_true", help="one line a class")
+
+
+def report(results: Iterable[Result], model: Dict[str, str], options: argparse.Namespace) -> int:
+    """Prints `results` as they come, and gives the exit status. `model`: `facts`, which may still grow meanwhile."""
+    write = _JsonLines(model) if options.json else _Csv(model) if options.csv else _Text(model)
+    failed = 0
+    for result in results:
+        if result.error:
+            failed += 1
+            print(f"error: {printable(result.error)}", file=sys.stderr)
+            write.failure(result.name, result.error)
+        else:
+            write.result(result.name, result.predictions, result.milliseconds)
+    return 1 if failed else 0
+
+
 class _Text:
     """A block for each picture."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        self.note = "  (random weights)" if classifier.artifact.random else ""
+    def __init__(self, model: Dict[str, str]) -> None:
+        self.model = model
 
     def result(self, name: str, predictions: List[Prediction], milliseconds: Dict[str, float]) -> None:
-        print(f"{printable(name)}{self.note}")
+        print(f"{printable(name)}{'  (random weights)' if 'weights' in self.model else ''}")
         for prediction in predictions:
             print(f"  {prediction.probability:7.2%}  {printable(prediction.label)}")
         if milliseconds:
@@ -121,11 +159,8 @@ class _Text:
 class _JsonLines:
     """One object a line."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        artifact = classifier.artifact
-        self.model = {"variant": artifact.variant, "precision": artifact.precision, "backend": classifier.backend.name}
-        if artifact.random:
-            self.model["weights"] = "random weights"
+    def __init__(self, model: Dict[str, str]) -> None:
+        self.model = model
 
     def result(self, name: str, predictions: List[Prediction], milliseconds: Dict[str, float]) -> None:
         line = {"file": name, "predictions": [prediction._asdict() for prediction in predictions], **self.model}
@@ -143,19 +178,20 @@ class _JsonLines:
 class _Csv:
     """One line for each class of each picture; failed pictures are on stderr only."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, model: Dict[str, str]) -> None:
         import csv
 
-        self.note = {"weights": "random weights"} if classifier.artifact.random else {}
+        self.model = model
         self.writer = csv.writer(sys.stdout, lineterminator="\n")
         self.header = False
 
     def result(self, name: str, predictions: List[Prediction], milliseconds: Dict[str, float]) -> None:
+        note = {key: value for key, value in self.model.items() if key == "weights"}
         if not self.header:
             stages = [f"{stage}_ms" for stage in milliseconds]
-            self.writer.writerow(["file", "rank", "index", "label", "probability", *self.note, *stages])
+            self.writer.writerow(["file", "rank", "index", "label", "probability", *note, *stages])
             self.header = True
-        rest = [*self.note.values(), *(f"{value:.3f}" for value in milliseconds.values())]
+        rest = [*note.values(), *(f"{value:.3f}" for value in milliseconds.values())]
         for rank, (index, label, probability) in enumerate(predictions, 1):
             self.writer.writerow([printable(name), rank, index, printable(label), f"{probability:.6f}", *rest])
         sys.stdout.flush()

@@ -1,0 +1,138 @@
+"""Classifies photographs on a Triton server: python -m runtime.remote image.jpg --url localhost:8000"""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from typing import IO, TYPE_CHECKING, Any, Callable, Deque, Dict, Iterable, Iterator, List, TypeVar, Union
+
+from runtime.command import positive, run
+from runtime.infer import Picture, Result, add_output_options, read_pipe, report
+
+if TYPE_CHECKING:
+    from runtime.serving.client import Server
+
+AT_ONCE = 8  # requests under way, so that the server has something to make batches of
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
+
+
+def main() -> int:
+    from runtime.serving.client import PORTS, Server
+
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.remote",
+        description="Names what photographs show, as runtime.infer does, on a Triton server with the models of runtime.serving.",
+        epilog="Exit status: 0 all classified, 1 some failed or the server did, 2 wrong use.",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, a quoted pattern, or - for standard input")
+    parser.add_argument("--url", default="localhost", metavar="HOST:PORT", help=f"(default: localhost:{PORTS['http']})")
+    parser.add_argument("--grpc", action="store_true", help=f"gRPC instead of HTTP (default port: {PORTS['grpc']})")
+    parser.add_argument("--model", metavar="NAME", help="on the server, as b0 or b0_ensemble (default: the only one)")
+    add_output_options(parser)
+    parser.add_argument("--time", action="store_true", help="milliseconds for each request; one image after the other")
+    parser.add_argument("--timeout", type=float, default=30.0, metavar="S", help="for one attempt (default 30)")
+    parser.add_argument("--retries", type=int, default=3, metavar="N", help="attempts after the first one (default 3)")
+    parser.add_argument("--at-once", type=positive, default=AT_ONCE, metavar="N", help=f"requests under way (default {AT_ONCE})")
+    options = parser.parse_args()
+
+    from runtime.artifact import RANDOM_WEIGHTS
+    from runtime.pictures import find_pictures
+
+    pictures = find_pictures(options.images)
+    server = Server(options.url, options.grpc, options.timeout, options.retries)
+    name, config = server.model(options.model)
+    known = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+    model = {key: known[key] for key in ("variant", "precision") if key in known}
+    if known.get("weights") == "random weights":
+        model["weights"] = known["weights"]
+        print(f"{name} at {server.host}: {RANDOM_WEIGHTS}", file=sys.stderr)
+    return report(_results(server, name, pictures, options, model), model, options)
+
+
+def _results(
+    server: Server, model_name: str, pictures: Iterable[Picture], options: argparse.Namespace, model: Dict[str, str]
+) -> Iterator[Result]:
+    """In the order of the pictures; `model` learns from the answers what gave them."""
+    from runtime.decode import DECODING, ImageError
+    from runtime.serving.client import Answered, RequestError
+
+    def one(picture: Picture) -> Any:
+        name, source = picture
+        began = time.perf_counter()
+        try:
+            content = _content(name, source, DECODING.max_bytes)
+            read = time.perf_counter()
+            answered = server.classify(model_name, content, options.top, name)
+        except ImageError as error:
+            return name, Answered([], str(error), {}), {}
+        except RequestError as error:
+            return name, Answered([], f"{name}: {error}", {}), {}
+        ended = time.perf_counter()
+        return name, answered, {"read": (read - began) * 1e3, "request": (ended - read) * 1e3, "total": (ended - began) * 1e3}
+
+    for name, answered, spent in in_order(one, pictures, 1 if options.time else options.at_once):
+        weights = model.pop("weights", None)
+        model.update(answered.model)
+        if weights:  # the last of the keys, as runtime.infer has it
+            model["weights"] = weights
+        yield Result(name, answered.predictions, answered.error, spent if options.time else {})
+
+
+def _content(name: str, source: Union[str, IO[bytes]], limit: int) -> bytes:
+    """An encoded picture. Raises ImageError, in the words of runtime.decode."""
+    from runtime.decode import ImageError
+
+    try:
+        if isinstance(source, str):
+            with open(source, "rb") as file:
+                content = file.read(limit + 1)
+        else:
+            content = read_pipe(source, limit)
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be opened: {error.strerror}.") from None
+    except ValueError as error:  # a NUL in the path
+        raise ImageError(f"{name!r}: cannot be opened: {error}.") from None
+    if len(content) > limit:
+        raise ImageError(f"{name}: more bytes than the {limit} that are accepted: save it smaller first.")
+    return content
+
+
+def in_order(work: Callable[[Item], Done], items: Iterable[Item], at_once: int) -> Iterator[Done]:
+    """`work` of each item, `at_once` of them at the same time, in the order of the items. What it raises is raised here.
+    Nobody waits for the threads at the end: one may hang on a server for a while."""
+    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    waiting: Deque[Future[Done]] = deque()
+
+    def live() -> None:
+        for future, item in iter(tasks.get, None):
+            try:
+                future.set_result(work(item))
+            except BaseException as error:
+                future.set_exception(error)
+
+    threads: List[threading.Thread] = []
+    try:
+        for item in items:
+            while waiting and (len(waiting) >= 2 * at_once or waiting[0].done()):
+                yield waiting.popleft().result()
+            if len(threads) < at_once:
+                threads.append(threading.Thread(target=live, daemon=True))
+                threads[-1].start()
+            waiting.append(Future())
+            tasks.put((waiting[-1], item))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for _ in threads:
+            tasks.put(None)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,59 @@
+"""Writes a model repository for NVIDIA Triton: python -m runtime.serving --variants b0,b4 --precision int8"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Tuple
+
+from runtime.command import positive, printable, run
+
+
+def main() -> int:
+    from runtime.artifact import PRECISIONS, artifacts_folder
+    from runtime.backends import BACKENDS
+    from runtime.errors import UserError
+    from runtime.serving.config import DEVICES
+    from runtime.serving.repository import KINDS, Wanted, write_repository
+    from runtime.sweep.plan import variants_of
+    from runtime.sweep.rows import read_rows
+
+    def kinds(text: str) -> Tuple[str, ...]:
+        names = tuple(dict.fromkeys(text.split(",")))
+        unknown = [name for name in names if name not in KINDS]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"there is no model '{unknown[0]}': choose of {', '.join(KINDS)}")
+        return names
+
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.serving",
+        description="Writes a model repository for NVIDIA Triton, which loads it as it is; a second run adds a version of "
+        "what has changed.",
+        epilog="docs/triton.md has the way from here to a running container.",
+    )
+    parser.add_argument("--variants", required=True, metavar="V", help="exported variants: b0,b4 or b0..b3")
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS[:3], help="(default: fp32)")
+    parser.add_argument("--repository", type=Path, metavar="DIR", help="where to write (default: artifacts/triton)")
+    parser.add_argument("--device", choices=DEVICES, default="gpu", help="of the server (default: gpu)")
+    parser.add_argument("--models", type=kinds, default=KINDS, metavar="M", help=f"some of {','.join(KINDS)} (default: all)")
+    parser.add_argument("--backend", default="auto", choices=("auto", *BACKENDS), help="of the python models (default: auto)")
+    parser.add_argument("--instances", type=positive, metavar="N", help="processes of each python model, on each GPU")
+    parser.add_argument("--sweep", type=Path, metavar="DIR", help="a sweep with several batch sizes, to take batching from")
+    options = parser.parse_args()
+
+    if options.models == ("tensorrt",) and options.device == "cpu":
+        raise UserError("TensorRT has no models for a processor: leave --device cpu out, or name other --models.")
+    sweep = read_rows(options.sweep) if options.sweep else None
+    wanted = Wanted(options.models, options.device, options.backend, options.instances, sweep)
+    folder: Path = options.repository or artifacts_folder() / "triton"
+    for written in write_repository(variants_of(options.variants), options.precision, folder, wanted):
+        state = "wrote" if written.new else "up to date"
+        print(printable(f"{state}  {folder / written.name}, version {written.version}"))
+        if written.batching:
+            print(printable(f"  {written.batching}"))
+    print(f"tritonserver --model-repository={folder.resolve()}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

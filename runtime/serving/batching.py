@@ -1,0 +1,67 @@
+"""How many pictures Triton runs at once and how long one may wait for others: from a measured sweep, else a stated default."""
+
+from __future__ import annotations
+
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from runtime.sweep.rows import Report, Row
+
+_GAIN = 0.97  # a batch is worth it where a picture takes at most this share of what it takes in the next smaller one
+_NETWORK = ("copy in", "compute", "copy out", "launch")  # stages of a sweep's row that are the network's
+
+
+class Batching(NamedTuple):
+    """What a model's dynamic batcher is told."""
+
+    most: int  # pictures at once, and in one request
+    preferred: Tuple[int, ...]  # () leaves it to Triton: whatever waits, up to `most`
+    delay_us: int  # that a picture waits at most for others
+    dynamic: bool  # whether pictures of several requests are run together
+    why: str  # in words, for the comment in config.pbtxt
+
+
+# Batches that engines are built for unless told otherwise (runtime.backends.tensorrt.options), and more than which the
+# CPU gains nothing from. The delay is below a tenth of what one picture takes whole way on any machine seen here.
+DEFAULT = Batching(8, (), 500, True, "a default, not measured: a sweep with BATCH=1,8 and SWEEP=reports/NAME gives measured ones")
+
+
+def batching_of(report: Optional[Report], variant: str, precision: str, backends: Sequence[str], network: bool) -> Batching:
+    """From the rows of `variant` in `precision` on one of `backends` (of several the one with the most throughput).
+
+    `network`: by the time of the network alone, not the whole way from JPEG bytes. Without rows of at least two batch
+    sizes, DEFAULT, whose `why` says so.
+    """
+    if report is None:
+        return DEFAULT
+    by_backend: Dict[str, List[Row]] = {}
+    for row in report.rows:
+        if row["variant"] == variant and row["precision"] == precision and "total" in row and row["backend_name"] in backends:
+            by_backend.setdefault(row["backend_name"], []).append(row)
+    several = [rows for rows in by_backend.values() if len({row["batch"] for row in rows}) > 1]
+    if not several:
+        where = f"{variant} {precision} on {' or '.join(backends)}"
+        return DEFAULT._replace(why=f"a default: {report.name} has no two batch sizes of {where}")
+    curves = [sorted((row["batch"], _milliseconds(row, network), row) for row in rows) for rows in several]
+    curve = min(curves, key=lambda points: min(ms / batch for batch, ms, _ in points))
+    worth = [curve[0]]
+    for point in curve[1:]:
+        if point[1] / point[0] <= _GAIN * worth[-1][1] / worth[-1][0]:
+            worth.append(point)
+    first, best, largest = worth[0], worth[-1], curve[-1][0]
+    figures = ", ".join(f"{batch}: {ms / batch:.2f}" for batch, ms, _ in curve)
+    noisy = ", on a noisy machine" if any(row.get("noisy") for *_, row in curve) else ""
+    what = "network" if network else "JPEG bytes to classes"
+    where = first[2].get("backend") or first[2]["backend_name"]
+    told = f"{report.name}, {where}: ms a picture ({what}) by batch {figures}{noisy}"
+    if best[0] == first[0]:
+        return Batching(largest, (), 0, False, f"off, since batches gain nothing in {told}")
+    saved = first[1] / first[0] - best[1] / best[0]  # ms: who waits longer loses more than the batch gives back
+    sizes = tuple(batch for batch, *_ in worth if batch > 1)
+    return Batching(best[0], sizes, max(1, round(saved * 1000)), True, f"from {told}; the delay is what the largest saves each")
+
+
+def _milliseconds(row: Row, network: bool) -> float:
+    """Median for one batch."""
+    if not network:
+        return row["total"]["p50"]
+    return sum(row["stages"][stage]["p50"] for stage in _NETWORK if stage in row["stages"])

@@ -1,0 +1,270 @@
+"""Writes a model repository that Triton loads as it is: a folder for each model, with its config.pbtxt and its versions.
+
+A server may be reading it meanwhile. A version appears by one rename, whole, and what has not changed is left alone; so a
+server that polls the repository, or is told to load a model again, changes over without losing a request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import struct
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from PIL import Image
+
+from runtime.artifact import Artifact, find_artifact, read_artifact, sealed
+from runtime.backends.tensorrt.loader import precision_of
+from runtime.backends.tensorrt.manifest import manifest_path, read_engine, read_manifest
+from runtime.errors import UserError
+from runtime.onnx_metadata import verify
+from runtime.serving import config
+from runtime.serving.batching import Batching, batching_of
+from runtime.serving.config import Network
+from runtime.serving.model import FACTS
+from runtime.serving.pbtxt import pbtxt
+from runtime.sweep.rows import Report
+from runtime.whole_file import write_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ("python", "onnxruntime", "tensorrt", "ensemble")  # of models, of each variant
+KEPT = 2  # versions: the newest, and the one to go back to
+_SUMS = "SHA256SUMS"
+
+Content = Union[bytes, Path]  # a file's bytes, or the file it is a copy of
+
+
+class Model(NamedTuple):
+    """One folder of the repository."""
+
+    name: str
+    config: Dict[str, Any]
+    version: Dict[str, Content]  # path below the version's folder -> content
+    beside: Dict[str, bytes]  # path beside config.pbtxt -> content
+
+
+class Wanted(NamedTuple):
+    """What is to be served, and how."""
+
+    kinds: Tuple[str, ...] = KINDS
+    device: str = "gpu"  # one of config.DEVICES
+    backend: str = "auto"  # of the python model
+    instances: Optional[int] = None  # of the python model and of preprocessing; None: config.INSTANCES
+    sweep: Optional[Report] = None
+
+
+class Written(NamedTuple):
+    """What became of a model: its newest version, and whether that is new."""
+
+    name: str
+    version: int
+    new: bool
+    batching: str  # why it is as it is; "" where there is none
+
+
+def write_repository(variants: Sequence[str], precision: str, folder: Path, wanted: Wanted) -> Iterator[Written]:
+    """Writes the models of `variants` into `folder`. Raises UserError before anything is written if one can't be made."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: name a folder for the repository.")
+    models = [model for variant in variants for model in models_of(variant, precision, wanted)]
+    for model in models:
+        version, new = write_model(model, folder)
+        yield Written(model.name, version, new, _told_of(model))
+
+
+def models_of(variant: str, precision: str, wanted: Wanted) -> List[Model]:
+    """The models of one variant, those first that others need."""
+    artifact = read_artifact(find_artifact(variant, precision))
+    if not artifact.classes:
+        raise UserError(f"{artifact.path} has no classes to serve: export the variant with its classifier.")
+    verify(artifact.path)
+    kinds = wanted.kinds
+    models: List[Model] = []
+    if {"onnxruntime", "tensorrt", "ensemble"} & set(kinds):
+        network = _network_of(artifact)
+        on = _of_network(network, wanted)
+        if "tensorrt" in kinds and wanted.device == "gpu":
+            models.append(_tensorrt(network, on("tensorrt", "tensorrt_rtx")))
+        if "onnxruntime" in kinds:
+            batching = on("onnxruntime_cuda" if wanted.device == "gpu" else "onnxruntime")
+            file = {"model.onnx": artifact.path}
+            models.append(_model(config.onnxruntime(network, wanted.device, batching), file, _labels(artifact)))
+        if "ensemble" in kinds:
+            if not models:
+                raise UserError("An ensemble chains a network of Triton's: add onnxruntime, or tensorrt on a GPU, to --models.")
+            kind = models[0].name[len(artifact.variant) + 1 :]
+            models += _ensemble(network, kind, models[0].config["max_batch_size"], wanted)
+    if "python" in kinds:
+        backends = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda") if wanted.device == "gpu" else ("onnxruntime", "openvino")
+        backends = backends if wanted.backend == "auto" else (wanted.backend,)
+        batching = batching_of(wanted.sweep, artifact.variant, artifact.precision, backends, network=False)
+        values = config.classify(artifact, wanted.device, batching, wanted.backend, wanted.instances)
+        models.append(_model(values, {**_code(), **_for_backends(artifact)}, _warmup()))
+    return models
+
+
+def write_model(model: Model, folder: Path) -> Tuple[int, bool]:
+    """(version, whether it is new). The same content as the newest version's makes no other."""
+    target = folder / model.name
+    versions = versions_of(target)
+    sums = "".join(f"{_sha256(content)}  {path}\n" for path, content in sorted(model.version.items()))
+    newest = versions[-1] if versions else 0
+    with contextlib.suppress(OSError):
+        if versions and (target / str(newest) / _SUMS).read_text(encoding="utf-8") == sums:
+            _write_beside(model, target)
+            return newest, False
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the repository, not in it: a server that polls would take it for a model.
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=str(folder.parent)))
+        try:
+            temporary.chmod(0o755)
+            for path, content in {**model.version, _SUMS: sums.encode()}.items():
+                _place(content, temporary / path)
+            _write_beside(model, target)
+            os.replace(str(temporary), str(target / str(newest + 1)))
+        finally:
+            shutil.rmtree(str(temporary), ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{target} can't be written: {error.strerror}. Free some space or choose another folder.") from None
+    for old in versions[: 1 - KEPT]:
+        shutil.rmtree(str(target / str(old)), ignore_errors=True)
+    return newest + 1, True
+
+
+def versions_of(model: Path) -> List[int]:
+    """The versions that lie in a model's folder, oldest first."""
+    return sorted(int(each.name) for each in model.glob("*") if each.name.isdigit() and each.is_dir())
+
+
+def _write_beside(model: Model, target: Path) -> None:
+    """config.pbtxt, labels and warm-up data; what is as it should be is not touched, since a server goes by times."""
+    for name, content in {**model.beside, "config.pbtxt": pbtxt(model.config).encode()}.items():
+        path = target / name
+        if not path.is_file() or path.read_bytes() != content:
+            write_whole(path, content)
+
+
+def _place(content: Content, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+        return
+    try:
+        os.link(str(content), str(path))  # artifacts are replaced, never written into
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(str(content), str(path))
+
+
+def _sha256(content: Content) -> str:
+    return hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
+
+
+def _model(values: Dict[str, Any], version: Dict[str, Content], beside: Dict[str, bytes]) -> Model:
+    return Model(values["name"], values, version, beside)
+
+
+def _told_of(model: Model) -> str:
+    comments = (key[len(config.COMMENT) :] for key in model.config if key.startswith(f"{config.COMMENT}Batching: "))
+    return next(comments, "")
+
+
+def _network_of(artifact: Artifact) -> Network:
+    """Raises UserError for a graph whose number of pictures is fixed: Triton can't batch for it."""
+    if artifact.metadata.get("foreign") != "yes":
+        return Network("images", "logits", artifact)
+    from runtime.serving.graph import ends_of
+
+    return Network(*ends_of(artifact), artifact)
+
+
+def _of_network(network: Network, wanted: Wanted) -> Callable[..., Batching]:
+    artifact = network.artifact
+    return lambda *backends: batching_of(wanted.sweep, artifact.variant, artifact.precision, backends, network=True)
+
+
+def _tensorrt(network: Network, batching: Batching) -> Model:
+    """From the engine beside the artifact, else from the artifact."""
+    artifact = network.artifact
+    found = []
+    for engine in sorted(artifact.path.parent.glob(f"{artifact.variant}.{precision_of(artifact)}.*.engine")):
+        manifest = read_manifest(engine)
+        if manifest.module == "tensorrt":  # Triton loads none of TensorRT-RTX
+            found.append((engine, manifest))
+    if len(found) > 1:
+        names = ", ".join(engine.name for engine, _ in found)
+        raise UserError(
+            f"{artifact.path.parent} has engines for several GPUs ({names}): leave the one to be served, move the others."
+        )
+    if not found:
+        return _model(config.tensorrt_onnx(network, batching), {"model.onnx": artifact.path}, _labels(artifact))
+    engine, manifest = found[0]
+    read_engine(engine, manifest)
+    least, best, most = manifest.options.batch
+    if least != 1:
+        raise UserError(f"{engine} takes no less than {least} pictures at once: build it with BATCH=1,8,32.")
+    preferred = tuple(size for size in batching.preferred if size <= most) or ((best,) if best > 1 else ())
+    batching = batching._replace(most=most, preferred=preferred, why=f"{batching.why}; the engine takes at most {most}")
+    told = f"TensorRT {manifest.version}, {manifest.gpu}, {manifest.capability}, batch {manifest.options.batch}"
+    return _model(config.tensorrt_plan(network, batching, told), {"model.plan": engine}, _labels(artifact))
+
+
+def _ensemble(network: Network, kind: str, most: int, wanted: Wanted) -> List[Model]:
+    artifact = network.artifact
+    batching = Batching(most, (), 0, False, "")
+    facts: Dict[str, Content] = {**_code(), FACTS: sealed(b"", artifact.precision, artifact.metadata)[0]}
+    before = config.preprocess(network, wanted.device, batching, wanted.instances)
+    return [
+        _model(before, facts, _warmup()),
+        _model(config.postprocess(network, batching, kind), facts, {}),
+        _model(config.ensemble(network, batching, kind), {}, {}),
+    ]
+
+
+def _code() -> Dict[str, Content]:
+    """model.py, and runtime/ as it is here, so that the server needs nothing of this project."""
+    files: Dict[str, Content] = {"model.py": _MODEL.encode()}
+    for path in sorted((ROOT / "runtime").rglob("*.py")):
+        files[path.relative_to(ROOT).as_posix()] = path.read_bytes()
+    return files
+
+
+_MODEL = '''\
+"""Triton imports this file; all else is in runtime/serving/model.py beside it."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from runtime.serving.model import TritonPythonModel  # noqa: E402, F401
+'''
+
+
+def _for_backends(artifact: Artifact) -> Dict[str, Content]:
+    """The artifact, and what else a backend may want of its network: the source of strongly typed engines, and engines."""
+    files: Dict[str, Content] = {artifact.path.name: artifact.path}
+    folder, stem = artifact.path.parent, f"{artifact.variant}.{precision_of(artifact)}"
+    beside = [folder / f"{stem}-fp16.onnx"] if artifact.precision == "int8" else []
+    for engine in sorted(folder.glob(f"{stem}.*.engine")):
+        beside += [engine, manifest_path(engine)]
+    files.update({path.name: path for path in beside if path.is_file()})
+    return files
+
+
+def _labels(artifact: Artifact) -> Dict[str, bytes]:
+    """labels.txt, by which Triton names classes for clients that ask for its classification extension."""
+    return {"labels.txt": "".join(f"{' '.join(label.split())}\n" for label in artifact.labels).encode()}
+
+
+def _warmup() -> Dict[str, bytes]:
+    """A JPEG of no photograph, as Triton's warm-up reads strings: length in four bytes, then content."""
+    ramp = Image.linear_gradient("L").resize((640, 480))
+    encoded = io.BytesIO()
+    Image.merge("RGB", [ramp, ramp.transpose(Image.Transpose.FLIP_LEFT_RIGHT), ramp]).save(encoded, "JPEG", quality=90)
+    return {"warmup/picture": struct.pack("<I", len(encoded.getvalue())) + encoded.getvalue()}
