@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("python", "onnxruntime", "tensorrt", "ensemble")  # of models, of each variant
 KEPT = 2  # versions: the newest, and the one to go back to
 _SUMS = "SHA256SUMS"
+_NO_GRAPH = b"\x3a\x00"  # a ModelProto whose field 7, the graph, is empty: what carries metadata alone
 
 Content = Union[bytes, Path]  # a file's bytes, or the file it is a copy of
 
@@ -217,7 +218,7 @@ def _tensorrt(network: Network, batching: Batching) -> Model:
 def _ensemble(network: Network, kind: str, most: int, wanted: Wanted) -> List[Model]:
     artifact = network.artifact
     batching = Batching(most, (), 0, False, "")
-    facts: Dict[str, Content] = {**_code(), FACTS: sealed(b"", artifact.precision, artifact.metadata)[0]}
+    facts: Dict[str, Content] = {**_code(), FACTS: sealed(_NO_GRAPH, artifact.precision, artifact.metadata)[0]}
     before = config.preprocess(network, wanted.device, batching, wanted.instances)
     return [
         _model(before, facts, _warmup()),

@@ -37,13 +37,16 @@ class Triton:
         self.http, self.grpc, self.metrics = _free_ports(3)
         self.log = folder / "triton.log"
         backends = _backends(home, folder)
-        libraries = [str(home / "lib"), str(home / "external_libs"), os.environ.get("LD_LIBRARY_PATH", "")]
+        libraries = [str(home.parents[1] / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
         command = [
             str(home / "bin" / "tritonserver"), f"--model-repository={repository}", f"--backend-directory={backends}",
             f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={self.metrics}",
             "--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1", *options,
         ]  # fmt: skip
-        environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(filter(None, libraries)), "PYTHONPATH": _site()}
+        # The Python inside the backend's process takes the packages of the first python3 in PATH.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(filter(None, libraries)), "PATH": path}
+        environment.pop("PYTHONPATH", None)
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=str(folder), start_new_session=True
@@ -127,11 +130,6 @@ def _backends(home: Path, folder: Path) -> Path:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         (target / _STUB).symlink_to(home / "python_backend_stubs" / version / _STUB)
     return target.parent
-
-
-def _site() -> str:
-    """Where this Python's packages lie: the stub embeds a Python that knows of no virtual environment."""
-    return os.pathsep.join(path for path in sys.path if path.endswith("-packages"))
 
 
 def _free_ports(count: int) -> List[int]:
