@@ -130,15 +130,19 @@ $(TESTED): $(SOURCES)
 
 .PHONY: all-tests
 all-tests: lint test-artifacts $(OTHER_PYTHONS:%=build/python%/.ready)
-	@$(MAKE) --no-print-directory -j2 --output-sync=line test-python $(addprefix test-python,$(OTHER_PYTHONS)) test-aarch64
+	@$(MAKE) --no-print-directory -j2 --output-sync=line test-python test-runtime $(addprefix test-python,$(OTHER_PYTHONS)) test-aarch64
 
 .PHONY: lint
 lint: $(VENV)/.test
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/mypy --no-error-summary
 
-.PHONY: test-python
-test-python: $(VENV)/.test test-artifacts $(OTHER_PYTHONS:%=build/python%/.ready)
+# All but the runtime's tests, those by themselves, and what is too long for every run: one after the other, or side by side.
+.PHONY: test-python test-runtime test-long
+test-python: TESTS ?= tests --ignore=tests/runtime
+test-runtime: TESTS ?= tests/runtime
+test-long: TESTS ?= tests -m long ## [TESTS=tests/export]: the tests that make test leaves out
+test-python test-runtime test-long: $(VENV)/.test test-artifacts $(OTHER_PYTHONS:%=build/python%/.ready)
 	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' EFFICIENTNET_TEST_PYTHONS='$(CURDIR)/build' $(PY) -m pytest $(TESTS)
 
 .PHONY: test-artifacts

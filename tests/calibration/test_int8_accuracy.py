@@ -5,27 +5,55 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from calibration.images import read_folder
-from calibration.sensitivity import Budget
-from calibration.stage import calibrate
-from runtime.artifact import artifact_path, read_artifact
+from calibration.images import Photographs, read_folder
+from calibration.network import open_session, run, same_class, sqnr
+from calibration.placement import TARGETS, quantised_graph
+from calibration.prepare import prepare
+from calibration.sensitivity import Budget, simulate
+from calibration.stage import calibrate, read_network
+from runtime.artifact import Artifact, artifact_path, read_artifact
 
 
-def test_lite0_keeps_its_classes(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def lite0() -> tuple[Artifact, Path]:
+    """Lite0 with real weights, and the folder of photographs."""
     exported, data = os.environ.get("EFFICIENTNET_TEST_ARTIFACTS"), os.environ.get("EFFICIENTNET_TEST_DATA")
     if not exported or not data:
         pytest.skip(
             "EFFICIENTNET_TEST_ARTIFACTS and EFFICIENTNET_TEST_DATA are not both set: no real network and photographs"
         )
-    artifact = read_artifact(artifact_path("lite0", "fp32", Path(exported)))
-    pre, classes = artifact.preprocessing, artifact.classes
-    photographs = read_folder(Path(data) / "images" / "calibration", pre, classes)
-    photographs.pixels, photographs.labels = photographs.pixels[:96], None
-    judging = read_folder(Path(data) / "images" / "evaluation", pre, classes)
-    judging.pixels, judging.labels = judging.pixels[:200], judging.labels[:200]  # type: ignore[index]
-    result = calibrate(artifact, photographs, judging, Budget(sqnr=22, allowance=0.05), "tensorrt", tmp_path)
+    return read_artifact(artifact_path("lite0", "fp32", Path(exported))), Path(data) / "images"
+
+
+def some(artifact: Artifact, folder: Path, count: int) -> Photographs:
+    photographs = read_folder(folder, artifact.preprocessing, artifact.classes)
+    photographs.pixels = photographs.pixels[:count]
+    photographs.labels = None if photographs.labels is None else photographs.labels[:count]
+    return photographs
+
+
+def test_ranges_and_rounding_keep_lite0s_classes(lite0: tuple[Artifact, Path]) -> None:
+    """Every layer in INT8, with the ranges of the first pass: what the search starts from."""
+    artifact, folder = lite0
+    calibration, judging = some(artifact, folder / "calibration", 48), some(artifact, folder / "evaluation", 100)
+    network = read_network(artifact)
+    prepared = prepare(network, TARGETS["tensorrt"], calibration.batches)
+    expected = run(open_session(network.to_model()), judging.batches())
+    graph = quantised_graph(network, prepared.layers, prepared.identities, ())
+    logits = simulate(graph, judging.batches())
+    assert same_class(expected, logits) >= 0.95 and sqnr(expected, logits) >= 20
+    assert np.mean(logits.argmax(1) == judging.labels) >= np.mean(expected.argmax(1) == judging.labels) - 0.03
+
+
+@pytest.mark.long
+def test_lite0_keeps_its_classes(lite0: tuple[Artifact, Path], tmp_path: Path) -> None:
+    artifact, folder = lite0
+    calibration, judging = some(artifact, folder / "calibration", 96), some(artifact, folder / "evaluation", 200)
+    calibration.labels = None
+    result = calibrate(artifact, calibration, judging, Budget(sqnr=22, allowance=0.05), "tensorrt", tmp_path)
     scores = {score.name: score for score in result.scores}
     ours, plain = scores["INT8, calibrated"], scores["INT8, min-max"]
     assert ours.same_class >= 97 and ours.sqnr >= 22 and result.best.share >= 0.97

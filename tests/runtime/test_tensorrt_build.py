@@ -353,7 +353,10 @@ def test_refusals_come_out_in_words(trt: Any, folder: Path, said: str, meaning: 
     assert not list(folder.glob("*.engine*"))
 
 
-def test_int8_is_timed_against_fp16(trt: Any, folder: Path) -> None:
+@pytest.mark.parametrize("version", ["8.5.3", "10.16.1", "rtx-1.7.1"], indirect=True)
+def test_int8_is_timed_against_fp16(trt: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "WARM", 1)
+    monkeypatch.setattr(compare, "ROUNDS", 5)  # the fake runs real networks on the CPU
     site = loader.open_site(trt.__name__)
     options = BuildOptions("int8", Batch(1, 1, 2))
     loader.make_engine(artifact(folder, "int8"), site, options)
