@@ -22,7 +22,7 @@ def main() -> int:
     from calibration.placement import TARGETS
     from calibration.sensitivity import ALLOWANCE, DEFAULT_BUDGET, ENOUGH
     from calibration.stage import calibrate, request_digests, up_to_date
-    from runtime.artifact import artifacts_folder, find_artifact, read_artifact
+    from runtime.artifact import artifacts_folder, find_artifact, read_artifact, require_classes
 
     parser = argparse.ArgumentParser(
         prog="python -m calibration",
@@ -53,6 +53,7 @@ def main() -> int:
 
     folder = options.artifacts or artifacts_folder()
     artifact = read_artifact(find_artifact(options.variant, "fp32", folder))
+    require_classes(artifact)
     shown = Bar(artifact.variant)
     pre, classes = artifact.preprocessing, artifact.classes
 

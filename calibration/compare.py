@@ -28,7 +28,7 @@ from calibration.images import Photographs, read_folder
 from calibration.network import Network, open_session, run, same_class, sqnr
 from calibration.quantisers import METHODS, TOOLS, Method
 from calibration.stage import read_network
-from runtime.artifact import artifacts_folder, find_artifact, read_artifact, sealed
+from runtime.artifact import artifacts_folder, find_artifact, read_artifact, require_classes, sealed
 from runtime.command import run as run_command
 from runtime.errors import UserError
 from runtime.whole_file import write_whole
@@ -83,6 +83,7 @@ def compare(
     Raises UserError if `variant` was not exported or a folder has no pictures. A tool that is absent or fails is a row.
     """
     artifact = read_artifact(find_artifact(variant, "fp32", folder))
+    require_classes(artifact)
     network = read_network(artifact)
     say("reading photographs")
     calibration = read_folder(calib, artifact.preprocessing, artifact.classes)

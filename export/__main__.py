@@ -15,7 +15,7 @@ def main() -> int:
     from export.stage import Request, export, up_to_date
     from models.variants import VARIANTS, variant_named
     from models.weights import find_weights
-    from runtime.artifact import RANDOM_WEIGHTS, TIMM, artifacts_folder, set_latest
+    from runtime.artifact import CLASSIFIER, HEADS, RANDOM_WEIGHTS, TIMM, artifacts_folder, head_named, set_latest
     from runtime.preprocess import INPUTS, INTERPOLATIONS
 
     parser = argparse.ArgumentParser(
@@ -37,6 +37,11 @@ def main() -> int:
         "--input", choices=INPUTS, default="float32",
         help="float32: normalised pictures [N, 3, H, W] (default); uint8: pixels [N, H, W, 3], normalised in the graph",
     )  # fmt: skip
+    parser.add_argument(
+        "--head", choices=HEADS,
+        help="classifier: logits (default); embedding: the pooled vector before them; features: the maps of strides 4 to 32; "
+        "these two are artifacts of their own, as b1-embedding",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="export even if nothing has changed")
     parser.add_argument("--offline", action="store_true", help="never download weights")
     recipe = parser.add_argument_group("what the checkpoint's row says, set by hand")
@@ -55,21 +60,27 @@ def main() -> int:
     folder = options.artifacts or artifacts_folder()
     if options.onnx or options.variant.startswith(TIMM):
         return _neighbour(options, folder)
-    variant = variant_named(options.variant)
+    name, head = head_named(options.variant)
+    if options.head and head not in (CLASSIFIER, options.head):
+        parser.error(f"--variant {options.variant} has the head {head} in its name, and --head is {options.head}")
+    head = options.head or head
+    if head != CLASSIFIER and options.labels:
+        parser.error(f"--labels: with the head {head} there are no classes to name")
+    variant = variant_named(name)
     weights = find_weights(variant, options.weights, offline=options.offline)
     names = ("padding", "eps", "resolution", "crop", "interpolation", "mean", "std")
     request = Request(
         variant, weights, {name: getattr(options, name) for name in names}, options.labels, options.classes,
-        options.input,
+        options.input, head,
     )  # fmt: skip
     if weights.path is None:
         print(RANDOM_WEIGHTS, file=sys.stderr)
     if not options.force and up_to_date(request, folder):
-        set_latest(variant.name, folder)
-        print(f"{folder / variant.name} is up to date: same weights, options, code and tools (FORCE=1 exports again)")
+        set_latest(request.name, folder)
+        print(f"{folder / request.name} is up to date: same weights, options, code and tools (FORCE=1 exports again)")
         return 0
-    exported = export(request, folder, say=_progress(variant.name))
-    set_latest(variant.name, folder)
+    exported = export(request, folder, say=_progress(request.name))
+    set_latest(request.name, folder)
     print("\n".join(map(printable, exported.lines)))
     if weights.path is None:
         print(f"NOTE         {RANDOM_WEIGHTS}")
@@ -114,6 +125,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     ours = [f"--{name}" for name in ("padding", "eps") if getattr(options, name) is not None]
     if ours and (options.onnx or options.variant.startswith("timm:")):
         parser.error(f"{', '.join(ours)}: belongs to the networks of the family")
+    if options.head not in (None, "classifier") and (options.onnx or options.variant.startswith("timm:")):
+        parser.error(f"--head {options.head}: for the networks of the family; those of others are exported as classifiers")
     if options.onnx and options.weights:
         parser.error("--weights: an ONNX file has its own")
     if options.resolution is not None and not 32 <= options.resolution <= 2048:

@@ -9,7 +9,15 @@ import io
 import tarfile
 from pathlib import Path
 
-from runtime.artifact import RANDOM_WEIGHTS, Artifact, artifacts_folder, find_artifact, read_artifact
+from runtime.artifact import (
+    CLASSIFIER,
+    EMBEDDING,
+    RANDOM_WEIGHTS,
+    Artifact,
+    artifacts_folder,
+    find_artifact,
+    read_artifact,
+)
 from runtime.command import printable, run
 from runtime.errors import UserError
 from runtime.onnx_metadata import verify
@@ -27,6 +35,7 @@ PARTS = {
 # Artifacts that differ in one of these are not of the same network, and don't belong together.
 _NETWORK = (
     "weights_sha256", "padding", "batchnorm_epsilon", "resolution", "crop", "interpolation", "mean", "std", "input", "labels",
+    "outputs",
 )  # fmt: skip
 
 _YEAR_2000 = 946_684_800  # in seconds, as tar counts
@@ -46,7 +55,8 @@ def bundle(variant: str | None, precision: str, folder: Path | None = None) -> P
     name = first.variant
     files = {f"artifacts/{name}/{artifact.path.name}": artifact.path.read_bytes() for artifact in artifacts}
     files["artifacts/latest"] = f"{name} {precision}\n".encode()
-    files["labels.txt"] = "".join(f"{' '.join(label.split())}\n" for label in first.labels).encode()
+    if first.head == CLASSIFIER:
+        files["labels.txt"] = "".join(f"{' '.join(label.split())}\n" for label in first.labels).encode()
     files["LICENSE"] = (ROOT / "LICENSE").read_bytes()
     files["README.md"] = _readme(first, artifacts).encode()
     for path in sorted((ROOT / "runtime").rglob("*")):
@@ -102,7 +112,10 @@ def _readme(first: Artifact, artifacts: list[Artifact]) -> str:
         family="" if first.metadata.get("foreign") == "yes" else "EfficientNet ",
         precision=first.precision,
         title=first.precision.upper(),
-        classes=first.classes,
+        purpose=_PURPOSES.get(first.head, "to classify photographs"),
+        gives=_gives(first),
+        command=_command(first),
+        labels=_LABELS if first.head == CLASSIFIER else "",
         resolution=first.preprocessing.resolution,
         takes=_PIXELS if first.preprocessing.input == "uint8" else "",
         weights=printable(RANDOM_WEIGHTS if first.random else f"{first.weights}, sha256 {first.weights_sha256}"),
@@ -110,6 +123,25 @@ def _readme(first: Artifact, artifacts: list[Artifact]) -> str:
         rows="\n".join(rows),
     )
 
+
+def _gives(artifact: Artifact) -> str:
+    if artifact.head == CLASSIFIER:
+        return f"{artifact.classes} classes"
+    return ", ".join(f"`{output.name}` of {output.channels} channels" for output in artifact.outputs)
+
+
+def _command(artifact: Artifact) -> str:
+    """What to run on the device."""
+    if artifact.head == CLASSIFIER:
+        return "python3 -m runtime.infer photo.jpg                   # a picture, a folder of them, or - for standard input"
+    if artifact.head == EMBEDDING:
+        return "python3 -m runtime.embed photos/ --nearest photo.jpg # what is most like it; --help has the rest"
+    return f"""python3 -c 'from runtime import Features; print(Features(variant="{artifact.variant}")("photo.jpg"))'"""
+
+
+_PURPOSES = {"embedding": "for embeddings of photographs", "features": "for maps of features of photographs"}
+
+_LABELS = "\n| `labels.txt` | the classes, one a line, the first is 0 |"
 
 _HELD = {
     "fp32": "FP32",
@@ -128,17 +160,17 @@ On a processor alone, onnxruntime runs this INT8 more slowly than FP32, since it
 """
 
 _README = """\
-# {variant} in {title}, to classify photographs
+# {variant} in {title}, {purpose}
 
-{family}{variant}: {classes} classes, {resolution} x {resolution} pixels. What to do with a picture, and the names of
-the classes, travel inside the ONNX files.{takes}
+{family}{variant}: {gives}, {resolution} x {resolution} pixels. What to do with a picture, and what the numbers that
+come out are called, travel inside the ONNX files.{takes}
 
 Weights: {weights}.
 
 ```
 sha256sum -c SHA256SUMS                              # is everything whole?
 python3 -m pip install numpy Pillow onnxruntime      # what is missing of these, on Python 3.8 or newer
-python3 -m runtime.infer photo.jpg                   # a picture, a folder of them, or - for standard input
+{command}
 ```
 
 Where pip answers `externally-managed-environment`, first
@@ -150,8 +182,7 @@ With TensorRT (a Jetson has JetPack's) and pycuda or cuda-bindings, onnxruntime 
 {processors}| file | what it is |
 |---|---|
 {rows}
-| `artifacts/latest` | what runs if nothing else is asked for |
-| `labels.txt` | the classes, one a line, the first is 0 |
+| `artifacts/latest` | what runs if nothing else is asked for |{labels}
 | `runtime/` | the code: needs numpy, Pillow and a backend |
 | `SHA256SUMS` | checksums of all of this |
 | `LICENSE` | of the code |
@@ -171,7 +202,8 @@ def main() -> int:
     path = bundle(options.variant, options.precision, options.artifacts or artifacts_folder())
     print(f"wrote {path}  {path.stat().st_size / 1e6:.1f} MB")
     inside = f"{path.parent.name}-{options.precision}"
-    print(f"on the device: tar xzf {path.name} && cd {inside} && python3 -m runtime.infer photo.jpg")
+    artifact = read_artifact(find_artifact(options.variant, options.precision, options.artifacts or artifacts_folder()))
+    print(f"on the device: tar xzf {path.name} && cd {inside} && {_command(artifact).partition('#')[0].strip()}")
     return 0
 
 

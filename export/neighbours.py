@@ -13,7 +13,7 @@ from models.variants import VARIANTS
 from models.weights import RANDOM
 from runtime import adopt
 from runtime.adopt import Asked, Labels, Shape, adopted, name_of
-from runtime.artifact import Artifact, artifact_path
+from runtime.artifact import Artifact, artifact_path, head_named
 from runtime.errors import UserError
 
 Say = Callable[[str], None]
@@ -44,7 +44,7 @@ def _from_onnx(request: Neighbour, folder: Path, say: Say, force: bool, offline:
 
     assert request.onnx is not None
     name = request.name or name_of(request.onnx)
-    if name in VARIANTS:
+    if head_named(name)[0] in VARIANTS:
         raise UserError(f"'{name}' is a variant of the family, whose artifacts would be overwritten: give VARIANT=another name.")
     conversion = Conversion(request.input, say)
     made_by = f"{_made_by()} {request.input}"

@@ -1,4 +1,5 @@
-"""The gate between two forms of one network: the same pictures in, the same logits out, or nothing is written."""
+"""The gate between two forms of one network: the same pictures in, the same logits (or maps, or embedding) out, or nothing
+is written."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ import onnxruntime
 import torch
 from PIL import Image
 
+from export.to_onnx import OUTPUT
 from models.dead_leaves import dead_leaves
-from models.network import EfficientNet
 from runtime.errors import UserError
 from runtime.preprocess import Preprocessing, normalize
 
-FP32_TOLERANCE = 1e-4  # largest difference of a logit, relative to the largest logit
-FP16_COSINE = 0.9999  # of the logits of each picture
+FP32_TOLERANCE = 1e-4  # largest difference of a logit, relative to the largest logit; of each other output likewise
+FP16_COSINE = 0.9999  # of each output for each picture
 
 
 class ParityError(UserError):
@@ -46,16 +47,17 @@ def onnx_logits(model: onnx.ModelProto, images: np.ndarray, outputs: list[str] |
 
 
 def gate_torch(network: torch.nn.Module, model: onnx.ModelProto, images: np.ndarray, step: str) -> float:
-    """Largest relative logit error of `model` against the torch `network`, at batch 1 and at the batch of `images`.
+    """Largest relative error of `model`'s outputs against the torch `network`'s, at batch 1 and at the batch of `images`.
 
     Raises ParityError, naming the first block that differs, if it is above FP32_TOLERANCE or a top-1 class changes.
     """
-    expected = _torch_logits(network, images)
+    expected = _torch_outputs(network, images)
+    classifies = model.graph.output[0].name == OUTPUT
     worst = 0.0
     for batch in (images[:1], images):
-        logits = onnx_logits(model, batch)[0]
-        error = relative_error(expected[: len(batch)], logits)
-        same = (expected[: len(batch)].argmax(1) == logits.argmax(1)).all()
+        wanted, got = [tensor[: len(batch)] for tensor in expected], onnx_logits(model, batch)
+        error = _largest_error(wanted, got)
+        same = not classifies or (wanted[0].argmax(1) == got[0].argmax(1)).all()
         if not error <= FP32_TOLERANCE or not same:
             found = first_divergence(
                 _torch_blocks(network, batch), model, batch, lambda a, b: relative_error(a, b) <= FP32_TOLERANCE
@@ -69,26 +71,31 @@ def gate_torch(network: torch.nn.Module, model: onnx.ModelProto, images: np.ndar
 
 
 def gate_fp16(model: onnx.ModelProto, half: onnx.ModelProto, images: np.ndarray) -> float:
-    """Smallest cosine between the logits of `model` and `half` over `images`. Raises ParityError below FP16_COSINE."""
+    """Smallest cosine between an output of `model` and of `half` over `images`. Raises ParityError below FP16_COSINE."""
     names = block_outputs(model)
-    expected, logits = onnx_logits(model, images)[0], onnx_logits(half, images)[0]
-    worst = min(cosine(a, b) for a, b in zip(expected, logits))
+    outputs = [output.name for output in model.graph.output]
+    cosines = [
+        [cosine(a, b) for a, b in zip(expected, got, strict=True)]
+        for expected, got in zip(onnx_logits(model, images), onnx_logits(half, images), strict=True)
+    ]
+    worst = float(np.min(cosines))
     if not worst >= FP16_COSINE:  # NaN fails too
         tensors = onnx_logits(_with_outputs(model, list(names.values())), images, list(names.values()))
         blocks = dict(zip(names, tensors))
         found = first_divergence(blocks, half, images, lambda a, b: cosine(a, b) >= FP16_COSINE)
         raise ParityError(
-            f"FP16: the logits' cosine against FP32 is {worst:.6f}, below {FP16_COSINE}. {found} The weights or "
+            f"FP16: the cosine of {outputs[int(np.min(cosines, axis=1).argmin())]} against FP32 is {worst:.6f}, below "
+            f"{FP16_COSINE}. {found} The weights or "
             "activations do not fit FP16's range. Nothing was written."
         )
     return worst
 
 
 def gate_pixels(
-    network: EfficientNet, floats: Mapping[str, onnx.ModelProto], pixels: Mapping[str, onnx.ModelProto],
+    network: torch.nn.Module, floats: Mapping[str, onnx.ModelProto], pixels: Mapping[str, onnx.ModelProto],
     preprocessing: Preprocessing,
 ) -> float:  # fmt: skip
-    """Largest relative logit error of each of `pixels` (by precision) against that of `floats`, which gets the same pictures
+    """Largest relative error of each of `pixels` (by precision) against that of `floats`, which gets the same pictures
     as `runtime.preprocess.normalize` makes them; 0 where all bits are the same.
 
     Raises ParityError if that, or the error of FP32 against the torch `network`, is above FP32_TOLERANCE.
@@ -97,9 +104,9 @@ def gate_pixels(
     images = np.stack([normalize(Image.fromarray(square), preprocessing) for square in squares])
     worst = 0.0
     for precision, model in pixels.items():
-        logits, expected = onnx_logits(model, squares)[0], onnx_logits(floats[precision], images)[0]
-        errors = [relative_error(expected, logits)]
-        errors += [relative_error(_torch_logits(network, images), logits)] if precision == "fp32" else []
+        got = onnx_logits(model, squares)
+        errors = [_largest_error(onnx_logits(floats[precision], images), got)]
+        errors += [_largest_error(_torch_outputs(network, images), got)] if precision == "fp32" else []
         if not all(error <= FP32_TOLERANCE for error in errors):  # NaN fails too
             raise ParityError(
                 f"uint8 input: fed with pixels, the {precision} graph does not compute what it does on them normalised "
@@ -107,6 +114,11 @@ def gate_pixels(
             )
         worst = max(worst, errors[0])
     return worst
+
+
+def _largest_error(expected: list[np.ndarray], got: list[np.ndarray]) -> float:
+    """The worst `relative_error` of outputs; NaN if one of them is."""
+    return float(np.max([relative_error(a, b) for a, b in zip(expected, got, strict=True)]))
 
 
 def relative_error(expected: np.ndarray, got: np.ndarray) -> float:
@@ -155,8 +167,9 @@ def _with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
 
 
 @torch.no_grad()
-def _torch_logits(network: torch.nn.Module, images: np.ndarray) -> np.ndarray:
-    return network(torch.from_numpy(images)).numpy()
+def _torch_outputs(network: torch.nn.Module, images: np.ndarray) -> list[np.ndarray]:
+    found = network(torch.from_numpy(images))
+    return [tensor.numpy() for tensor in (found if isinstance(found, tuple) else (found,))]
 
 
 def _torch_blocks(network: torch.nn.Module, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -171,7 +184,7 @@ def _torch_blocks(network: torch.nn.Module, images: np.ndarray) -> dict[str, np.
 
             hooks.append(module.register_forward_hook(keep))
     try:
-        _torch_logits(network, images)
+        _torch_outputs(network, images)
     finally:
         for hook in hooks:
             hook.remove()

@@ -11,16 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.checkpoints import known_checkpoints
 from models.labels import imagenet_labels, read_labels
 from models.variants import Variant
 from models.weights import Weights
-from runtime.artifact import artifact_path, sealed
+from runtime.artifact import CLASSIFIER, FEATURES, Output, artifact_path, sealed, with_head_name
 from runtime.errors import UserError
 from runtime.onnx_metadata import read_metadata, verify
 from runtime.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from models.pretrained import Pretrained
 
 PRECISIONS = ("fp32", "fp16")
 TOOLS = ("torch", "onnx", "onnxsim", "onnxruntime")
@@ -36,11 +39,17 @@ class Request:
     labels: Path | None = None
     classes: int = 1000  # for random weights; a checkpoint says its own
     input: str = "float32"  # one of runtime.preprocess.INPUTS
+    head: str = CLASSIFIER  # one of runtime.artifact.HEADS
+
+    @property
+    def name(self) -> str:
+        """What the artifacts are called: "b1", or "b1-embedding"."""
+        return with_head_name(self.variant.name, self.head)
 
     def digest(self) -> str:
         """Sha256 of everything that the artifacts are made from, so that what is up to date is known in a blink."""
         made_from = {
-            "variant": self.variant.name,
+            "variant": self.name,
             "weights": file_digest(self.weights.path) if self.weights.path else f"random, {self.classes} classes",
             "weights_name": self.weights.path.name if self.weights.path else "",  # the recipe depends on it
             "overrides": {name: value for name, value in self.overrides.items() if value is not None},
@@ -66,7 +75,7 @@ def up_to_date(request: Request, folder: Path | None = None) -> bool:
     try:
         whole = {}
         for precision in PRECISIONS:
-            path = artifact_path(request.variant.name, precision, folder)
+            path = artifact_path(request.name, precision, folder)
             metadata = read_metadata(path)
             if metadata.get("made_from") != digest:
                 return False
@@ -84,20 +93,22 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
     from export.fp16 import to_fp16  # torch, onnx and onnxruntime take seconds to import: only once there is work
     from export.parity import gate_fp16, gate_images, gate_pixels, gate_torch
     from export.pixels import with_pixels
-    from export.to_onnx import OPSET, simplify, trace
+    from export.to_onnx import OPSET, outputs_of, simplify, trace
+    from models.heads import with_head
     from models.network import multiply_adds, parameters
     from models.pretrained import load_pretrained
 
-    began, name = time.perf_counter(), request.variant.name
+    began, name = time.perf_counter(), request.name
     say(f"reading weights: {request.weights.origin}")
     pretrained = load_pretrained(request.variant, request.weights, request.overrides, request.classes)
-    network, recipe, preprocessing = pretrained.network, pretrained.recipe, pretrained.recipe.preprocessing
-    classes = network.classifier.out_features
-    labels, wnids, named = _labels(pretrained.labels, request.labels, classes, pretrained.sha256 is not None)
+    whole, recipe, preprocessing = pretrained.network, pretrained.recipe, pretrained.recipe.preprocessing
+    outputs = outputs_of(whole, request.head)
+    facts, told = _gives(request, pretrained, outputs)
+    network = with_head(whole, request.head)  # the same layers
     images = gate_images(preprocessing)
 
     say("tracing")
-    traced = trace(network, preprocessing.resolution)
+    traced = trace(whole, preprocessing.resolution, request.head)
     errors = {"traced": gate_torch(network, traced, images, "traced")}
     say("simplifying")
     fp32 = simplify(traced)
@@ -112,9 +123,11 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         floats, models = models, {precision: with_pixels(model, preprocessing) for precision, model in models.items()}
         apart = gate_pixels(network, floats, models, preprocessing)
         same = "bit for bit the same" if apart == 0 else f"the same to {apart:.1e}"
-        takes = f"uint8 [N, {side}, {side}, 3], normalised in the graph: logits {same} as from float32"
+        given = " ".join(output.name for output in outputs)
+        takes = f"uint8 [N, {side}, {side}, 3], normalised in the graph: {given} {same} as from float32"
 
-    count, cost = parameters(network), multiply_adds(network, preprocessing.resolution)
+    count = parameters(network)
+    cost = multiply_adds(whole, preprocessing.resolution, lambda twin: with_head(twin, request.head))
     metadata = {
         "variant": name,
         "weights": pretrained.origin,
@@ -128,12 +141,9 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         "mean": json.dumps(preprocessing.mean),
         "std": json.dumps(preprocessing.std),
         **({"input": request.input} if request.input != "float32" else {}),
-        "classes": str(classes),
-        "labels": json.dumps(labels, ensure_ascii=False),
-        "wnids": json.dumps(wnids),
+        **facts,
         "parameters": str(count),
         "multiply_adds": str(cost),
-        **published(request, pretrained.sha256, pretrained.format, classes),
         "tools": json.dumps({tool: version(tool) for tool in TOOLS}),
         "made_from": request.digest(),
     }
@@ -153,7 +163,7 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         f"assumed      padding {recipe.padding}, BatchNorm epsilon {recipe.eps:g}, {preprocessing.resolution} px, "
         f"crop {preprocessing.crop:.4g}, {preprocessing.interpolation},",
         f"             mean {_triple(preprocessing.mean)}, std {_triple(preprocessing.std)}: {recipe.because}",
-        f"classes      {classes}, {named}",
+        told,
         f"network      {count / 1e6:.3f} M parameters, {cost / 1e9:.3f} GFLOPs (multiply-adds)",
         f"graph        {len(traced.graph.node)} nodes traced, {len(fp32.graph.node)} simplified, opset {OPSET}",
         f"parity       relative error {errors['traced']:.1e} traced, {errors['simplified']:.1e} simplified; "
@@ -163,6 +173,20 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         f"took         {time.perf_counter() - began:.1f} s, peak memory {gigabytes:.2f} GB",
     ]
     return Exported(files, lines)
+
+
+def _gives(request: Request, pretrained: Pretrained, outputs: list[Output]) -> tuple[dict[str, str], str]:
+    """Metadata of what the network gives, and a line for the user."""
+    if request.head == CLASSIFIER:
+        classes, trained = outputs[0].channels, pretrained.sha256 is not None
+        labels, wnids, named = _labels(pretrained.labels, request.labels, classes, trained)
+        facts = {"classes": str(classes), "labels": json.dumps(labels, ensure_ascii=False), "wnids": json.dumps(wnids)}
+        facts.update(published(request, pretrained.sha256, pretrained.format, classes))
+        return facts, f"classes      {classes}, {named}"
+    facts = {"head": request.head, "outputs": json.dumps([output._asdict() for output in outputs])}
+    if request.head == FEATURES:
+        return facts, f"gives        {', '.join(f'{each.name} [N, {each.channels}, H, W]' for each in outputs)}"
+    return facts, f"gives        {outputs[0].name} [N, {outputs[0].channels}], what the classifier would be given"
 
 
 def _labels(own: list[str] | None, given: Path | None, classes: int, trained: bool) -> tuple[list[str], list[str], str]:

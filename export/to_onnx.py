@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
 import onnxsim
 import torch
 
-from models.network import EfficientNet, fix_padding
+from models.heads import maps, with_head
+from models.network import EfficientNet, fix_padding, weightless
+from runtime.artifact import CLASSIFIER, EMBEDDING, FEATURES, Output
 
 OPSET = 17  # the one that TensorRT 8.5 to 11 all read
 INPUT, OUTPUT, BATCH = "images", "logits", "N"
@@ -20,30 +23,46 @@ INPUT, OUTPUT, BATCH = "images", "logits", "N"
 _TRACING_RESOLUTION = 64
 
 
-def trace(network: EfficientNet, resolution: int) -> onnx.ModelProto:
-    """`network` (in evaluation mode) as ONNX: `images` float32 [N, 3, resolution, resolution] -> `logits` [N, classes].
+def outputs_of(network: EfficientNet, head: str) -> list[Output]:
+    """What the graph of `network` with `head` gives, in its order."""
+    if head == FEATURES:
+        return [Output(f"stride{each.stride}", each.channels, each.stride) for each in maps(network.variant)]
+    if head == EMBEDDING:
+        return [Output(EMBEDDING, network.variant.head_channels)]
+    return [Output(OUTPUT, network.classifier.out_features)]
+
+
+def trace(network: EfficientNet, resolution: int, head: str = CLASSIFIER) -> onnx.ModelProto:
+    """`network` (in evaluation mode) with `head` as ONNX: `images` float32 [N, 3, resolution, resolution] -> `logits`
+    [N, classes], `embedding` [N, C], or `stride4` to `stride32` [N, C, H, W].
 
     The TorchScript exporter, since torch's newer one writes ReduceMean with axes as an input, which TensorRT 8.5 does
     not read. BatchNorm is folded into the convolutions.
     """
     fix_padding(network, resolution)
-    model = traced(network, _TRACING_RESOLUTION)
+    model = traced(with_head(network, head), _TRACING_RESOLUTION, [output.name for output in outputs_of(network, head)])
     for dimension in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         dimension.dim_value = resolution
+    if head == FEATURES:
+        found = with_head(weightless(network), head)(torch.empty(1, 3, resolution, resolution, device="meta"))
+        for output, tensor in zip(model.graph.output, found, strict=True):
+            for dimension, size in zip(output.type.tensor_type.shape.dim[1:], tensor.shape[1:], strict=True):
+                dimension.Clear()
+                dimension.dim_value = size
     del model.graph.value_info[:]  # shapes at the size of tracing
     model.graph.name = f"efficientnet-{network.variant.name}"
     return model
 
 
-def traced(network: torch.nn.Module, resolution: int) -> onnx.ModelProto:
-    """Any classifier [N, 3, resolution, resolution] -> [N, classes] as ONNX, with an open batch."""
+def traced(network: torch.nn.Module, resolution: int, outputs: Sequence[str] = (OUTPUT,)) -> onnx.ModelProto:
+    """Any network [N, 3, resolution, resolution] -> `outputs` [N, ...], most often [N, classes], as ONNX with an open batch."""
     picture = torch.zeros(1, 3, resolution, resolution)
     file: Any = io.BytesIO()  # torch takes it and does not say so
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter calls itself deprecated, and can't fold what onnxsim then folds
         torch.onnx.export(
             network, (picture,), file, dynamo=False, opset_version=OPSET,
-            input_names=[INPUT], output_names=[OUTPUT], dynamic_axes={INPUT: {0: BATCH}, OUTPUT: {0: BATCH}},
+            input_names=[INPUT], output_names=list(outputs), dynamic_axes={name: {0: BATCH} for name in (INPUT, *outputs)},
         )  # fmt: skip
     return onnx.load_from_string(file.getvalue())
 

@@ -87,7 +87,7 @@ def settle(network: EfficientNet, images: Tensor) -> None:
 
 def fix_padding(network: EfficientNet, resolution: int) -> None:
     """Settles "same" padding for inputs of `resolution` px, so that the network can be traced at any other size."""
-    twin = _weightless(network)
+    twin = weightless(network)
     convolutions = {name: module for name, module in network.named_modules() if isinstance(module, Convolution)}
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -102,9 +102,14 @@ def fix_padding(network: EfficientNet, resolution: int) -> None:
     twin(torch.empty(1, 3, resolution, resolution, device="meta"))
 
 
-def multiply_adds(network: EfficientNet, resolution: int) -> int:
-    """Multiply-adds of convolutions and the classifier for one image of `resolution` px (the field's "FLOPs")."""
-    twin = _weightless(network)
+def multiply_adds(
+    network: EfficientNet, resolution: int, part: Callable[[EfficientNet], nn.Module] = lambda network: network
+) -> int:
+    """Multiply-adds of convolutions and the classifier for one image of `resolution` px (the field's "FLOPs").
+
+    `part`: gives that of a network which is counted alone.
+    """
+    twin = part(weightless(network))
     total = 0
 
     def count(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -118,7 +123,7 @@ def multiply_adds(network: EfficientNet, resolution: int) -> int:
     return total
 
 
-def _weightless(network: EfficientNet) -> EfficientNet:
+def weightless(network: EfficientNet) -> EfficientNet:
     """A copy on the meta device: it has shapes and no numbers, so running it costs nothing at any size."""
     padding = "same" if network.stem.conv.asymmetric else "symmetric"
     with torch.device("meta"):

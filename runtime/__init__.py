@@ -13,14 +13,15 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from runtime.classifier import Classifier, Prediction
+    from runtime.network import Embedder, Features
 
-__all__ = ["Classifier", "Prediction"]
+__all__ = ["Classifier", "Embedder", "Features", "Prediction"]
 
 
 def __getattr__(name: str) -> Any:
     """Imports the classifier at first use: reading an artifact's metadata should not cost a backend's import."""
     if name in __all__:
-        from runtime import classifier
+        from runtime import classifier, network
 
-        return getattr(classifier, name)
+        return getattr(network if name in ("Embedder", "Features") else classifier, name)
     raise AttributeError(f"module 'runtime' has no attribute {name!r}")

@@ -16,12 +16,22 @@ from runtime.preprocess import INPUTS, Preprocessing
 from runtime.whole_file import write_whole
 
 PROJECT = "efficientnet-edge"
-# Of the metadata; grows when a reader of today would misunderstand the file. 2: has "input", the network takes uint8.
-SCHEMAS = ("1", "2")
+# Of the metadata; grows when a reader of today would misunderstand the file. 2: has "input", the network takes uint8. 3: has
+# "head" and "outputs" instead of classes.
+SCHEMAS = ("1", "2", "3")
+CLASSIFIER, EMBEDDING, FEATURES = HEADS = ("classifier", "embedding", "features")
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 NAME = re.compile(r"\w[\w.+-]{0,99}")  # of a variant: part of paths, so nothing that leads elsewhere
 TIMM = "timm:"  # in front of a variant: one of timm's models
 RANDOM_WEIGHTS = "random weights: good for measuring latency, the classes mean nothing"
+
+
+class Output(NamedTuple):
+    """What a network gives, float32: a vector [N, channels], or a map [N, channels, H, W]."""
+
+    name: str
+    channels: int
+    stride: int = 0  # of a map: px of the picture that a cell stands for, either way
 
 
 class Artifact(NamedTuple):
@@ -31,11 +41,18 @@ class Artifact(NamedTuple):
     variant: str
     precision: str  # one of PRECISIONS
     preprocessing: Preprocessing
-    classes: int
+    classes: int  # 0 with another head than a classifier's
     labels: List[str]  # one name a class; invented ones ("class 3") where nobody gave any
     weights: str  # where they came from, in words
     weights_sha256: Optional[str]  # of the checkpoint file; None: random weights
     metadata: Dict[str, str]  # everything, as it stands in the file
+    head: str = CLASSIFIER  # one of HEADS
+    declared: Tuple[Output, ...] = ()  # what another head gives
+
+    @property
+    def outputs(self) -> Tuple[Output, ...]:
+        """What the network gives, in its order."""
+        return self.declared or (Output("logits", self.classes),)
 
     @property
     def random(self) -> bool:
@@ -66,6 +83,7 @@ def read_artifact(path: Union[str, Path]) -> Artifact:
             std=_triple(metadata["std"]),
             input=metadata["input"] if metadata["schema"] == "2" else metadata.get("input", "float32"),
         )
+        head, declared = _head(metadata) if metadata["schema"] == "3" else (CLASSIFIER, ())
         if preprocessing.input not in INPUTS:
             raise ValueError(f"input {preprocessing.input!r}")
         # A crop near 0 would enlarge a picture to terabytes.
@@ -78,11 +96,13 @@ def read_artifact(path: Union[str, Path]) -> Artifact:
             variant=metadata["variant"],
             precision=metadata["precision"],
             preprocessing=preprocessing,
-            classes=int(metadata["classes"]),
-            labels=[str(label) for label in json.loads(metadata["labels"])],
+            classes=int(metadata["classes"]) if head == CLASSIFIER else 0,
+            labels=[str(label) for label in json.loads(metadata["labels"])] if head == CLASSIFIER else [],
             weights=metadata["weights"],
             weights_sha256=metadata["weights_sha256"] or None,
             metadata=metadata,
+            head=head,
+            declared=declared,
         )
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} has damaged metadata ({error!r}): export it again.") from None
@@ -95,12 +115,46 @@ def _triple(text: str) -> Tuple[float, float, float]:
     return red, green, blue
 
 
+def _head(metadata: Mapping[str, str]) -> Tuple[str, Tuple[Output, ...]]:
+    """The head, and what it gives."""
+    head, maps = metadata["head"], []
+    for each in json.loads(metadata["outputs"]):
+        maps.append(Output(str(each["name"]), int(each["channels"]), int(each["stride"])))
+    vectors = all(each.stride == 0 for each in maps)
+    if head not in HEADS[1:] or not maps or min(each.channels for each in maps) < 1 or vectors != (head == EMBEDDING):
+        raise ValueError(f"head {head!r} giving {maps}")
+    return head, tuple(maps)
+
+
+def require_classes(artifact: Artifact) -> None:
+    """Raises UserError for an artifact with another head than a classifier's."""
+    if artifact.head == CLASSIFIER:
+        return
+    base, gives = head_named(artifact.variant)[0], ", ".join(output.name for output in artifact.outputs)
+    reader = "python -m runtime.embed takes it" if artifact.head == EMBEDDING else "runtime.Features takes it, in Python"
+    raise UserError(
+        f"{artifact.path} has no classes, it gives {gives}: {reader}. The classifier is VARIANT={base} "
+        f"(make export VARIANT={base}), or --variant {base}."
+    )
+
+
+def with_head_name(variant: str, head: str) -> str:
+    """What the artifacts of `variant` with `head` are called: "b1", "b1-embedding"."""
+    return variant if head == CLASSIFIER else f"{variant}-{head}"
+
+
+def head_named(name: str) -> Tuple[str, str]:
+    """(variant, head) from what artifacts are called: "b1-embedding" -> ("b1", "embedding")."""
+    base, _, head = name.rpartition("-")
+    return (base, head) if base and head in HEADS[1:] else (name, CLASSIFIER)
+
+
 def sealed(model: bytes, precision: str, metadata: Mapping[str, str]) -> Tuple[bytes, str]:
     """`model` (a serialised ModelProto without metadata) as an artifact with `metadata`; and its sha256 for `verify`.
 
     `metadata` may be that of the artifact it was made from: what belongs to one file alone is replaced.
     """
-    schema = "1" if metadata.get("input", "float32") == "float32" else "2"
+    schema = "3" if "head" in metadata else "1" if metadata.get("input", "float32") == "float32" else "2"
     own = {"project": PROJECT, "schema": schema, "precision": precision}
     passed_on = {key: value for key, value in metadata.items() if key not in own and key != "sha256"}
     return with_metadata(model, {**own, **passed_on})

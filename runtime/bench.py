@@ -14,7 +14,6 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 from runtime.adopt import adopted
 from runtime.artifact import PRECISIONS, RANDOM_WEIGHTS, find_artifact
 from runtime.backends import BACKENDS
-from runtime.classifier import Classifier
 from runtime.command import printable, run
 from runtime.errors import UserError
 from runtime.measure.cold import Cold, cold_start
@@ -23,6 +22,7 @@ from runtime.measure.latency import Row, measure, one_pass
 from runtime.measure.machine import machine, warnings
 from runtime.measure.picture import picture_of
 from runtime.measure.statistics import QUIET, Summary
+from runtime.network import Network, open_network
 from runtime.whole_file import write_whole
 
 SCHEMA = 1  # of the JSON; grows when a reader of today would misunderstand the file
@@ -92,7 +92,7 @@ def _bench(
 class Subject(NamedTuple):
     """A model on a backend."""
 
-    model: Classifier
+    model: Network
     asked: str  # --backend's word for the backend
     file: Path  # as it was named, or found
 
@@ -119,7 +119,7 @@ def _opened(options: argparse.Namespace, folder: Path) -> Tuple[List[Subject], L
         for path, ready in models:
             for backend in options.backend:
                 try:
-                    subjects.append(Subject(Classifier(ready(), backend=backend, threads=options.threads), backend, path))
+                    subjects.append(Subject(open_network(ready(), backend=backend, threads=options.threads), backend, path))
                 except UserError as error:
                     if len(models) * len(options.backend) == 1:
                         raise
@@ -170,7 +170,7 @@ def _measured(
     return rows, failed
 
 
-def _joules(meter: Meter, model: Classifier, pictures: Sequence[bytes], seconds: float) -> Optional[float]:
+def _joules(meter: Meter, model: Network, pictures: Sequence[bytes], seconds: float) -> Optional[float]:
     """Of one picture, above idle; None if the meter failed, or saw no more than idle."""
     done, began = 0, time.monotonic()
     meter.start()
@@ -216,7 +216,7 @@ def as_row(row: Row, cold: Optional[Cold], joules: Optional[float]) -> Dict[str,
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _file(model: Classifier) -> Path:
+def _file(model: Network) -> Path:
     """What was loaded: the engine, where there is one."""
     return Path(getattr(model.backend, "engine", model.artifact.path))
 

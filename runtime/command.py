@@ -9,13 +9,16 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Union
+from typing import TYPE_CHECKING, Callable, Type, TypeVar, Union
 
 from runtime.errors import UserError
 
 if TYPE_CHECKING:
     from runtime.classifier import Classifier
     from runtime.decode import Decoding
+    from runtime.network import Network
+
+    Kind = TypeVar("Kind", bound=Network)
 
 
 def run(main: Callable[[], int]) -> None:
@@ -77,12 +80,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def open_model(options: argparse.Namespace, lanes: int = 1, model: Union[str, Path, None] = None) -> Classifier:
     """The classifier that the options of `add_model_options` and `add_decoding_options` mean; `model`: with another file.
     Raises UserError."""
-    from runtime.backends import Engines
     from runtime.classifier import Classifier
+
+    return open_as(Classifier, options, lanes, model)
+
+
+def open_as(kind: Type[Kind], options: argparse.Namespace, lanes: int = 1, model: Union[str, Path, None] = None) -> Kind:
+    """The same for another kind of network."""
+    from runtime.backends import Engines
 
     if options.model and options.precision:
         raise UserError("--precision goes with a variant: the file that --model names has its own.")
-    return Classifier(
+    return kind(
         model or options.model,
         variant=options.variant,
         precision=options.precision,

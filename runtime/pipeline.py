@@ -37,7 +37,7 @@ from runtime.preprocess import Preprocessing, normalize, resize_crop
 if TYPE_CHECKING:
     import numpy as np
 
-    from runtime.classifier import Classifier
+    from runtime.network import Network
 
 STAGES = ("decode", "resize", "normalise", "network")
 MOST_LANES = 8  # each holds the activations of a batch
@@ -62,7 +62,7 @@ def lanes_here() -> int:
 
 
 def overlapped(
-    networks: Sequence[Classifier],
+    networks: Sequence[Network],
     items: Iterable[Any],
     opened: Opener,
     *,
@@ -100,7 +100,7 @@ def overlapped(
 
 
 def one_by_one(
-    networks: Sequence[Classifier], items: Iterable[Any], opened: Opener, *, decoding: Decoding = DECODING
+    networks: Sequence[Network], items: Iterable[Any], opened: Opener, *, decoding: Decoding = DECODING
 ) -> Generator[Answer, None, None]:
     """As `overlapped`, but each picture the whole way before the next, in this thread: the shortest way for a single
     picture and for a camera's newest frame, and the only way to tell what each stage takes by itself."""
@@ -148,7 +148,7 @@ class _Batch:
 class _Work:
     """What is done to a picture, whoever does it."""
 
-    def __init__(self, networks: Sequence[Classifier], opened: Opener, decoding: Decoding) -> None:
+    def __init__(self, networks: Sequence[Network], opened: Opener, decoding: Decoding) -> None:
         self.networks, self.opened, self.decoding = networks, opened, decoding
         recipes = [network.artifact.preprocessing for network in networks]
         self.recipes: List[Preprocessing] = [recipe for i, recipe in enumerate(recipes) if recipe not in recipes[:i]]

@@ -30,7 +30,11 @@ class Backend(Protocol):
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """A batch as the artifact's preprocessing makes it (float32 [N, 3, resolution, resolution], or uint8 [N, resolution,
-        resolution, 3]) -> logits float32 [N, classes]."""
+        resolution, 3]) -> the first output, float32: logits [N, classes], or what another head gives."""
+        ...
+
+    def run_all(self, images: np.ndarray) -> Tuple[np.ndarray, ...]:
+        """The same -> each of the artifact's outputs, in its order, float32."""
         ...
 
     def close(self) -> None:

@@ -3,11 +3,11 @@ CUDA build is installed and really works."""
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from runtime.artifact import Artifact
+from runtime.artifact import Artifact, Output
 from runtime.backends import cpu_batch, in_pieces, share_cores
 from runtime.errors import UserError
 from runtime.onnx_metadata import require_one_file
@@ -58,12 +58,14 @@ class OnnxRuntime:
             where = PROVIDERS[provider]
             raise UserError(f"onnxruntime {onnxruntime.__version__} would run {artifact.path} on the CPU instead of {where}.")
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        shape = outputs[0].shape if outputs else []
-        if len(inputs) != 1 or len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != artifact.classes):
+        shapes, wanted = [output.shape for output in outputs], artifact.outputs
+        if len(inputs) != 1 or len(shapes) < len(wanted) or not all(map(_fits, shapes, wanted)):
+            sought = f"{artifact.classes} classes" if artifact.classes else ", ".join(map(str, wanted))
             raise UserError(
-                f"{artifact.path} has {len(inputs)} inputs and an output of {shape}, not of {artifact.classes} classes: it is "
-                "damaged. Export it again."
+                f"{artifact.path} has {len(inputs)} inputs and an output of {', '.join(map(str, shapes))}, not of {sought}: "
+                "it is damaged. Export it again."
             )
+        self._outputs = [output.name for output in outputs[: len(wanted)]]
         self._path = artifact.path
         batch = inputs[0].shape[0] if inputs[0].shape else None
         self.fixed = batch if isinstance(batch, int) and batch > 0 else None  # as many graphs of others are exported
@@ -74,11 +76,26 @@ class OnnxRuntime:
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """See runtime.backends.Backend."""
+        return in_pieces(lambda piece: self._run(self._outputs[:1], piece)[0], images, self.fixed)
+
+    def run_all(self, images: np.ndarray) -> Tuple[np.ndarray, ...]:
+        """See runtime.backends.Backend."""
+        if len(self._outputs) == 1:
+            return (self.run(images),)
+        return tuple(self._run(self._outputs, images))
+
+    def _run(self, outputs: List[str], images: np.ndarray) -> List[np.ndarray]:
         try:
-            return in_pieces(lambda piece: self._session.run(None, {self._input: piece})[0], images, self.fixed)
+            return self._session.run(outputs, {self._input: images})
         except Exception as error:  # a graph that is wrong in itself may only show it now
             raise UserError(f"onnxruntime can't run {self._path}: {str(error).splitlines()[0]}") from error
 
     def close(self) -> None:
         """See runtime.backends.Backend."""
         self._session = None
+
+
+def _fits(shape: Sequence[Any], output: Output) -> bool:
+    """Whether a graph's output of `shape` (names or None where it is open) is what the metadata say."""
+    open_or_right = len(shape) > 1 and (not isinstance(shape[1], int) or shape[1] == output.channels)
+    return len(shape) == (4 if output.stride else 2) and open_or_right

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Optional
+from typing import List, Optional, Tuple
 
 import numpy as np
 
@@ -38,16 +38,27 @@ class OpenVino:
         batch = self._model.input(0).partial_shape[0]
         self.fixed = batch.get_length() if batch.is_static else None  # as many graphs of others are exported
         self.batch = self.fixed or cpu_batch(artifact)
+        self._count = len(artifact.outputs)
         self._path, self._local = artifact.path, threading.local()
         self.description = f"OpenVINO {openvino.__version__.split('-')[0]}, CPU"
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """See runtime.backends.Backend."""
+        return in_pieces(lambda piece: self._run(1, piece)[0], images, self.fixed)
+
+    def run_all(self, images: np.ndarray) -> Tuple[np.ndarray, ...]:
+        """See runtime.backends.Backend."""
+        if self._count == 1:
+            return (self.run(images),)
+        return tuple(self._run(self._count, images))
+
+    def _run(self, count: int, images: np.ndarray) -> List[np.ndarray]:
         try:
             if not hasattr(self._local, "request"):
                 self._local.request = self._model.create_infer_request()
-            request, output = self._local.request, self._model.output(0)
-            return in_pieces(lambda piece: np.array(request.infer([piece])[output]), images, self.fixed)  # copies: it reuses them
+            outputs = [self._model.output(index) for index in range(count)]
+            answer = self._local.request.infer([images])
+            return [np.array(answer[output]) for output in outputs]  # copies: it reuses them
         except Exception as error:  # RuntimeError, or IndexError where the graph has no output
             raise UserError(f"OpenVINO can't run {self._path}: {' '.join(str(error).split())[:300]}") from error
 

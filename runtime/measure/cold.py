@@ -90,13 +90,16 @@ def main() -> int:
 
     from runtime.classifier import Classifier
     from runtime.measure.picture import made_up
+    from runtime.network import open_network
 
     pictures: List[Any] = [made_up()] * options.batch
-    classifier = Classifier(options.model, backend=options.backend, threads=options.threads)
+    network = open_network(options.model, backend=options.backend, threads=options.threads)
     print(json.dumps({"at": "loaded"}), flush=True)
-    classifier.predictions(classifier.logits(classifier.preprocess(pictures)))
+    logits = network.logits(network.preprocess(pictures))
+    if isinstance(network, Classifier):
+        network.predictions(logits)
     print(json.dumps({"at": "answered", "peak_mb": peak_megabytes()}), flush=True)
-    classifier.close()
+    network.close()
     return 0
 
 

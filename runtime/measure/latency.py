@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
-from runtime.classifier import Classifier
 from runtime.decode import open_image
 from runtime.measure.statistics import Summary, paired_ratio, summary
+from runtime.network import Network
 from runtime.preprocess import normalize, resize_crop
 
 TOTAL = "total"
@@ -18,13 +18,13 @@ _WARM = 5  # repetitions that don't count: caches, clocks, CUDA graphs (captured
 _SETTLING = 0.05  # of the time, that is spent on them at least: a GPU takes its time to raise its clocks
 _GROWTH = 1.2  # between two looks at whether it is enough; looking every time would stop at lucky moments
 
-Pass = Callable[[Classifier, Sequence[bytes]], Dict[str, float]]
+Pass = Callable[[Network, Sequence[bytes]], Dict[str, float]]
 
 
 class Row(NamedTuple):
     """One model at one batch size. Milliseconds for the whole batch."""
 
-    subject: Classifier
+    subject: Network
     batch: int
     total: Summary
     stages: Dict[str, Summary]  # those of STAGES that the backend tells apart
@@ -37,14 +37,14 @@ class Row(NamedTuple):
 
 
 def one_pass(
-    classifier: Classifier, pictures: Sequence[bytes], clock: Callable[[], float] = time.perf_counter
+    network: Network, pictures: Sequence[bytes], clock: Callable[[], float] = time.perf_counter
 ) -> Dict[str, float]:
     """Milliseconds by stage, and TOTAL, from encoded `pictures` to the five likeliest classes of each.
 
     A backend with `timed` (TensorRT) tells copies and compute apart by the GPU's clock; what the wall clock saw beyond
     them is "launch". Elsewhere "compute" is the whole call of the backend.
     """
-    recipe = classifier.artifact.preprocessing
+    recipe = network.artifact.preprocessing
     batch = recipe.empty(len(pictures))
     spent = dict.fromkeys(("decode", "resize", "normalise"), 0.0)
     began = last = clock()
@@ -59,19 +59,22 @@ def one_pass(
         spent["resize"] += resized - decoded
         spent["normalise"] += now - resized
         last = now
-    timed: Any = getattr(classifier.backend, "timed", None)
-    logits, on_gpu = timed(batch) if timed else (classifier.logits(batch), None)
+    timed: Any = getattr(network.backend, "timed", None)
+    logits, on_gpu = timed(batch) if timed else (network.logits(batch), None)
     computed = clock()
-    classifier.predictions(logits, TOP)
+    predictions: Any = getattr(network, "predictions", None)  # another head than a classifier's ends here
+    if predictions:
+        predictions(logits, TOP)
     ended = clock()
     milliseconds = {stage: value * 1e3 for stage, value in spent.items()}
-    network = (computed - last) * 1e3
+    call = (computed - last) * 1e3
     if on_gpu is None:
-        milliseconds["compute"] = network
+        milliseconds["compute"] = call
     else:
         milliseconds["copy in"], milliseconds["compute"], milliseconds["copy out"] = on_gpu
-        milliseconds["launch"] = max(0.0, network - sum(on_gpu))
-    milliseconds["softmax"] = (ended - computed) * 1e3
+        milliseconds["launch"] = max(0.0, call - sum(on_gpu))
+    if predictions:
+        milliseconds["softmax"] = (ended - computed) * 1e3
     return {**milliseconds, TOTAL: (ended - began) * 1e3}
 
 
@@ -90,7 +93,7 @@ def settled(most: float = 0.2, step: float = 0.001) -> None:
 
 
 def measure(
-    subjects: Sequence[Classifier],
+    subjects: Sequence[Network],
     batches: Sequence[int],
     pictures: Sequence[bytes],
     seconds: float,
@@ -117,7 +120,7 @@ def measure(
 
 
 def _in_turns(
-    subjects: Sequence[Classifier],
+    subjects: Sequence[Network],
     pictures: Sequence[bytes],
     seconds: float,
     run: Pass,
@@ -126,7 +129,7 @@ def _in_turns(
 ) -> List[List[Dict[str, float]]]:
     """Stage times of each subject, equally many of each: the n-th of all stand for one moment."""
 
-    def turn(subject: Classifier) -> Dict[str, float]:
+    def turn(subject: Network) -> Dict[str, float]:
         if len(subjects) > 1:
             settle()
         return run(subject, pictures)

@@ -64,6 +64,20 @@ def test_builds(graphs: dict[str, bytes], precision: str, target: str) -> None:
     assert len(built.engine) > 0.5 * min(map(len, graphs.values()))
 
 
+def test_maps_of_features_build() -> None:
+    """Small, since what is new to it are several outputs, of which all but the last are used further on."""
+    fp32 = simplify(trace(EfficientNet(VARIANTS["lite0"]).eval(), 64, "features"))
+    graph = with_pixels(to_fp16(fp32), PREPROCESSING._replace(resolution=64)).SerializeToString()
+    network = trt.Builder(trt.Logger()).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    assert trt.OnnxParser(network, trt.Logger()).parse(graph)
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
+    named = {output.name: (list(output.shape), output.dtype) for output in outputs}
+    wanted = [("stride4", 24, 16), ("stride8", 40, 8), ("stride16", 112, 4), ("stride32", 320, 2)]
+    assert named == {name: ([-1, channels, size, size], trt.DataType.FLOAT) for name, channels, size in wanted}
+    built = build(trt, ROW, graph, BuildOptions("fp16", BATCH, opt_level=0, target="sm_89"))
+    assert len(built.engine) > 0.5 * len(graph)
+
+
 def test_b7_builds() -> None:
     phases = set()
     options = BuildOptions("fp16", BATCH, opt_level=0, target="sm_89")

@@ -616,7 +616,8 @@ class _FakeRuntime(_Fake):
 
 
 class _FakeCudaEngine(_Fake):
-    num_io_tensors, name = 2, "fake"
+    name = "fake"
+    num_io_tensors = property(lambda self: 1 + len(self._session.get_outputs()))
     num_layers = property(lambda self: len(self._header["layers"]))
     num_optimization_profiles = property(lambda self: len(self._header["profiles"]))
     device_memory_size = device_memory_size_v2 = property(lambda self: 4096)
@@ -625,7 +626,7 @@ class _FakeCudaEngine(_Fake):
         return {t.name: t for t in self._session.get_inputs() + self._session.get_outputs()}[name]
 
     def get_tensor_name(self, index: int) -> str:
-        return [self._session.get_inputs()[0].name, self._session.get_outputs()[0].name][index]
+        return [self._session.get_inputs()[0].name, *(each.name for each in self._session.get_outputs())][index]
 
     def get_tensor_mode(self, name: str) -> Any:
         mode = self._trt.TensorIOMode
@@ -729,10 +730,10 @@ class _FakeExecutionContext(_Fake):
     def execute_async_v3(self, stream_handle: int) -> bool:
         trt, owner, stream = self._trt, self._owner, STREAMS.get(stream_handle)
         _needs_gpu(trt, "execute_async_v3")
-        source, result = owner._session.get_inputs()[0], owner._session.get_outputs()[0]
+        source, results = owner._session.get_inputs()[0], owner._session.get_outputs()
         if stream_handle not in (0, *STREAMS):
             raise AssertionError(f"execute_async_v3 on {stream_handle:#x}, which is no stream")
-        if source.name not in self._shapes or {source.name, result.name} - set(self._addresses):
+        if source.name not in self._shapes or {source.name, *(each.name for each in results)} - set(self._addresses):
             _error(trt, "Error Code 3: API Usage Error (neither address nor allocator is set, or a shape is missing)")
             return False
         if (
@@ -746,11 +747,14 @@ class _FakeExecutionContext(_Fake):
         self.__dict__["_executed"] += 1
         shape = self._shapes[source.name]  # what follows is fixed now and done when the stream gets there
         images = _view(trt, self._addresses[source.name], shape, _SIZES[_DTYPES[source.type]])
-        logits = _view(trt, self._addresses[result.name], (shape[0], result.shape[1]), _SIZES[_DTYPES[result.type]])
+        answers = [
+            _view(trt, self._addresses[each.name], (shape[0], *each.shape[1:]), _SIZES[_DTYPES[each.type]]) for each in results
+        ]
         profiler = self.__dict__.get("_profiler")
 
         def work() -> None:
-            logits[...] = owner._session.run(None, {source.name: images})[0]
+            for answer, values in zip(answers, owner._session.run(None, {source.name: images})):
+                answer[...] = values
             for name, _ in owner._header["layers"] if profiler is not None else []:
                 profiler.report_layer_time(name, 0.01)
 

@@ -136,8 +136,8 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     for content in (GRAPH, with_metadata(GRAPH, {"author": "somebody else"})[0]):
         with pytest.raises(UserError, match="not one that this project exported.*make export"):
             read_artifact(written(tmp_path, content))
-    with pytest.raises(UserError, match="another version of this project .schema 3"):
-        read_artifact(written(tmp_path, with_metadata(GRAPH, {**FACTS, "project": PROJECT, "schema": "3"})[0]))
+    with pytest.raises(UserError, match="another version of this project .schema 4"):
+        read_artifact(written(tmp_path, with_metadata(GRAPH, {**FACTS, "project": PROJECT, "schema": "4"})[0]))
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def test_a_batch_that_one_model_cannot_run(here: Path, monkeypatch: pytest.Monke
                 raise RuntimeError("Got invalid dimensions for input: images\nindex: 0 Got: 2 Expected: 1")
             return super().logits(batch)
 
-    monkeypatch.setattr(bench, "Classifier", Single)
+    monkeypatch.setattr(bench, "open_network", Single)
     path = find_artifact("lite0", "fp16")
     assert run_here(monkeypatch, "--variant", "lite0", "--foreign", path, "--batch", "1,2", "--json", "b.json") == 1
     result = json.loads((here / "b.json").read_text())

@@ -430,7 +430,7 @@ def test_it_runs_where_a_context_is_current_already_and_leaves_the_thread_as_it_
 @pytest.mark.parametrize(
     "member, wrong, words",
     [
-        ("get_tensor_shape", lambda self, name: (-1, 3, 4), "not one input of images and one output of logits"),
+        ("get_tensor_shape", lambda self, name: (-1, 3, 4), "not one input of images, and outputs of logits or maps"),
         ("get_tensor_dtype", lambda self, name: self._trt.DataType.INT32, "choose FP32 or FP16 for both"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 import numpy as np
 
@@ -64,6 +64,7 @@ class TensorRt:
             self._device.close()
             raise
         self.name, self.engine, self.lanes = module, path, 1
+        self._names = [output.name for output in artifact.outputs]
         self.batch = min(self._runner.max_batch, 32)
         gpu = site.gpu.name if site.gpu else site.capability
         self._where = f"{NAMES[module]} {site.trt.__version__}, {gpu}, {path.name}, {self._device.name}"
@@ -76,6 +77,14 @@ class TensorRt:
     def run(self, images: np.ndarray) -> np.ndarray:
         """See runtime.backends.Backend."""
         return self._runner.run(images)
+
+    def run_all(self, images: np.ndarray) -> Tuple[np.ndarray, ...]:
+        """See runtime.backends.Backend."""
+        found = self._runner.run_all(images)
+        if len(self._names) == 1:
+            return (found[0],)
+        by_name = dict(zip(self._runner.outputs, found))  # an engine has an order of its own
+        return tuple(by_name[name] for name in self._names)
 
     def timed(self, images: np.ndarray) -> Any:
         """(logits, milliseconds of copying in, computing and copying out), by the GPU's clock."""

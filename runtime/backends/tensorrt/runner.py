@@ -51,11 +51,12 @@ class Runner:
     """
 
     def __init__(self, trt: Any, engine: Any, device: Device, graphs: bool = True) -> None:
-        """`engine`: an ICudaEngine of the module `trt` with one input [-1, 3, S, S] or, in uint8, [-1, S, S, 3], and one
-        output [-1, classes], FP32 or FP16, made while `device` was current. Raises UserError if it is another kind of
-        engine, or the GPU has no memory for its buffers.
+        """`engine`: an ICudaEngine of the module `trt` with one input [-1, 3, S, S] or, in uint8, [-1, S, S, 3], and an
+        output [-1, classes] or several, vectors or maps, FP32 or FP16, made while `device` was current. Raises UserError if
+        it is another kind of engine, or the GPU has no memory for its buffers.
         """
         self._spec = spec = _Spec.of(trt, engine)
+        self.outputs = [output.name for output in spec.outputs]  # in the order in which run_all gives them
         self.min_batch, self.max_batch = spec.min_batch, spec.max_batch
         self._slots = _Slots(trt, engine, device, spec, "" if graphs else "not asked for")
         if not device.can_capture:
@@ -74,17 +75,22 @@ class Runner:
         return f"no CUDA graphs: {self._slots.no_graphs}" if self._slots.no_graphs else "CUDA graphs"
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """`images` as the engine takes them, of a type that its input can hold -> logits float32 [N, classes], a new array.
+        """`images` as the engine takes them, of a type that its input can hold -> logits float32 [N, classes], a new array;
+        of an engine with several outputs the first.
 
         More than `max_batch` are run in several parts; fewer than `min_batch` are filled up with zeros. Raises ValueError
         for another shape or type, TensorRtError and CudaError for what fails on the GPU.
         """
+        return self._run(images, None)[0]
+
+    def run_all(self, images: np.ndarray) -> List[np.ndarray]:
+        """The same -> every output [N, ...], float32."""
         return self._run(images, None)
 
     def timed(self, images: np.ndarray) -> Tuple[np.ndarray, Stages]:
         """What run() gives, and how long the GPU took for it, summed over the parts."""
         stages: List[Stages] = []
-        logits = self._run(images, stages)
+        logits = self._run(images, stages)[0]
         return logits, Stages(*(float(sum(column)) for column in zip(*stages))) if stages else Stages(0.0, 0.0, 0.0)
 
     def close(self) -> None:
@@ -92,30 +98,34 @@ class Runner:
         from any thread, more than once."""
         self._end()
 
-    def _run(self, images: np.ndarray, stages: Optional[List[Stages]]) -> np.ndarray:
+    def _run(self, images: np.ndarray, stages: Optional[List[Stages]]) -> List[np.ndarray]:
         spec = self._spec
         if images.shape[1:] != spec.shape or not np.can_cast(images.dtype, spec.input_dtype, "same_kind"):
             raise ValueError(
                 f"This engine takes {np.dtype(spec.input_dtype)} images [N, {', '.join(map(str, spec.shape))}], "
                 f"not {images.dtype} {list(images.shape)}."
             )
-        logits = np.empty((len(images), spec.classes), np.float32)
+        answers = [np.empty((len(images), *output.shape), np.float32) for output in spec.outputs]
         with self._slots.device, self._slots.borrowed() as slot:
             for start in range(0, len(images), spec.max_batch):
                 part = images[start : start + spec.max_batch]
-                slot.run(part, logits[start : start + len(part)], stages)
-        return logits
+                slot.run(part, [answer[start : start + len(part)] for answer in answers], stages)
+        return answers
+
+
+class _Output(NamedTuple):
+    name: str
+    shape: Tuple[int, ...]  # for one image: (classes,), or (C, H, W)
+    dtype: Any
 
 
 class _Spec(NamedTuple):
     """What an engine takes and gives."""
 
     input: str
-    output: str
     shape: Tuple[int, ...]  # of one image: (3, S, S) or (S, S, 3)
-    classes: int
     input_dtype: Any
-    output_dtype: Any
+    outputs: List[_Output]
     min_batch: int
     max_batch: int
 
@@ -125,19 +135,22 @@ class _Spec(NamedTuple):
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         outputs = [name for name in names if name not in inputs]
         shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
-        if [len(shapes[name]) for name in (*inputs, *outputs)] != [4, 2]:
-            raise UserError(f"This engine's tensors are {shapes}: not one input of images and one output of logits.")
-        (source,), (result,) = inputs, outputs
+        ranks = [len(shapes[name]) for name in outputs]
+        if [len(shapes[name]) for name in inputs] != [4] or not ranks or set(ranks) - {2, 4}:
+            raise UserError(f"This engine's tensors are {shapes}: not one input of images, and outputs of logits or maps.")
+        source = inputs[0]
         known = {getattr(trt.DataType, name): dtype for name, dtype in _DTYPES.items()}
-        takes, gives = (engine.get_tensor_dtype(name) for name in (source, result))
-        if takes not in known or gives not in (trt.DataType.FLOAT, trt.DataType.HALF):
-            raise UserError(f"This engine takes {takes} and gives {gives}: choose FP32 or FP16 for both, or an input of UINT8.")
+        takes, gives = engine.get_tensor_dtype(source), [engine.get_tensor_dtype(name) for name in outputs]
+        if takes not in known or not all(kind in (trt.DataType.FLOAT, trt.DataType.HALF) for kind in gives):
+            given = ", ".join(map(str, gives))
+            raise UserError(f"This engine takes {takes} and gives {given}: choose FP32 or FP16 for both, or an input of UINT8.")
+        results = [_Output(name, shapes[name][1:], known[kind]) for name, kind in zip(outputs, gives)]
         batch = shapes[source][0]
         lowest, highest = batch, batch  # an engine without a dynamic batch
         if batch < 0:
             low, _, high = engine.get_tensor_profile_shape(source, 0)
             lowest, highest = int(tuple(low)[0]), int(tuple(high)[0])
-        return _Spec(source, result, shapes[source][1:], shapes[result][1], known[takes], known[gives], lowest, highest)
+        return _Spec(source, shapes[source][1:], known[takes], results, lowest, highest)
 
 
 class _Slots:
@@ -227,9 +240,9 @@ class _Slot:
             self._stream = self._own(device.stream())
             self._events = [self._own(device.event()) for _ in range(4)]
             self._host_in = self._pinned((spec.max_batch, *spec.shape), spec.input_dtype)
-            self._host_out = self._pinned((spec.max_batch, spec.classes), spec.output_dtype)
+            self._host_out = [self._pinned((spec.max_batch, *output.shape), output.dtype) for output in spec.outputs]
             self._memory_in = self._own(device.memory(self._host_in.nbytes))
-            self._memory_out = self._own(device.memory(self._host_out.nbytes))
+            self._memory_out = [self._own(device.memory(host.nbytes)) for host in self._host_out]
             self._context = engine.create_execution_context()
             if self._context is None:
                 free, total = device.used_memory()
@@ -241,14 +254,15 @@ class _Slot:
             if self._context.active_optimization_profile != profile:
                 done = self._context.set_optimization_profile_async(profile, self._stream.handle)
                 self._check(done, "set_optimization_profile_async")
-            for name, memory in ((spec.input, self._memory_in), (spec.output, self._memory_out)):
+            outputs = zip((output.name for output in spec.outputs), self._memory_out)
+            for name, memory in ((spec.input, self._memory_in), *outputs):
                 self._check(self._context.set_tensor_address(name, memory.address), "set_tensor_address")
         except BaseException:
             self.free()
             raise
 
-    def run(self, images: np.ndarray, logits: np.ndarray, stages: Optional[List[Stages]]) -> None:
-        """`images` [n, ...] -> `logits` [n, classes], n at most the largest batch; appends its times to `stages`."""
+    def run(self, images: np.ndarray, answers: List[np.ndarray], stages: Optional[List[Stages]]) -> None:
+        """`images` [n, ...] -> `answers` [n, ...], n at most the largest batch; appends its times to `stages`."""
         n = len(images)
         batch = max(n, self._spec.min_batch)
         np.copyto(self._host_in[:n], images, casting="same_kind")
@@ -262,11 +276,13 @@ class _Slot:
         self._compute(batch)
         if events:
             stream.record(events[2])
-        stream.copy_out(self._host_out[:n], self._memory_out)
+        for host, memory in zip(self._host_out, self._memory_out):
+            stream.copy_out(host[:n], memory)
         if events:
             stream.record(events[3])
         stream.synchronize()
-        logits[...] = self._host_out[:n]
+        for answer, host in zip(answers, self._host_out):
+            answer[...] = host[:n]
         if stages is not None and events:
             stages.append(Stages(*(later.milliseconds_since(earlier) for earlier, later in zip(events, events[1:]))))
 

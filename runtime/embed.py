@@ -1,0 +1,173 @@
+"""Embeddings of pictures, and the nearest of them: python -m runtime.embed photos/ [--nearest photo.jpg --picture nearest.png]"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from runtime import embeddings as store
+from runtime.command import add_decoding_options, add_model_options, open_as, positive, printable, run
+from runtime.embeddings import Embeddings, Neighbour, Origin
+from runtime.errors import UserError
+from runtime.network import Embedder, unit
+from runtime.pictures import STANDARD_INPUT, find_pictures
+from runtime.progress import Line, time_left
+
+OUT = Path("embeddings.npy")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.embed",
+        description="Writes a vector for each picture, near where pictures look alike, and finds the pictures nearest to one.",
+        epilog="Exit status: 0 all embedded, 1 some failed, 2 wrong use.",
+    )
+    parser.add_argument(
+        "source", nargs="+", metavar="SOURCE",
+        help="pictures, folders or quoted patterns; or with --nearest one .npy or .parquet that this command wrote",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, action="append", metavar="FILE",
+        help=f"a .npy or .parquet file; may be given twice (default: {OUT}, but with --nearest none)",
+    )  # fmt: skip
+    parser.add_argument("--raw", action="store_true", help="vectors as the network gives them, not divided by their length")
+    parser.add_argument("--nearest", metavar="PICTURE", help="print the pictures most similar to this one")
+    parser.add_argument("--count", type=positive, metavar="N", help="how many of them (default 9)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them: a .png, .jpg or .webp file")
+    parser.add_argument("--json", action="store_true", help="the result as one JSON object")
+    add_model_options(parser)
+    add_decoding_options(parser)
+    options = parser.parse_args()
+    stored = _stored(parser, options)
+
+    for path in options.out or []:
+        store.require_suffix(path)
+    if options.picture:
+        from runtime.contact_sheet import require_format
+
+        require_format(str(options.picture), options.picture.suffix, options.count)
+    known = store.read(stored) if stored else None
+    pictures = [] if stored else _files(options.source)
+    with _opened(options, known, stored) as network:
+        if network.artifact.random:
+            print(f"{network.artifact.path}: random weights: what is near means nothing", file=sys.stderr)
+        query = network([options.nearest], raw=True)[0] if options.nearest else None  # before hours of work, not after
+        failed = 0
+        if known is None:
+            known, failed = embed(network, pictures, raw=options.raw)
+    result: Dict[str, Any] = {"variant": known.origin.variant, "precision": known.origin.precision}
+    result.update(embeddings=len(known.files), failed=failed)
+    if not stored and not known.files:
+        print("error: none of the pictures could be embedded: nothing was written", file=sys.stderr)
+        return 1
+    lines = [] if stored else [_told(known, failed)]
+    for path in [] if stored else options.out or ([] if options.nearest else [OUT]):
+        store.write(path, known)
+        result.setdefault("wrote", []).append(str(path))
+        beside = f", the file names in {store.names_file(path).name}" if path.suffix.lower() == ".npy" else ""
+        lines.append(f"wrote {path}  {path.stat().st_size / 1e6:.1f} MB{beside}")
+    if query is not None:
+        found = store.nearest(known, query, options.count, options.nearest)
+        result.update(query=options.nearest, nearest=[neighbour._asdict() for neighbour in found])
+        lines += [f"nearest to {options.nearest}, of {len(known.files)}:"]
+        lines += [f"  {neighbour.similarity:7.4f}  {neighbour.file}" for neighbour in found]
+        if options.picture:
+            _draw(known, options, found)
+            result["picture"] = str(options.picture)
+            lines.append(f"wrote {options.picture}")
+    print(json.dumps(result) if options.json else "\n".join(map(printable, lines)))
+    return 1 if failed else 0
+
+
+def embed(network: Embedder, pictures: Sequence[str], raw: bool = False) -> Tuple[Embeddings, int]:
+    """The embeddings of all `pictures` (paths) that can be read, in their order, and how many can't: each is named on stderr.
+    Rows have length 1 unless `raw`. Memory: a row each, and a few batches of pixels."""
+    from runtime.pipeline import overlapped
+
+    rows = np.empty((len(pictures), network.artifact.outputs[0].channels), np.float32)
+    files: List[str] = []
+    line, began, failed = Line(), time.perf_counter(), 0
+    try:
+        answers = overlapped([network], pictures, lambda path: (path, path), decoding=network.decoding)
+        for done, answer in enumerate(answers, 1):
+            reason = "" if answer.error is None else str(answer.error)
+            if answer.error is None and not np.isfinite(answer.logits[0]).all():
+                reason = f"{answer.item}: the network's answer is beyond what {network.artifact.precision} can hold."
+            if reason:
+                failed += 1
+                line.end(erase=True)
+                print(f"error: {printable(reason)}", file=sys.stderr)
+            else:
+                rows[len(files)] = answer.logits[0]
+                files.append(answer.item)
+            left = time_left(done, len(pictures), time.perf_counter() - began)
+            line.show(f"embedding {done} of {len(pictures)}{left}")
+    finally:
+        line.end(erase=True)
+    rows = rows[: len(files)]
+    if not raw:
+        for start in range(0, len(rows), 4096):  # in place: a second array of 50,000 rows would be 256 MB
+            rows[start : start + 4096] = unit(rows[start : start + 4096])
+    return Embeddings(files, rows, Origin.of(network.artifact, not raw)), failed
+
+
+def _stored(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Optional[Path]:
+    """The file of embeddings that is named as the source. Ends the command for options that do not go together."""
+    if not options.nearest and (options.picture or options.count):
+        parser.error("--picture and --count go with --nearest")
+    options.count = options.count or 9
+    named = [source for source in options.source if Path(source).suffix.lower() in store.SUFFIXES]
+    if not named:
+        return None
+    if len(options.source) > 1:
+        parser.error(f"{named[0]} holds embeddings: it is the only source, or none")
+    if not options.nearest:
+        parser.error(f"{named[0]} holds embeddings already: --nearest PICTURE searches in them")
+    if options.out or options.raw:
+        parser.error("--out and --raw go with pictures")
+    return Path(named[0])
+
+
+def _files(arguments: Sequence[str]) -> List[str]:
+    if STANDARD_INPUT in arguments:
+        raise UserError("Pictures on standard input have no name to find them by: name files or folders.")
+    return [str(source) for _, source in find_pictures(arguments)]
+
+
+def _opened(options: argparse.Namespace, known: Optional[Embeddings], stored: Optional[Path]) -> Embedder:
+    """The network that the options name; to search in a file, the one that made it, where they name none."""
+    from runtime.pipeline import lanes_here
+
+    if known is not None and not options.model and not options.variant:
+        options.variant, options.precision = known.origin.variant, options.precision or known.origin.precision
+    network = open_as(Embedder, options, 1 if stored else lanes_here())
+    if known is not None and stored is not None:
+        store.require_same(known, network.artifact, stored)
+    return network
+
+
+def _told(known: Embeddings, failed: int) -> str:
+    length = ", each of length 1" if known.origin.unit else ""
+    made = f"{known.origin.variant} {known.origin.precision}"
+    text = f"{len(known.files)} pictures, {known.rows.shape[1]} values each{length}, by {made}"
+    return f"{text}; {failed} could not be embedded" if failed else text
+
+
+def _draw(known: Embeddings, options: argparse.Namespace, found: Sequence[Neighbour]) -> None:
+    from runtime.command import decoding_of
+    from runtime.contact_sheet import Cell, contact_sheet
+    from runtime.whole_file import write_whole
+
+    cells = [Cell(known.path(each.file), f"{each.similarity:.3f}", each.file) for each in found]
+    query = Cell(options.nearest, "looked for", options.nearest)
+    write_whole(options.picture, contact_sheet(query, cells, options.picture.suffix, decoding_of(options)))
+
+
+if __name__ == "__main__":
+    run(main)
