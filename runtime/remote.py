@@ -24,7 +24,7 @@ Done = TypeVar("Done")
 
 
 def main() -> int:
-    from runtime.serving.client import PORTS, Server
+    from runtime.serving.client import PORTS, RETRIES, Server
 
     parser = argparse.ArgumentParser(
         prog="python -m runtime.remote",
@@ -38,7 +38,7 @@ def main() -> int:
     add_output_options(parser)
     parser.add_argument("--time", action="store_true", help="milliseconds for each request; one image after the other")
     parser.add_argument("--timeout", type=float, default=30.0, metavar="S", help="for one attempt (default 30)")
-    parser.add_argument("--retries", type=int, default=3, metavar="N", help="attempts after the first one (default 3)")
+    parser.add_argument("--retries", type=int, default=RETRIES, metavar="N", help=f"of each request (default {RETRIES})")
     parser.add_argument("--at-once", type=positive, default=AT_ONCE, metavar="N", help=f"requests under way (default {AT_ONCE})")
     options = parser.parse_args()
 

@@ -19,11 +19,12 @@ from runtime.serving.config import CLASSES
 from runtime.serving.model import PICTURE
 
 PORTS = {"http": 8000, "grpc": 8001}  # Triton's own
+RETRIES = 5  # a model that is loaded anew is away for some seconds: these wait 6 to 9
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts; each is twice the one before, and up to half as long again
 # What Triton answers where another attempt may do: it starts, or changes models; its queue is full; a process of its
 # Python backend died.
 _PASSING = ("503", "StatusCode.UNAVAILABLE", "StatusCode.RESOURCE_EXHAUSTED")
-_PASSING_WORDS = ("stub process", "not at ready state", "maximum queue size", "unavailable")
+_PASSING_WORDS = ("stub process", "unknown model", "no available versions", "not at ready state", "maximum queue size")
 _TIMES_OUT = ("499", "504", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED")
 _STEPS = ("_preprocess", "_onnxruntime", "_tensorrt", "_postprocess", "_ensemble")  # of a variant, beside the model itself
 
@@ -49,7 +50,7 @@ class Answered(NamedTuple):
 class Server:
     """A Triton server. Several threads may use it at once."""
 
-    def __init__(self, url: str, grpc: bool = False, timeout: float = 30.0, retries: int = 3) -> None:
+    def __init__(self, url: str, grpc: bool = False, timeout: float = 30.0, retries: int = RETRIES) -> None:
         """`url`: host, host:port, or with http:// or https:// before. `timeout`: seconds, of each attempt. Raises UserError."""
         self.protocol = "grpc" if grpc else "http"
         self.host, self.secure = _host_of(url, self.protocol)
@@ -61,7 +62,8 @@ class Server:
 
     def index(self) -> Dict[str, Tuple[str, str]]:
         """Every model's name -> its newest version's state and why it is so. READY is what can be asked."""
-        found = self._try(lambda client, limit: client.get_model_repository_index(**limit), as_json=True)
+        # At once or not at all: a mistyped address is not worth waiting for.
+        found = self._try(lambda client, limit: client.get_model_repository_index(**limit), as_json=True, retries=0)
         models: Dict[str, Tuple[str, str]] = {}
         for each in found["models"] if isinstance(found, dict) and "models" in found else found or []:
             state = (each.get("state", ""), each.get("reason", ""))
@@ -93,7 +95,7 @@ class Server:
             why = _first_line(reason) or state.lower() or "not loaded"
             raise ServerError(f"The model '{name}' at {self.host} is not ready: {why}.")
         config = self.config(name)
-        if {each["name"] for each in config.get("output", ())} < {each for each, *_ in CLASSES}:
+        if not {each for each, *_ in CLASSES} <= {each["name"] for each in config.get("output", ())}:
             raise UserError(f"The model '{name}' at {self.host} does not take pictures and give classes: {there}.")
         return name, config
 
@@ -130,12 +132,13 @@ class Server:
             self._own.client = client
         return client
 
-    def _try(self, ask: Callable[[Any, Dict[str, Any]], Any], as_json: bool = False) -> Any:
+    def _try(self, ask: Callable[[Any, Dict[str, Any]], Any], as_json: bool = False, retries: Optional[int] = None) -> Any:
         """What `ask(client, options)` gives, in as many attempts as it takes."""
+        retries = self.retries if retries is None else retries
         limit: Dict[str, Any] = {"client_timeout": self.timeout} if self.protocol == "grpc" else {}
         if as_json and self.protocol == "grpc":
             limit["as_json"] = True
-        for attempt in range(self.retries + 1):
+        for attempt in range(retries + 1):
             try:
                 return ask(self._client(), limit)
             except Exception as error:  # geventhttpclient's have no common base
@@ -143,7 +146,7 @@ class Server:
                 failed, passing = self._told(error)
                 if failed is None:
                     raise
-                if not passing or attempt == self.retries:
+                if not passing or attempt == retries:
                     tried = f" ({attempt + 1} attempts)" if attempt else ""
                     raise type(failed)(f"{str(failed).rstrip('.')}{tried}.") from None
             pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)
@@ -164,6 +167,8 @@ class Server:
             return ServerError(f"The server at {self.host} did not answer within {self.timeout:g} s"), True
         if isinstance(error, OSError):
             return self._unreachable(error.strerror or str(error)), True
+        if isinstance(error, ValueError):  # what came is no JSON
+            return self._unreachable("what answers there is something else"), False
         if type(error).__module__.split(".")[0] in ("geventhttpclient", "gevent", "http"):
             return self._unreachable(f"{type(error).__name__}: {_first_line(str(error))}"), True
         return None, False

@@ -99,7 +99,7 @@ def test_a_dead_server(pictures: List[Path], ask: Any, server: FakeTriton) -> No
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{free.getsockname()[1]}"
-        done = ask(pictures[0], "--url", url, "--retries", 1)
+        done = ask(pictures[0], "--url", url)
     assert (done.status, done.out) == (1, "")
     assert done.err.startswith(f"error: No Triton server answers at {url} over http (")
     assert len(done.err.splitlines()) == 1

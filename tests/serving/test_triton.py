@@ -21,6 +21,7 @@ import pytest
 
 from runtime import Classifier
 from runtime.artifact import sealed
+from runtime.serving.alive import check
 from runtime.serving.client import Server
 from runtime.serving.repository import Wanted, write_repository
 from tests.runtime.changed_artifacts import unsealed
@@ -266,15 +267,34 @@ def test_a_new_version_takes_over_without_a_lost_request(model: Path, tmp_path: 
 
 
 def test_a_killed_backend_comes_back(model: Path, tmp_path: Path) -> None:
+    """Triton itself leaves it dead and says that all is well: runtime/serving/alive.py finds out."""
     write(tmp_path / "models", model)
-    with Triton(tmp_path / "models", tmp_path) as server:
-        for _ in range(2):
-            with Load(server, retries=8, timeout=10.0) as running:
-                running.until(5)
-                (stub,) = server.stubs()
-                os.kill(stub, signal.SIGKILL)
-                running.until(20)
-            assert not [each for each in running.found if isinstance(each, Exception)]
-            (another,) = server.stubs()
-            assert another != stub
-        assert server.get("models/lite0/config")["name"] == "lite0"
+    options = ("--model-control-mode=explicit", "--load-model=*")
+    with Triton(tmp_path / "models", tmp_path, *options) as server:
+        assert check(server.url) == []
+        (stub,) = server.stubs()
+        os.kill(stub, signal.SIGKILL)
+        assert command("runtime.serving.alive", "--url", server.url) == (1, "", "lite0: its process is gone\n")
+        done = command("runtime.remote", PHOTOGRAPHS[0], "--url", server.url, "--retries", 0)
+        assert done.status == 1
+        assert "Stub process" in done.err
+        with Load(server, timeout=20.0) as running:  # while nothing works, and while it comes back
+            done = command("runtime.serving.alive", "--url", server.url, "--reload")
+            assert done == (0, "", "lite0: its process was gone; loaded anew\n")
+            running.until(20)
+        assert not [each for each in running.found if isinstance(each, Exception)]
+        (another,) = server.stubs()
+        assert another != stub
+        assert check(server.url) == []
+
+
+def test_a_killed_step_of_an_ensemble_comes_back(model: Path, tmp_path: Path) -> None:
+    write(tmp_path / "models", model, Wanted(("onnxruntime", "ensemble"), "cpu"))
+    stand_in(tmp_path / "models" / "lite0_onnxruntime")
+    with Triton(tmp_path / "models", tmp_path, "--model-control-mode=explicit", "--load-model=*") as server:
+        assert check(server.url) == []
+        for stub in server.stubs():
+            os.kill(stub, signal.SIGKILL)
+        assert len(check(server.url)) == 3
+        assert check(server.url, reload=True) == []
+        assert ask(server, [PHOTOGRAPHS[0].read_bytes()], "lite0_ensemble").as_numpy("error")[0][0] == b""
