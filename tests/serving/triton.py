@@ -41,7 +41,8 @@ class Triton:
         command = [
             str(home / "bin" / "tritonserver"), f"--model-repository={repository}", f"--backend-directory={backends}",
             f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={self.metrics}",
-            "--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1", *options,
+            "--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1",
+            "--exit-timeout-secs=5", *options,
         ]  # fmt: skip
         # The Python inside the backend's process takes the packages of the first python3 in PATH.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
