@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 
 from runtime.command import printable, run
@@ -63,6 +64,10 @@ def main() -> int:
     name, head = head_named(options.variant)
     if options.head and head not in (CLASSIFIER, options.head):
         parser.error(f"--variant {options.variant} has the head {head} in its name, and --head is {options.head}")
+    if head == CLASSIFIER:
+        ending = name.rpartition("-")[2]
+        for near in get_close_matches(ending, HEADS[1:], 1, 0.8):  # or b0-embeding would be exported as b0
+            parser.error(f"--variant {name}: there is no head '{ending}'. Did you mean {near}?")
     head = options.head or head
     if head != CLASSIFIER and options.labels:
         parser.error(f"--labels: with the head {head} there are no classes to name")

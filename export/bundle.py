@@ -136,7 +136,8 @@ def _command(artifact: Artifact) -> str:
         return "python3 -m runtime.infer photo.jpg                   # a picture, a folder of them, or - for standard input"
     if artifact.head == EMBEDDING:
         return "python3 -m runtime.embed photos/ --nearest photo.jpg # what is most like it; --help has the rest"
-    return f"""python3 -c 'from runtime import Features; print(Features(variant="{artifact.variant}")("photo.jpg"))'"""
+    shapes = f'{{name: each.shape for name, each in Features(variant="{artifact.variant}")("photo.jpg").items()}}'
+    return f"python3 -c 'from runtime import Features; print({shapes})'"
 
 
 _PURPOSES = {"embedding": "for embeddings of photographs", "features": "for maps of features of photographs"}

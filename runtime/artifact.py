@@ -133,8 +133,8 @@ def require_classes(artifact: Artifact) -> None:
     base, gives = head_named(artifact.variant)[0], ", ".join(output.name for output in artifact.outputs)
     reader = "python -m runtime.embed takes it" if artifact.head == EMBEDDING else "runtime.Features takes it, in Python"
     raise UserError(
-        f"{artifact.path} has no classes, it gives {gives}: {reader}. The classifier is VARIANT={base} "
-        f"(make export VARIANT={base}), or --variant {base}."
+        f"{artifact.path} has no classes, it gives {gives}: {reader}. For classes take --variant {base} "
+        f"('make export VARIANT={base}' makes it)."
     )
 
 
@@ -208,6 +208,9 @@ def find_artifact(variant: Optional[str] = None, precision: Optional[str] = None
         raise UserError(f"There is no precision '{precision}': choose {', '.join(PRECISIONS)}.")
     path = artifact_path(variant, precision, folder)
     if not path.is_file():
+        head = head_named(variant)[1]
+        if head != CLASSIFIER and precision.startswith("int8"):
+            raise UserError(f"There is no {path}: INT8 is for classifiers, whose classes calibration judges it by. Take fp16.")
         found = sorted(p.name for p in folder.glob("*/*.onnx"))
         there = f" There are: {', '.join(found)}." if found else ""
         make = "export" if precision in ("fp32", "fp16") else "calibrate"

@@ -23,7 +23,7 @@ from models.pretrained import load_pretrained
 from models.variants import VARIANTS
 from models.weights import Weights
 from runtime import Classifier, Embedder, Features
-from runtime.artifact import Output, read_artifact
+from runtime.artifact import Output, find_artifact, read_artifact
 from runtime.errors import UserError
 from runtime.preprocess import normalize
 from tests.models.conftest import timm, torchvision  # noqa: F401 - fixtures
@@ -176,6 +176,8 @@ def test_commands_for_classes_refuse_it_in_a_sentence(folder: Path, monkeypatch:
         monkeypatch.setattr(sys, "argv", ["calibration", "--variant", f"lite0-{head}", "--artifacts", str(folder)])
         with pytest.raises(UserError, match="has no classes"):
             calibration.__main__.main()
+    with pytest.raises(UserError, match="INT8 is for classifiers"):
+        find_artifact("lite0-embedding", "int8", folder)
     with pytest.raises(UserError, match=r"gives stride4, .* no embedding\. The one that does is there, .* lite0-embedding"):
         Embedder(folder / "lite0-features" / "lite0-features.fp32.onnx")
 
@@ -188,6 +190,7 @@ def test_commands_for_classes_refuse_it_in_a_sentence(folder: Path, monkeypatch:
         (["--onnx", "README.md", "--head", "embedding"], "for the networks of the family"),
         (["--variant", "timm:resnet50", "--head", "features"], "for the networks of the family"),
         (["--variant", "b9-embedding"], "There is no variant 'b9'"),
+        (["--variant", "b0-embeding"], "Did you mean embedding?"),
     ],
 )
 def test_what_does_not_go_together_is_said(
