@@ -35,16 +35,17 @@ def main() -> int:
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS[:3], help="(default: fp32)")
     parser.add_argument("--repository", type=Path, metavar="DIR", help="where to write (default: artifacts/triton)")
     parser.add_argument("--device", choices=DEVICES, default="gpu", help="of the server (default: gpu)")
-    parser.add_argument("--models", type=kinds, default=KINDS, metavar="M", help=f"some of {','.join(KINDS)} (default: all)")
+    parser.add_argument("--models", type=kinds, metavar="M", help=f"some of {','.join(KINDS)} (default: all that the device has)")
     parser.add_argument("--backend", default="auto", choices=("auto", *BACKENDS), help="of the python models (default: auto)")
     parser.add_argument("--instances", type=positive, metavar="N", help="processes of each python model, on each GPU")
     parser.add_argument("--sweep", type=Path, metavar="DIR", help="a sweep with several batch sizes, to take batching from")
     options = parser.parse_args()
 
-    if options.models == ("tensorrt",) and options.device == "cpu":
-        raise UserError("TensorRT has no models for a processor: leave --device cpu out, or name other --models.")
+    if "tensorrt" in (options.models or ()) and options.device == "cpu":
+        raise UserError("TensorRT has no models for a processor: leave tensorrt out of --models, or --device cpu.")
+    models = options.models or tuple(kind for kind in KINDS if options.device == "gpu" or kind != "tensorrt")
     sweep = read_rows(options.sweep) if options.sweep else None
-    wanted = Wanted(options.models, options.device, options.backend, options.instances, sweep)
+    wanted = Wanted(models, options.device, options.backend, options.instances, sweep)
     folder: Path = options.repository or artifacts_folder() / "triton"
     for written in write_repository(variants_of(options.variants), options.precision, folder, wanted):
         state = "wrote" if written.new else "up to date"

@@ -1,4 +1,7 @@
-"""The real tritonserver, as the wheel nvidia-pytriton carries it: it has the Python backend alone, and runs without a GPU."""
+"""The real tritonserver, as the wheel nvidia-pytriton carries it: it has the Python backend alone, and runs without a GPU.
+
+build/triton/bin/python -m tests.serving.triton artifacts/triton    # serves until Ctrl-C
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -139,3 +143,22 @@ def _free_ports(count: int) -> List[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def main() -> int:
+    """Serves the repository that the command line names, on free ports."""
+    repository = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else Path("artifacts", "triton").resolve()
+    if wheel() is None or not repository.is_dir():
+        print(f"{repository} is no folder, or nvidia-pytriton is not installed (make test-triton does it).", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="triton-") as folder:
+        options = ("--model-control-mode=explicit", "--load-model=*", "--exit-on-error=false")
+        with Triton(repository, Path(folder), *options) as server:
+            print(f"HTTP {server.url}, gRPC {server.grpc_url}, metrics 127.0.0.1:{server.metrics}", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                return server.process.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
