@@ -89,8 +89,8 @@ def _write(draw: Any, text: str, x: int, y: int, width: int, colour: Any) -> Non
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if font.getlength("..." + text[middle:]) <= width else (middle + 1, high)
-        cut = text.find("/", low)  # rather at a folder than within its name
-        text = "..." + text[cut if 0 <= cut < len(text) - 1 else low :]
+        cut = text.find("/", low, low + 4)  # rather at a folder than just before it
+        text = "..." + text[max(cut, low) :]
     draw.text((x, y), text, fill=colour, font=font)
 
 
