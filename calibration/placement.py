@@ -24,11 +24,12 @@ class Placement:
     identities: bool  # Q/DQ on the identity of a residual Add, so that the Add fuses into an int8 Conv
     pooled: bool  # layers on one vector a picture: nothing to gain from int8 there
     offsets: bool  # an offset in front of rounding, where it costs nothing
+    smoothing: bool  # a factor for each channel of a depthwise layer's input, where the layer would else stay in float
 
 
 TARGETS = {
-    "tensorrt": Placement(identities=True, pooled=False, offsets=True),
-    "cpu": Placement(identities=True, pooled=False, offsets=True),  # OpenVINO's: it follows TensorRT's pattern
+    "tensorrt": Placement(identities=True, pooled=False, offsets=True, smoothing=True),
+    "cpu": Placement(identities=True, pooled=False, offsets=True, smoothing=True),  # OpenVINO's: it follows TensorRT's pattern
 }
 
 
@@ -40,6 +41,7 @@ class Quantised:
     weight: np.ndarray  # int8
     scale: np.ndarray  # float32 [outputs]
     bias: np.ndarray  # float32 [outputs], for inputs without the range's offset
+    factors: np.ndarray | None = None  # float32 [channels], powers of two: the input is multiplied by them before rounding
 
     @property
     def floats(self) -> np.ndarray:
@@ -67,6 +69,17 @@ def offset_site(network: Network, layer: Layer) -> onnx.NodeProto | None:
         if conv is not None and conv.op_type == "Conv" and len(conv.input) == 3 and alone:
             return node
     return None
+
+
+def smoothing_site(network: Network, layer: Layer) -> bool:
+    """Whether the channels of `layer`'s input may get a factor each before rounding, for next to nothing.
+
+    A depthwise layer takes them off again in its weights' scales, exactly and without another rounding: it has one scale a
+    channel. The multiplication is one more operand of the activation's pointwise kernel, so there must be an activation.
+    """
+    weight, node = network.weights[layer.weight], network.producers.get(layer.input)
+    alone = layer.depthwise and weight.shape[1] == 1 and len(weight) == layer.groups
+    return alone and node is not None and node.op_type in ("Mul", "Clip", "Relu", "HardSwish")
 
 
 def quantised_graph(
@@ -124,8 +137,15 @@ def quantised_graph(
                         clip.input[i] = constant(f"{clip.name}_limit_{i}", np.float32(limit + offset))
                     moved[network.producers[clip.input[0]].input[2]] = offset
             weight, names = node.input[1], [f"{node.input[1]}_scale", f"{node.input[1]}_zero"]
+            scale = quantised.scale
+            if quantised.factors is not None:
+                by_channel = constant(f"{node.name}_factors", quantised.factors.reshape(1, -1, 1, 1))
+                nodes.append(
+                    helper.make_node("Mul", [tensor, by_channel], [f"{tensor}_smoothed"], f"{node.name}_factors")
+                )
+                tensor, scale = f"{tensor}_smoothed", scale / quantised.factors
             constant(weight, quantised.weight)
-            constant(names[0], quantised.scale)
+            constant(names[0], scale)
             constant(names[1], np.zeros(len(quantised.scale), np.int8))
             nodes.append(
                 helper.make_node("DequantizeLinear", [weight, *names], [f"{weight}_dq"], f"{weight}_dq", axis=0)

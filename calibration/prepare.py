@@ -9,7 +9,7 @@ import numpy as np
 
 from calibration.network import Layer, Network, by_input
 from calibration.placement import Placement, Quantised, offset_site
-from calibration.ranges import Histogram, Range, choose, collect
+from calibration.ranges import Histogram, Range, choose, choose_factors, collect
 from calibration.rounding import collect_moments, corrected_bias, round_weights
 
 Batches = Callable[[], Iterable[np.ndarray]]  # each call passes over the pictures once more
@@ -28,15 +28,26 @@ class Prepared:
     def histogram_low(self, name: str) -> float:
         return self.histograms[self.network.layer(name).input].low
 
-    def with_range(self, name: str, chosen: Range) -> Quantised:
-        """Layer `name` with another range of its input, its bias corrected for that one."""
+    def with_range(self, name: str, chosen: Range, factors: np.ndarray | None = None) -> Quantised:
+        """Layer `name` with another range of its input (and `factors`, else those it has), its bias corrected for that."""
         layer, quantised = self.network.layer(name), self.layers[name]
-        error = self.histograms[layer.input].errors([chosen.scale], [chosen.offset])[0][0]
+        factors = quantised.factors if factors is None else factors
+        histogram = self.histograms[layer.input]
+        if factors is None:
+            error = histogram.errors([chosen.scale], [chosen.offset])[0][0]
+        else:
+            sizes, which = np.unique(factors, return_inverse=True)
+            error = histogram.errors(chosen.scale / sizes, np.zeros(len(sizes)))[0][which, np.arange(len(factors))]
         weight = self.network.weights[layer.weight]
         bias = self.network.weights.get(layer.bias, np.zeros(len(weight), np.float32))
         height = (*self.network.shapes[layer.input], 1, 1)[2]
         bias = corrected_bias(layer, weight, quantised.floats, bias, self.means[name], error, height)
-        return replace(quantised, range=chosen, bias=bias)
+        return replace(quantised, range=chosen, bias=bias, factors=factors)
+
+    def smoothed(self, name: str) -> Quantised:
+        """Layer `name`, a `smoothing_site`, with a factor for each channel of its input."""
+        layer = self.network.layer(name)
+        return self.with_range(name, *choose_factors(self.histograms[layer.input], _gain(self.network, layer)))
 
 
 def prepare(
@@ -45,8 +56,10 @@ def prepare(
     batches: Batches,
     threads: int = 0,
     say: Callable[[str], None] = lambda _: None,
+    fewer: Batches | None = None,
 ) -> Prepared:
-    """Ranges and weights for all layers that `placement` may quantise; two forward passes over the pictures."""
+    """Ranges and weights for all layers that `placement` may quantise: a forward pass over the pictures, and one over `fewer`
+    of them (default: all), which are enough to round weights by."""
     layers = [layer for layer in network.layers if not layer.unfit and (placement.pooled or not layer.pooled)]
     residuals = network.residuals if placement.identities else []
     users = by_input(layers)
@@ -61,7 +74,7 @@ def prepare(
         shifted = placement.offsets and any(offset_site(network, layer) for layer in users.get(tensor, []))
         ranges[tensor] = choose(histogram, gains, shifted)
     say("moments of activations")
-    moments = collect_moments(network, layers, batches(), threads)
+    moments = collect_moments(network, layers, (fewer or batches)(), threads)
     say("rounding weights")
     rounded = {layer.name: round_weights(network.weights[layer.weight], moments[layer.name]) for layer in layers}
     prepared = Prepared(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.network import Network
+from calibration.placement import Quantised
 from calibration.prepare import Prepared
 from calibration.ranges import METHODS, Histogram, Range
 from calibration.speed import verdict
@@ -64,7 +65,7 @@ def page(result: Result, network: Network, prepared: Prepared) -> str:
     worst = sorted(prepared.layers, key=lambda name: -result.damages[name])[:WORST]
     tensors = list(dict.fromkeys(network.layer(name).input for name in worst))
     users = {network.layer(name).input: name for name in reversed(worst)}
-    drawn = "".join(_histogram(prepared.histograms[t], prepared.layers[users[t]].range, users[t]) for t in tensors)
+    drawn = "".join(_histogram(prepared.histograms[t], _widest(prepared.layers[users[t]]), users[t]) for t in tensors)
     return f"""<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{escape(result.variant)}: INT8 calibration</title><style>{_STYLE}</style>
@@ -73,7 +74,8 @@ def page(result: Result, network: Network, prepared: Prepared) -> str:
 {"".join(f'<p class="note">{escape(warning)}</p>' for warning in result.warnings)}
 <h2>What it keeps</h2><p>Judged on {escape(Path(result.judged_on).name)}.</p>{_scores(result)}{_speeds(result)}
 {_trade_off(result)}<h2>What each layer costs</h2>
-<p>Noise at the logits with that layer alone in INT8{", before training" if result.training else ""}, the {LISTED} worst. The shaded ones stay in float.</p>{_table(result, network, prepared)}
+<p>Noise at the logits with that layer alone in INT8{", before training" if result.training else ""}, the {LISTED} worst. The shaded ones stay in float.
+Of those called smoothed each channel has a factor of its own before rounding.</p>{_table(result, network, prepared)}
 <h2>Ranges of the worst tensors</h2>
 <p>How often values occur (logarithmic), what INT8 covers (shaded), and where other choices would have cut: the maximum, the 99.99th
 percentile, the least entropy, the least square error.</p><div class="grid">{drawn}</div>
@@ -89,6 +91,7 @@ def _layers(result: Result, network: Network, prepared: Prepared) -> list[dict[s
             "share": share_of(network, name),
             "sqnr_alone": _decibel(result.damages[name]),
             "float": name in result.best.kept,
+            "smoothed": layer.factors is not None,
             "scale": layer.range.scale,
             "offset": layer.range.offset,
         }
@@ -128,8 +131,9 @@ def _table(result: Result, network: Network, prepared: Prepared) -> str:
         level = _decibel(result.damages[name])
         width = max(2, 200 * 10 ** (-(level - _decibel(result.damages[names[0]])) / 20))
         kept = ' class="kept"' if name in result.best.kept else ""
+        kind = network.layer(name).kind + (", smoothed" if prepared.layers[name].factors is not None else "")
         rows.append(
-            f'<tr{kept}><td>{escape(_short(name))}<td>{network.layer(name).kind}<td class="n">{share_of(network, name):.2%}'
+            f'<tr{kept}><td>{escape(_short(name))}<td>{kind}<td class="n">{share_of(network, name):.2%}'
             f'<td class="n">{level:.1f} dB<td><span class="bar" style="width:{width:.0f}px"></span>'
         )
     return f'<table><tr><th>layer<th>kind<th class="n">multiply-adds<th class="n">SQNR alone<th>amplitude of noise{"".join(rows)}</table>'
@@ -190,6 +194,11 @@ def _curve(result: Result) -> str:
         '<p><span style="color:#3b6fd4">●</span> same class as FP32 &nbsp; <span style="color:#d9822b">●</span> logit SQNR &nbsp; '
         "below: layers chosen for float, share of multiply-adds in INT8; dashed: the choice</p>"
     )
+
+
+def _widest(layer: Quantised) -> Range:
+    """The range of the channel that gets the largest."""
+    return layer.range if layer.factors is None else Range(layer.range.scale / float(layer.factors.min()))
 
 
 def _histogram(histogram: Histogram, chosen: Range, name: str) -> str:

@@ -12,9 +12,10 @@ from calibration.network import Network, open_session, run, same_class, sqnr
 from calibration.placement import Quantised, quantised_graph, share_in_int8
 from calibration.prepare import Batches, Prepared
 
-ALLOWANCE = 0.08  # of the multiply-adds, that may stay in float where no budget is given
+ALLOWANCE = 0.05  # of the multiply-adds, that may stay in float where no budget is given
 FACTOR = 1.3  # between the ranges that `refine` tries
 ENOUGH = 25.0  # dB, where no budget is given
+SMOOTHED_FROM = 10 ** (-ENOUGH / 10)  # of the logits' power, divided among all layers: damage from which one is smoothed
 
 
 @dataclass(frozen=True)
@@ -63,21 +64,19 @@ def damage(
 
 
 def refine(
-    prepared: Prepared, name: str, start: float, batches: Batches, reference: np.ndarray, threads: int = 0
-) -> tuple[Quantised, float]:
-    """(layer `name` with the range that does least damage at the logits, that damage).
-
-    Climbs from the present range, whose damage is `start`, in steps of FACTOR either way.
-    """
-    best, least, low = prepared.layers[name], start, prepared.histogram_low(name)
+    prepared: Prepared, name: str, start: Quantised, batches: Batches, reference: np.ndarray, threads: int = 0
+) -> Quantised:
+    """Layer `name` with the range that does least damage at the logits: climbs from `start`, in steps of FACTOR either way."""
+    best, low = start, prepared.histogram_low(name)
+    least = damage(prepared, name, start, batches, reference, threads)
     for factor in (1 / FACTOR, FACTOR):
         while True:
-            trial = prepared.with_range(name, best.range.stretched(factor, low))
+            trial = prepared.with_range(name, best.range.stretched(factor, low), start.factors)
             found = damage(prepared, name, trial, batches, reference, threads)
             if found >= least * 0.98:
                 break
             best, least = trial, found
-    return best, least
+    return best
 
 
 def simulate(model: onnx.ModelProto, batches: Iterable[np.ndarray], threads: int = 0) -> np.ndarray:

@@ -17,11 +17,29 @@ import onnx
 from calibration.cache import Cache, code_digest
 from calibration.images import FEW, Photographs, split
 from calibration.network import Network, chunks, open_session, run, same_class, sqnr
-from calibration.placement import TARGETS, Quantised, quantised_graph, share_in_int8, to_half, with_float_weights
+from calibration.placement import (
+    TARGETS,
+    Quantised,
+    quantised_graph,
+    share_in_int8,
+    smoothing_site,
+    to_half,
+    with_float_weights,
+)
 from calibration.prepare import Prepared, from_arrays, prepare, to_arrays
 from calibration.ranges import LEVELS, Range
 from calibration.rounding import round_weights
-from calibration.sensitivity import DEFAULT_BUDGET, Budget, Point, damage, measured, refine, search, simulate
+from calibration.sensitivity import (
+    DEFAULT_BUDGET,
+    SMOOTHED_FROM,
+    Budget,
+    Point,
+    damage,
+    measured,
+    refine,
+    search,
+    simulate,
+)
 from calibration.speed import Speed, measure_speed
 from export.pixels import with_pixels, without_pixels
 from runtime.artifact import Artifact, artifact_path, sealed
@@ -36,6 +54,8 @@ PRECISIONS = ("int8", "int8-fp16")
 TOOLS = ("numpy", "onnx", "onnxruntime")
 # Pictures that a layer's damage is measured on: as many as this many multiply-adds in a run allow, so that B4 takes
 # tens of minutes.
+# Pictures that weights are rounded on: the pass over them takes two to three times as long as plain inference.
+ROUNDED_ON = 96
 TRIAL_COST, FEWEST_TRIALS, MOST_TRIALS = 48e9, 12, 64
 
 Say = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
@@ -157,7 +177,7 @@ def calibrate(
     if not np.isfinite(reference).all():
         raise UserError(f"{artifact.path} gives logits that are not finite: export the network again.")
     prepared = _prepared(network, target, photographs, fit, cache, threads, say)
-    damages = _refined(prepared, photographs, reference, fit, held_out, cache, threads, say)
+    damages = _refined(prepared, target, photographs, reference, fit, held_out, cache, threads, say)
 
     measure = measured(reference, photographs.labels, held_out.tolist(), photographs.batches, threads)
     found: list[Point] = []
@@ -207,19 +227,21 @@ def _prepared(
     if arrays is not None:
         return from_arrays(network, arrays)
     steps = iter(range(3))
+    some = fit[np.linspace(0, len(fit) - 1, min(ROUNDED_ON, len(fit))).astype(int)]
     prepared = prepare(
-        network, TARGETS[target], lambda: photographs.batches(fit), threads, lambda step: say(step, next(steps), 3)
-    )
+        network, TARGETS[target], lambda: photographs.batches(fit), threads, lambda step: say(step, next(steps), 3),
+        lambda: photographs.batches(some),
+    )  # fmt: skip
     cache.write_arrays("statistics.npz", to_arrays(prepared))
     return prepared
 
 
 def _refined(
-    prepared: Prepared, photographs: Photographs, reference: np.ndarray, fit: np.ndarray, held_out: np.ndarray,
-    cache: Cache, threads: int, say: Say,
+    prepared: Prepared, target: str, photographs: Photographs, reference: np.ndarray, fit: np.ndarray,
+    held_out: np.ndarray, cache: Cache, threads: int, say: Say,
 ) -> dict[str, float]:  # fmt: skip
     """Damage of each layer on held-out pictures, after giving it the range that the logits like best on pictures that are
-    not held out. Picks up where an interrupted run stopped."""
+    not held out, and smoothing where that halves what would else be much. Picks up where an interrupted run stopped."""
     count = int(np.clip(TRIAL_COST / prepared.network.multiply_adds, FEWEST_TRIALS, MOST_TRIALS))
     trial, other = (rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)] for rows in (held_out, fit))
     trials, others = (np.concatenate(list(photographs.batches(rows))) for rows in (trial, other))
@@ -229,8 +251,9 @@ def _refined(
     if with_cache is not None:
         known = json.loads(with_cache)
         damages, ranges = known["damages"], known["ranges"]
-    for name, (scale, offset) in ranges.items():
-        prepared.layers[name] = prepared.with_range(name, Range(scale, offset))
+    for name, (scale, offset, with_factors) in ranges.items():
+        factors = prepared.smoothed(name).factors if with_factors else None
+        prepared.layers[name] = prepared.with_range(name, Range(scale, offset), factors)
     streams = {residual.identity for residual in prepared.network.residuals}
     total = len(prepared.layers) + sum(prepared.network.layer(name).input not in streams for name in prepared.layers)
     for name, layer in prepared.layers.items():
@@ -240,15 +263,26 @@ def _refined(
             cache.write("damages.json", json.dumps({"damages": damages, "ranges": ranges}).encode())
     # A tensor that is also a residual's identity keeps one range, so that its users share one Q/DQ pair.
     free = [name for name in damages if prepared.network.layer(name).input not in streams]
+
+    def fitted(name: str, start: Quantised) -> Quantised:
+        return refine(prepared, name, start, lambda: chunks(others), reference[other], threads)
+
+    def judged(name: str, layer: Quantised) -> float:
+        return damage(prepared, name, layer, lambda: chunks(trials), reference[trial], threads)
+
     while len(ranges) < len(free):
         name = max((name for name in free if name not in ranges), key=lambda name: damages[name])
         say("ranges by damage", len(prepared.layers) + len(ranges), total)
-        before = damage(prepared, name, prepared.layers[name], lambda: chunks(others), reference[other], threads)
-        layer, _ = refine(prepared, name, before, lambda: chunks(others), reference[other], threads)
+        layer = fitted(name, prepared.layers[name])
         if layer is not prepared.layers[name]:
-            prepared.layers[name] = layer
-            damages[name] = damage(prepared, name, layer, lambda: chunks(trials), reference[trial], threads)
-        ranges[name] = [layer.range.scale, layer.range.offset]
+            prepared.layers[name], damages[name] = layer, judged(name, layer)
+        smoothing = TARGETS[target].smoothing and smoothing_site(prepared.network, prepared.network.layer(name))
+        if smoothing and damages[name] > SMOOTHED_FROM / len(prepared.layers):
+            smoothed = fitted(name, prepared.smoothed(name))
+            if (found := judged(name, smoothed)) < damages[name] / 2:
+                prepared.layers[name], damages[name] = smoothed, found
+        chosen = prepared.layers[name]
+        ranges[name] = [chosen.range.scale, chosen.range.offset, float(chosen.factors is not None)]
         cache.write("damages.json", json.dumps({"damages": damages, "ranges": ranges}).encode())
     return damages
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from calibration.network import batch_size, by_input, open_session, run  # noqa: E402
 from calibration.ranges import collect  # noqa: E402
 from calibration.rounding import collect_moments  # noqa: E402
-from calibration.stage import read_network  # noqa: E402
+from calibration.stage import ROUNDED_ON, read_network  # noqa: E402
 from runtime.artifact import find_artifact, read_artifact  # noqa: E402
 
 PASSES = ("plain inference", "ranges", "moments")
@@ -56,7 +56,7 @@ def main() -> int:
         ratios = [statistics.median(b / a for a, b in zip(plain, other)) for other in others]
         print(
             f"{answer['variant']}, {count} pictures: plain inference {statistics.median(plain):.1f} s, ranges {ratios[0]:.2f} "
-            f"times that, moments {ratios[1]:.2f}; peak memory {peaks['plain']:.0f} MB, with ranges {peaks['ranges']:.0f}"
+            f"times that, moments {ratios[1]:.2f} (a calibration takes at most {ROUNDED_ON} pictures for those); peak memory {peaks['plain']:.0f} MB, with ranges {peaks['ranges']:.0f}"
         )
     return 0
 

@@ -11,10 +11,18 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from calibration.network import Network, chunks, open_session, run, sqnr, watched
-from calibration.placement import TARGETS, offset_site, quantised_graph, share_in_int8, to_half, with_float_weights
+from calibration.placement import (
+    TARGETS,
+    offset_site,
+    quantised_graph,
+    share_in_int8,
+    smoothing_site,
+    to_half,
+    with_float_weights,
+)
 from calibration.prepare import Prepared, from_arrays, prepare, to_arrays
 from calibration.ranges import LEVELS
-from calibration.sensitivity import simulate
+from calibration.sensitivity import damage, simulate
 from tests.calibration.small_network import small_model
 
 
@@ -136,6 +144,33 @@ def test_no_offset_where_padding_would_see_it(network: Network) -> None:
     assert offset_site(network, network.layer("first/depthwise")) is None
     assert offset_site(network, network.layer("stem")) is None
     assert offset_site(network, network.layer("second/expand")) is None
+
+
+def test_smoothing_gives_each_channel_its_own_range(batch: np.ndarray) -> None:
+    """Channels whose values differ a hundredfold, as in B0's first depthwise layers, and matter alike."""
+    network, name = Network(small_model()), "second/depthwise"
+    before, layer = network.layer("second/expand"), network.layer(name)
+    by_channel = np.geomspace(0.1, 10, len(network.weights[layer.weight]), dtype=np.float32).reshape(-1, 1, 1, 1)
+    for weight, factor in ((before.weight, by_channel), (layer.weight, 1 / by_channel)):
+        network.weights[weight] = network.weights[weight] * factor
+    network.weights[before.bias] = network.weights[before.bias] * by_channel.ravel()
+    prepared = prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
+    reference = run(open_session(network.to_model(), 1), [batch])
+    plain, smoothed = prepared.layers[name], prepared.smoothed(name)
+    assert np.array_equal(smoothed.weight, plain.weight) and np.array_equal(smoothed.scale, plain.scale)
+    quiet, loud = (damage(prepared, name, one, lambda: [batch], reference, 1) for one in (smoothed, plain))
+    assert quiet < 0.1 * loud
+    prepared.layers[name] = smoothed
+    model = quantised_graph(network, prepared.layers, prepared.identities)
+    assert_obeys_tensorrt(model, TensorProto.FLOAT)
+    half = to_half(model)
+    assert_obeys_tensorrt(half, TensorProto.FLOAT16)
+    logits = [simulate(graph, [batch], 1) for graph in (model, half)]
+    assert sqnr(*logits) > 40
+
+
+def test_smoothing_only_where_it_costs_next_to_nothing(network: Network) -> None:
+    assert {layer.name for layer in network.layers if smoothing_site(network, layer)} == {"first/depthwise", "second/depthwise"}
 
 
 def test_int8_computes_nearly_what_fp32_does(prepared: Prepared, batch: np.ndarray) -> None:

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from calibration.network import Network, chunks, open_session, watched
-from calibration.ranges import LEVELS, METHODS, Histogram, Range, choose, collect, half_precision, percentile
+from calibration.ranges import (
+    LEVELS,
+    METHODS,
+    Histogram,
+    Range,
+    choose,
+    choose_factors,
+    collect,
+    half_precision,
+    percentile,
+)
 
 
 def quantised(values: np.ndarray, chosen: Range) -> np.ndarray:
@@ -88,6 +98,20 @@ def test_an_offset_halves_the_step_of_one_sided_values() -> None:
     assert (
         np.square(quantised(values, moved) - values).mean() < 0.3 * np.square(quantised(values, plain) - values).mean()
     )
+
+
+def test_factors_give_small_channels_as_many_levels_as_large_ones() -> None:
+    sizes = np.float32([1, 0.1, 0.01, 3])
+    values = np.random.default_rng(0).uniform(-1, 1, (20000, 4)).astype(np.float32) * sizes
+    histogram = Histogram(4)
+    histogram.add(values)
+    chosen, factors = choose_factors(histogram, 1 / sizes**2)
+    rest = np.clip(np.round(values * factors / chosen.scale), -LEVELS, LEVELS) * chosen.scale / factors - values
+    assert (np.abs(rest).max(0) <= sizes / LEVELS * 1.05).all()  # twice what a range for just this channel would leave
+    assert np.array_equal(np.log2(factors), np.round(np.log2(factors))) and factors.max() == 1
+    silent = Histogram(2)
+    silent.add(np.zeros((10, 2), np.float32))
+    assert choose_factors(silent, np.ones(2))[1].tolist() == [1, 1]
 
 
 def test_a_tensor_that_is_always_zero_gets_a_scale_that_divides() -> None:

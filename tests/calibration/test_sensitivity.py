@@ -64,6 +64,6 @@ def test_refining_never_does_more_damage(network: Network, prepared: Prepared, b
     narrow = prepared.layers[name].range.stretched(0.2, 0)
     prepared.layers[name] = prepared.with_range(name, narrow)
     before = damage(prepared, name, prepared.layers[name], lambda: [batch], reference, 1)
-    found, after = refine(prepared, name, before, lambda: [batch], reference, 1)
-    assert after < 0.5 * before and found.range.scale > narrow.scale
-    assert damage(prepared, name, found, lambda: [batch], reference, 1) == pytest.approx(after)
+    found = refine(prepared, name, prepared.layers[name], lambda: [batch], reference, 1)
+    assert damage(prepared, name, found, lambda: [batch], reference, 1) < 0.5 * before
+    assert found.range.scale > narrow.scale

@@ -18,7 +18,7 @@ import onnx
 import pytest
 
 from calibration.network import Network
-from calibration.placement import TARGETS, quantised_graph, to_half
+from calibration.placement import TARGETS, quantised_graph, smoothing_site, to_half
 from calibration.prepare import prepare
 from export.fp16 import to_fp16
 from export.pixels import with_pixels
@@ -51,6 +51,9 @@ def graphs(request: pytest.FixtureRequest) -> dict[str, bytes]:
     side = network.shapes[network.input][2]
     pictures = np.random.default_rng(0).normal(0, 1, (1, 3, side, side)).astype(np.float32)
     prepared = prepare(network, TARGETS["tensorrt"], lambda: [pictures], 1)
+    for layer in network.layers:
+        if smoothing_site(network, layer):
+            prepared.layers[layer.name] = prepared.smoothed(layer.name)
     int8 = to_half(quantised_graph(network, prepared.layers, prepared.identities, list(prepared.layers)[:3]))
     models = {"fp32": fp32, "fp16": to_fp16(fp32), "int8": int8}
     return {precision: model.SerializeToString() for precision, model in models.items()}
