@@ -22,9 +22,6 @@ CLASSES = (
 
 DEVICES = ("gpu", "cpu")
 
-# Waiting pictures, of which more are refused at once: where a queue has no end, neither has the time of those in it.
-QUEUE = 256
-
 # Processes, or copies of a network, on each GPU or on the processor. A second one on a GPU decodes while the first is
 # computing; on the processor both would ask for the same cores. Decoding beside a GPU takes as many cores as there are.
 INSTANCES = {
@@ -198,6 +195,8 @@ def _tensors(tensors: Tensors) -> List[Dict[str, Any]]:
 
 
 def _batcher(batching: Batching) -> Dict[str, Any]:
+    """Without a queue policy: Triton 2.51 lets pictures lie for half a second now and then where one is set, which took the
+    throughput of four to six clients to a third (tests/benchmarks/triton_load.py)."""
     why = f"{COMMENT}Batching: {batching.why}."
     if not batching.dynamic:
         return {why: None}
@@ -206,7 +205,6 @@ def _batcher(batching: Batching) -> Dict[str, Any]:
         "dynamic_batching": {
             "preferred_batch_size": list(batching.preferred) or None,
             "max_queue_delay_microseconds": batching.delay_us,
-            "default_queue_policy": {"max_queue_size": QUEUE},
         },
     }
 

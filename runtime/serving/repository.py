@@ -93,7 +93,7 @@ def models_of(variant: str, precision: str, wanted: Wanted) -> List[Model]:
             models.append(_tensorrt(network, on("tensorrt", "tensorrt_rtx")))
         if "onnxruntime" in kinds:
             batching = on("onnxruntime_cuda" if wanted.device == "gpu" else "onnxruntime")
-            file = {"model.onnx": artifact.path}
+            file: Dict[str, Content] = {"model.onnx": artifact.path}
             models.append(_model(config.onnxruntime(network, wanted.device, batching), file, _labels(artifact)))
         if "ensemble" in kinds:
             if not models:
@@ -101,8 +101,8 @@ def models_of(variant: str, precision: str, wanted: Wanted) -> List[Model]:
             kind = models[0].name[len(artifact.variant) + 1 :]
             models += _ensemble(network, kind, models[0].config["max_batch_size"], wanted)
     if "python" in kinds:
-        backends = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda") if wanted.device == "gpu" else ("onnxruntime", "openvino")
-        backends = backends if wanted.backend == "auto" else (wanted.backend,)
+        auto = {"gpu": ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda"), "cpu": ("onnxruntime", "openvino")}[wanted.device]
+        backends = auto if wanted.backend == "auto" else (wanted.backend,)
         batching = batching_of(wanted.sweep, artifact.variant, artifact.precision, backends, network=False)
         values = config.classify(artifact, wanted.device, batching, wanted.backend, wanted.instances)
         models.append(_model(values, {**_code(), **_for_backends(artifact)}, _warmup()))
