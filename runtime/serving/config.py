@@ -196,7 +196,7 @@ def _tensors(tensors: Tensors) -> List[Dict[str, Any]]:
 
 def _batcher(batching: Batching) -> Dict[str, Any]:
     """Without a queue policy: Triton 2.51 lets pictures lie for half a second now and then where one is set, which took the
-    throughput of four to six clients to a third (tests/benchmarks/triton_load.py)."""
+    throughput of six clients to a third (docs/triton.md)."""
     why = f"{COMMENT}Batching: {batching.why}."
     if not batching.dynamic:
         return {why: None}
