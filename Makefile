@@ -84,6 +84,16 @@ embed: $(VENV)/.demo ## DATA=photos/ [VARIANT=b0] [PRECISION=fp16] [OUT=photos.n
 	@$(PY) -m runtime.embed '$(DATA)' --variant '$(BASE)-embedding' $(call option,--precision,$(PRECISION)) $(call option,--out,$(OUT)) \
 	  $(call option,--nearest,$(NEAREST)) $(call option,--count,$(COUNT)) $(call option,--picture,$(PICTURE))
 
+.PHONY: triton
+triton: PRECISION ?= fp16
+triton: $(VENV)/.demo ## VARIANTS=b0,b4 [PRECISION=int8] [DEVICE=gpu|cpu] [MODELS=python,onnxruntime,tensorrt,ensemble] [BACKEND=] [INSTANCES=] [SWEEP=reports/NAME] [REPOSITORY=]: a model repository for NVIDIA Triton
+	@$(if $(strip $(VARIANTS)),,$(error VARIANTS is empty: make triton VARIANTS=b0,b4))
+	@for variant in $$($(PY) -c 'import sys; from runtime.sweep.plan import variants_of; print(*variants_of(sys.argv[1]))' '$(VARIANTS)'); do \
+	   $(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported) VARIANT=$$variant || exit 1; done
+	@$(PY) -m runtime.serving --variants '$(VARIANTS)' --precision '$(PRECISION)' $(call option,--device,$(DEVICE)) \
+	  $(call option,--models,$(MODELS)) $(call option,--backend,$(BACKEND)) $(call option,--instances,$(INSTANCES)) \
+	  $(call option,--sweep,$(SWEEP)) $(call option,--repository,$(REPOSITORY))
+
 .PHONY: evaluate
 evaluate: NEEDS := DATA
 evaluate: exported ## VARIANT=v2-b0 DATA=photos/ [PRECISION=int8] [REFERENCE=fp32] [LABELS=file]: accuracy of an artifact
@@ -178,6 +188,14 @@ test-aarch64: test-artifacts ## a bundle on a 64-bit Arm userland under emulatio
 resolve-aarch64: $(VENV)/.demo ## which aarch64 wheels pip chooses for the Pythons of JetPack 5, 6 and 7
 	@PYTHON=$(PY) tests/aarch64.sh resolve
 
+.PHONY: test-triton
+test-triton: build/triton/.ready test-artifacts ## the model repository in a real tritonserver, on the CPU (a wheel, fetched once)
+	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/triton/bin/python -m pytest tests/serving tests/runtime/test_serving.py tests/runtime/test_serving_model.py tests/runtime/test_remote.py
+
+build/triton/.ready: # the stub needs a Python 3.8 to 3.13 with a shared libpython
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  nvidia-pytriton==0.7.0 'tritonclient[http,grpc]' onnxruntime Pillow pytest && touch $@
+
 .PHONY: fuzz
 fuzz: $(VENV)/.test ## [COUNT=3000] [SECONDS=] [FIRST=] [KINDS="png onnx"]: damaged files to everything that reads any
 	@$(PY) -m tests.fuzz $(call option,--count,$(COUNT)) $(call option,--seconds,$(SECONDS)) $(call option,--first,$(FIRST)) $(KINDS)
@@ -207,6 +225,10 @@ bench-peers: $(VENV)/.test ## [VARIANT=b0]: torch eager, torch.compile, onnxrunt
 .PHONY: bench-throughput
 bench-throughput: exported ## [IMAGES=photos/] [JSON=file]: decoding, network, infer's pipeline and evaluate in turns; memory over 10,000 pictures
 	@$(PY) tests/benchmarks/throughput.py $(call option,--images,$(IMAGES)) $(call option,--json,$(JSON))
+
+.PHONY: bench-triton
+bench-triton: build/triton/.ready test-artifacts ## [MODEL=file] [SECONDS=5] [JSON=file]: Triton beside the bare Classifier, in turns
+	@build/triton/bin/python tests/benchmarks/triton_load.py --model '$(or $(MODEL),$(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx)' $(call option,--seconds,$(SECONDS)) $(call option,--json,$(JSON))
 
 .PHONY: bench-decode
 bench-decode: $(VENV)/.demo ## IMAGES=photos/ [MODELS=a.onnx,b.onnx] [LIMIT=N]: large JPEGs decoded at a fraction: time and answers
