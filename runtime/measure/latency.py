@@ -78,11 +78,12 @@ def one_pass(
     return {**milliseconds, TOTAL: (ended - began) * 1e3}
 
 
-def settled(most: float = 0.2, step: float = 0.001) -> None:
+def settled(most: float = 0.3, step: float = 0.012) -> None:
     """Returns when this process's threads are idle, or `most` seconds have passed.
 
     onnxruntime's workers go on spinning for 25 to 50 ms after a run (1.19 and 1.31: CPU time that the process used while
-    its one Python thread slept), on cores that the model whose turn is next needs.
+    its one Python thread slept), on cores that the model whose turn is next needs. Kernels count the time of other threads
+    by ticks of 4 or 10 ms: in a shorter `step` a spinning worker looks idle.
     """
     until = time.perf_counter() + most
     while time.perf_counter() < until:
