@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +40,7 @@ from calibration.sensitivity import (
     search,
     simulate,
 )
-from calibration.speed import Speed, measure_speed
+from calibration.speed import Speed, measure_speed, openvino_logits
 from export.pixels import with_pixels, without_pixels
 from runtime.artifact import Artifact, artifact_path, sealed
 from runtime.errors import UserError
@@ -202,12 +202,14 @@ def calibrate(
     if training is not None:
         forms.append(("INT8, calibrated", quantised_graph(network, calibrated.layers, calibrated.identities)))
     forms.append((f"INT8, {'trained' if training else 'calibrated'}", graph))
-    scores, judged_on = _judge(artifact, network, forms, photographs, judging, reference, held_out, threads, say)
+    scores, judged_on = _judge(artifact, network, target, forms, photographs, judging, reference, held_out, threads, say)
     warnings = [*_warnings(artifact, photographs), *_left_in_float(network)]
     speeds: list[Speed] = []
     if target == "cpu":
         say("timing", 0, 1)
+        lost = {score.name: scores[-1].same_class - score.same_class for score in scores}
         speeds = measure_speed(network.to_model(), graph, artifact.preprocessing.resolution, threads)
+        speeds = [replace(speed, lost=lost.get(speed.engine, 0.0)) for speed in speeds]
     result = Result(
         artifact.variant, target, budget, met, best, points, damages, scores, judged_on, len(photographs),
         photographs.skipped, photographs.origin, warnings, speeds, time.perf_counter() - began, training,
@@ -320,10 +322,11 @@ def min_max(prepared: Prepared) -> onnx.ModelProto:
 
 
 def _judge(
-    artifact: Artifact, network: Network, forms: list[tuple[str, onnx.ModelProto]], photographs: Photographs,
+    artifact: Artifact, network: Network, target: str, forms: list[tuple[str, onnx.ModelProto]], photographs: Photographs,
     judging: Photographs | None, reference: np.ndarray, held_out: np.ndarray, threads: int, say: Say,
 ) -> tuple[list[Score], str]:  # fmt: skip
-    """(scores of FP32, FP16 where it is there, and `forms`; on which pictures)."""
+    """(scores of FP32, FP16 where it is there, and `forms`; on which pictures). For the CPU, the last of them also as this
+    machine's integer kernels run it, if OpenVINO is installed."""
     pictures, rows = (photographs, held_out) if judging is None else (judging, np.arange(len(judging)))
     labels = None if pictures.labels is None else pictures.labels[rows]
     where = (
@@ -348,6 +351,10 @@ def _judge(
     for done, (name, model) in enumerate(forms, 2):
         say(f"judging {name}", done, 2 + len(forms))
         scores.append(score(name, simulate(model, pictures.batches(rows), threads)))
+    if target == "cpu":
+        logits = openvino_logits(forms[-1][1], pictures.batches(rows), artifact.preprocessing.resolution)
+        if logits is not None:
+            scores.insert(-1, score("INT8, OpenVINO", logits))
     return scores, where
 
 

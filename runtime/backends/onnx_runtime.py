@@ -8,7 +8,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 import numpy as np
 
 from runtime.artifact import Artifact, Output
-from runtime.backends import cpu_batch, in_pieces, share_cores
+from runtime.backends import cpu_batch, in_pieces, saturates, share_cores
 from runtime.errors import UserError
 from runtime.onnx_metadata import require_one_file
 
@@ -41,6 +41,8 @@ class OnnxRuntime:
         options.log_severity_level = 3
         threads, self.lanes = share_cores(threads, lanes if provider == "CPUExecutionProvider" else 1)
         options.intra_op_num_threads = threads or 0
+        if artifact.precision.startswith("int8") and provider == "CPUExecutionProvider" and saturates():
+            options.add_session_config_entry("session.disable_quant_qdq", "1")  # as written, in float
         # Of FP16 biases behind Q/DQ this optimiser makes nonsense (1.31: 0 % top-1 on lite0).
         spared = ["WeightBiasQuantization"] if artifact.precision == "int8-fp16" else []
         try:

@@ -56,7 +56,8 @@ def main() -> int:
         ratios = [statistics.median(b / a for a, b in zip(plain, other)) for other in others]
         print(
             f"{answer['variant']}, {count} pictures: plain inference {statistics.median(plain):.1f} s, ranges {ratios[0]:.2f} "
-            f"times that, moments {ratios[1]:.2f} (a calibration takes at most {ROUNDED_ON} pictures for those); peak memory {peaks['plain']:.0f} MB, with ranges {peaks['ranges']:.0f}"
+            f"times that, moments {ratios[1]:.2f} (a calibration takes "
+            f"at most {ROUNDED_ON} pictures for those); peak memory {peaks['plain']:.0f} MB, with ranges {peaks['ranges']:.0f}"
         )
     return 0
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from calibration.network import Network, chunks
+from calibration.network import Network, chunks, open_session, run
 from calibration.placement import TARGETS, quantised_graph
 from calibration.prepare import prepare
-from calibration.speed import Speed, measure_speed, verdict
-from tests.calibration.small_network import SIDE
+from calibration.speed import Speed, measure_speed, openvino_logits, verdict
+from tests.calibration.small_network import SIDE, small_model
 
 
 def test_every_engine_is_measured_against_fp32(network: Network, batch: np.ndarray) -> None:
@@ -29,3 +30,13 @@ def test_verdict_names_the_best_engine_or_says_that_it_is_not_worth_it() -> None
     assert "2.50 times as fast" in verdict([fp32, slow, quick]) and "OpenVINO" in verdict([fp32, slow, quick])
     assert verdict([fp32, slow]).startswith("not worth it") and "openvino" in verdict([fp32, slow])
     assert verdict([fp32, slow, Speed("INT8, OpenVINO", 9, 1.11)]).startswith("not worth it")
+    saturated = verdict([fp32, slow, Speed("INT8, OpenVINO", 4, 2.5, lost=9.5)])
+    assert saturated.startswith("not worth it") and "9.5 % fewer pictures" in saturated
+
+
+def test_openvino_is_judged_by_what_it_answers() -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    network = Network(small_model())
+    batch = np.random.default_rng(0).normal(0, 0.7, (4, 3, SIDE, SIDE)).astype(np.float32)
+    logits = openvino_logits(network.to_model(), [batch[:3], batch[3:]], SIDE)
+    assert logits is not None and np.allclose(logits, run(open_session(network.to_model(), 1), [batch]), atol=1e-3)

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import os
+import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,9 @@ import pytest
 from PIL import Image
 
 import runtime
-from runtime.artifact import sealed
+from runtime import backends
+from runtime.artifact import read_artifact, sealed
+from runtime.backends import onnx_runtime
 from runtime.classifier import Classifier, Prediction
 from runtime.decode import ImageError
 from runtime.errors import UserError
@@ -187,6 +190,30 @@ def test_models_that_cannot_be_used(model: Path, tmp_path: Path, monkeypatch: py
         patch.setitem(sys.modules, "onnxruntime", None)
         with pytest.raises(UserError, match="pip install onnxruntime"):
             Classifier(model)
+
+
+def test_a_processor_that_saturates_gets_int8_in_float_and_is_told(precisions, monkeypatch):
+    artifact, said = read_artifact(precisions / "lite0.int8.onnx"), []
+    for module in (backends, onnx_runtime):
+        monkeypatch.setattr(module, "saturates", lambda: True)
+    assert backends.open_backend(artifact, say=said.append).name == "onnxruntime"
+    assert len(said) == 1 and "no VNNI" in said[0] and "FP32 is quicker here" in said[0]
+    if importlib.util.find_spec("openvino"):
+        assert backends.open_backend(artifact, "openvino", say=said.append).name == "openvino"
+        assert "no VNNI" in said[1]
+        monkeypatch.setattr(backends, "saturates", lambda: False)
+        assert backends.open_backend(artifact, say=said.append).name == "openvino" and len(said) == 2
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "saturates"),
+    [("x86_64", "fpu avx2 fma", True), ("x86_64", "avx2 avx_vnni", False), ("AMD64", "avx512f avx512_vnni", False),
+     ("x86_64", "", False), ("aarch64", "", False)],
+)  # fmt: skip
+def test_which_processors_saturate(machine, flags, saturates, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(backends, "_cpu_flags", lambda: flags.split())
+    assert backends.saturates() is saturates
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
