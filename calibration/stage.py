@@ -15,32 +15,14 @@ import numpy as np
 import onnx
 
 from calibration.cache import Cache, code_digest
+from calibration.fitting import Say, prepared_layers, refined
 from calibration.images import FEW, Photographs, split
-from calibration.network import Network, chunks, open_session, run, same_class, sqnr
-from calibration.placement import (
-    TARGETS,
-    Quantised,
-    quantised_graph,
-    share_in_int8,
-    smoothing_site,
-    to_half,
-    with_float_weights,
-)
-from calibration.prepare import Prepared, from_arrays, prepare, to_arrays
-from calibration.ranges import LEVELS, Range
-from calibration.rounding import round_weights
-from calibration.sensitivity import (
-    DEFAULT_BUDGET,
-    SMOOTHED_FROM,
-    Budget,
-    Point,
-    damage,
-    measured,
-    refine,
-    search,
-    simulate,
-)
-from calibration.speed import Speed, measure_speed, openvino_logits
+from calibration.judge import Score, judge, min_max
+from calibration.network import Network, open_session, run
+from calibration.placement import quantised_graph, share_in_int8, to_half, with_float_weights
+from calibration.prepare import Prepared
+from calibration.sensitivity import DEFAULT_BUDGET, Budget, Point, measured, search
+from calibration.speed import Speed, measure_speed
 from export.pixels import with_pixels, without_pixels
 from runtime.artifact import Artifact, artifact_path, sealed
 from runtime.errors import UserError
@@ -52,23 +34,6 @@ if TYPE_CHECKING:  # it imports torch
 
 PRECISIONS = ("int8", "int8-fp16")
 TOOLS = ("numpy", "onnx", "onnxruntime")
-# Pictures that a layer's damage is measured on: as many as this many multiply-adds in a run allow, so that B4 takes
-# tens of minutes.
-# Pictures that weights are rounded on: the pass over them takes two to three times as long as plain inference.
-ROUNDED_ON = 96
-TRIAL_COST, FEWEST_TRIALS, MOST_TRIALS = 48e9, 12, 64
-
-Say = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
-
-
-@dataclass(frozen=True)
-class Score:
-    """How one form of the network does on the judging pictures."""
-
-    name: str
-    top1: float | None  # %, where there are labels
-    same_class: float  # %, as FP32
-    sqnr: float  # dB
 
 
 @dataclass(frozen=True)
@@ -176,8 +141,8 @@ def calibrate(
     reference = run(open_session(network.to_model(), threads), photographs.batches())
     if not np.isfinite(reference).all():
         raise UserError(f"{artifact.path} gives logits that are not finite: export the network again.")
-    prepared = _prepared(network, target, photographs, fit, cache, threads, say)
-    damages = _refined(prepared, target, photographs, reference, fit, held_out, cache, threads, say)
+    prepared = prepared_layers(network, target, photographs, fit, cache, threads, say)
+    damages = refined(prepared, target, photographs, reference, fit, held_out, cache, threads, say)
 
     measure = measured(reference, photographs.labels, held_out.tolist(), photographs.batches, threads)
     found: list[Point] = []
@@ -202,7 +167,7 @@ def calibrate(
     if training is not None:
         forms.append(("INT8, calibrated", quantised_graph(network, calibrated.layers, calibrated.identities)))
     forms.append((f"INT8, {'trained' if training else 'calibrated'}", graph))
-    scores, judged_on = _judge(artifact, network, target, forms, photographs, judging, reference, held_out, threads, say)
+    scores, judged_on = judge(artifact, network, target, forms, photographs, judging, reference, held_out, threads, say)
     warnings = [*_warnings(artifact, photographs), *_left_in_float(network)]
     speeds: list[Speed] = []
     if target == "cpu":
@@ -222,73 +187,6 @@ def calibrate(
     return result
 
 
-def _prepared(
-    network: Network, target: str, photographs: Photographs, fit: np.ndarray, cache: Cache, threads: int, say: Say
-) -> Prepared:
-    arrays = cache.read_arrays("statistics.npz")
-    if arrays is not None:
-        return from_arrays(network, arrays)
-    steps = iter(range(3))
-    some = fit[np.linspace(0, len(fit) - 1, min(ROUNDED_ON, len(fit))).astype(int)]
-    prepared = prepare(
-        network, TARGETS[target], lambda: photographs.batches(fit), threads, lambda step: say(step, next(steps), 3),
-        lambda: photographs.batches(some),
-    )  # fmt: skip
-    cache.write_arrays("statistics.npz", to_arrays(prepared))
-    return prepared
-
-
-def _refined(
-    prepared: Prepared, target: str, photographs: Photographs, reference: np.ndarray, fit: np.ndarray,
-    held_out: np.ndarray, cache: Cache, threads: int, say: Say,
-) -> dict[str, float]:  # fmt: skip
-    """Damage of each layer on held-out pictures, after giving it the range that the logits like best on pictures that are
-    not held out, and smoothing where that halves what would else be much. Picks up where an interrupted run stopped."""
-    count = int(np.clip(TRIAL_COST / prepared.network.multiply_adds, FEWEST_TRIALS, MOST_TRIALS))
-    trial, other = (rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)] for rows in (held_out, fit))
-    trials, others = (np.concatenate(list(photographs.batches(rows))) for rows in (trial, other))
-    damages: dict[str, float] = {}
-    ranges: dict[str, list[float]] = {}
-    with_cache = cache.read("damages.json")
-    if with_cache is not None:
-        known = json.loads(with_cache)
-        damages, ranges = known["damages"], known["ranges"]
-    for name, (scale, offset, with_factors) in ranges.items():
-        factors = prepared.smoothed(name).factors if with_factors else None
-        prepared.layers[name] = prepared.with_range(name, Range(scale, offset), factors)
-    streams = {residual.identity for residual in prepared.network.residuals}
-    total = len(prepared.layers) + sum(prepared.network.layer(name).input not in streams for name in prepared.layers)
-    for name, layer in prepared.layers.items():
-        if name not in damages:
-            say("damage of each layer", len(damages), total)
-            damages[name] = damage(prepared, name, layer, lambda: chunks(trials), reference[trial], threads)
-            cache.write("damages.json", json.dumps({"damages": damages, "ranges": ranges}).encode())
-    # A tensor that is also a residual's identity keeps one range, so that its users share one Q/DQ pair.
-    free = [name for name in damages if prepared.network.layer(name).input not in streams]
-
-    def fitted(name: str, start: Quantised) -> Quantised:
-        return refine(prepared, name, start, lambda: chunks(others), reference[other], threads)
-
-    def judged(name: str, layer: Quantised) -> float:
-        return damage(prepared, name, layer, lambda: chunks(trials), reference[trial], threads)
-
-    while len(ranges) < len(free):
-        name = max((name for name in free if name not in ranges), key=lambda name: damages[name])
-        say("ranges by damage", len(prepared.layers) + len(ranges), total)
-        layer = fitted(name, prepared.layers[name])
-        if layer is not prepared.layers[name]:
-            prepared.layers[name], damages[name] = layer, judged(name, layer)
-        smoothing = TARGETS[target].smoothing and smoothing_site(prepared.network, prepared.network.layer(name))
-        if smoothing and damages[name] > SMOOTHED_FROM / len(prepared.layers):
-            smoothed = fitted(name, prepared.smoothed(name))
-            if (found := judged(name, smoothed)) < damages[name] / 2:
-                prepared.layers[name], damages[name] = smoothed, found
-        chosen = prepared.layers[name]
-        ranges[name] = [chosen.range.scale, chosen.range.offset, float(chosen.factors is not None)]
-        cache.write("damages.json", json.dumps({"damages": damages, "ranges": ranges}).encode())
-    return damages
-
-
 def _trained(
     prepared: Prepared, photographs: Photographs, fit: np.ndarray, training: Schedule, threads: int, say: Say
 ) -> Prepared:
@@ -302,60 +200,6 @@ def everything(prepared: Prepared, measure: Callable[[onnx.ModelProto], tuple[fl
     graph = quantised_graph(prepared.network, prepared.layers, prepared.identities)
     never = {layer.name for layer in prepared.network.layers} - set(prepared.layers)
     return Point((), share_in_int8(prepared.network, never), *measure(graph))
-
-
-def min_max(prepared: Prepared) -> onnx.ModelProto:
-    """What INT8 gives without calibration worth the name: every range up to the largest value seen, weights to the
-    nearest, biases as they were."""
-    network, layers = prepared.network, {}
-    for name in prepared.layers:
-        layer = network.layer(name)
-        weight, largest = network.weights[layer.weight], prepared.histograms[layer.input].max
-        bias = network.weights.get(layer.bias, np.zeros(len(weight), np.float32))
-        layers[name] = Quantised(Range(largest / LEVELS if largest else 1.0), *round_weights(weight, None), bias)
-    identities = {
-        residual.name: Range(prepared.histograms[residual.identity].max / LEVELS or 1.0)
-        for residual in network.residuals
-        if residual.name in prepared.identities
-    }
-    return quantised_graph(network, layers, identities)
-
-
-def _judge(
-    artifact: Artifact, network: Network, target: str, forms: list[tuple[str, onnx.ModelProto]], photographs: Photographs,
-    judging: Photographs | None, reference: np.ndarray, held_out: np.ndarray, threads: int, say: Say,
-) -> tuple[list[Score], str]:  # fmt: skip
-    """(scores of FP32, FP16 where it is there, and `forms`; on which pictures). For the CPU, the last of them also as this
-    machine's integer kernels run it, if OpenVINO is installed."""
-    pictures, rows = (photographs, held_out) if judging is None else (judging, np.arange(len(judging)))
-    labels = None if pictures.labels is None else pictures.labels[rows]
-    where = (
-        f"{len(rows)} pictures held out of {photographs.origin}"
-        if judging is None
-        else f"{len(rows)} of {judging.origin}"
-    )
-    fp32 = (
-        reference[rows] if judging is None else run(open_session(network.to_model(), threads), pictures.batches(rows))
-    )
-
-    def score(name: str, logits: np.ndarray) -> Score:
-        top1 = None if labels is None else 100 * float((logits.argmax(1) == labels).mean())
-        return Score(name, top1, 100 * same_class(fp32, logits), sqnr(fp32, logits))
-
-    scores = [score("FP32", fp32)]
-    half = artifact.path.with_name(f"{artifact.variant}.fp16.onnx")
-    if half.is_file():
-        require_one_file(half)
-        say("judging FP16", 1, 2 + len(forms))
-        scores.append(score("FP16", run(open_session(without_pixels(onnx.load(half)), threads), pictures.batches(rows))))
-    for done, (name, model) in enumerate(forms, 2):
-        say(f"judging {name}", done, 2 + len(forms))
-        scores.append(score(name, simulate(model, pictures.batches(rows), threads)))
-    if target == "cpu":
-        logits = openvino_logits(forms[-1][1], pictures.batches(rows), artifact.preprocessing.resolution)
-        if logits is not None:
-            scores.insert(-1, score("INT8, OpenVINO", logits))
-    return scores, where
 
 
 def _warnings(artifact: Artifact, photographs: Photographs) -> list[str]:

@@ -23,10 +23,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from calibration.fitting import ROUNDED_ON  # noqa: E402
 from calibration.network import batch_size, by_input, open_session, run  # noqa: E402
 from calibration.ranges import collect  # noqa: E402
 from calibration.rounding import collect_moments  # noqa: E402
-from calibration.stage import ROUNDED_ON, read_network  # noqa: E402
+from calibration.stage import read_network  # noqa: E402
 from runtime.artifact import find_artifact, read_artifact  # noqa: E402
 
 PASSES = ("plain inference", "ranges", "moments")
