@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+import calibration.fitting
 import calibration.stage
 from calibration.images import Photographs, read_folder
 from calibration.network import open_session, run
@@ -109,7 +110,7 @@ def test_doing_it_again_changes_nothing_and_another_request_is_noticed(
 def test_an_interrupted_run_goes_on_where_it_stopped(
     artifact: Artifact, photographs: Photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, measured, real = tmp_path / "artifacts", [], calibration.stage.damage
+    folder, measured, real = tmp_path / "artifacts", [], calibration.fitting.damage
 
     def counted(prepared, name, *rest):  # type: ignore[no-untyped-def]
         if len(measured) == 4:
@@ -117,7 +118,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         measured.append(name)
         return real(prepared, name, *rest)
 
-    monkeypatch.setattr(calibration.stage, "damage", counted)
+    monkeypatch.setattr(calibration.fitting, "damage", counted)
     with pytest.raises(KeyboardInterrupt):
         calibrate(artifact, photographs, None, BUDGET, "tensorrt", folder, 1)
     assert not artifact_path("small", "int8", folder).exists()
@@ -130,8 +131,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         return real(prepared, name, layer, *rest)
 
     first: list[str] = []
-    monkeypatch.setattr(calibration.stage, "damage", other)
-    monkeypatch.setattr(calibration.stage, "prepare", never)
+    monkeypatch.setattr(calibration.fitting, "damage", other)
+    monkeypatch.setattr(calibration.fitting, "prepare", never)
     calibrate(artifact, photographs, None, BUDGET, "tensorrt", folder, 1)
     left = [layer.name for layer in read_network(artifact).layers if not layer.pooled and layer.name not in measured]
     assert first[: len(left)] == left
