@@ -127,7 +127,9 @@ def _lines(result: Result, folder: Path) -> list[str]:
     from calibration.speed import verdict
 
     best, training = result.best, result.training
-    how = f"all layers trained, {training.epochs} epochs" if training else f"{len(best.kept)} layers chosen for float"
+    how = f"{len(best.kept)} layers chosen for float"
+    if training:
+        how = f"all layers trained, {training.epochs} epochs" if result.trained else "training did harm, and was left out"
     lines = [
         f"pictures     {result.pictures} of {result.origin}, {len(result.skipped)} skipped",
         f"in INT8      {best.share:.1%} of the multiply-adds; {how}",

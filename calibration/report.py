@@ -59,6 +59,8 @@ def page(result: Result, network: Network, prepared: Prepared) -> str:
     short = "" if result.met else "; the goal was not reached, this is the best that was found"
     if result.training:
         how = f"No layer was chosen to stay in float; all were trained for {result.training.epochs} epochs with INT8's roundings in place"
+        if not result.trained:
+            how += ", which did harm, so the weights are those that calibration found"
     else:
         how = f"{len(best.kept)} of {len(prepared.layers)} layers were chosen to stay in float"
     lead = f"{best.share:.1%} of the multiply-adds are INT8. {how}{short}."

@@ -55,7 +55,8 @@ class Result:
     warnings: list[str]
     speeds: list[Speed]  # on this machine's CPU, for that target
     seconds: float
-    training: Schedule | None = None
+    training: Schedule | None = None  # with which no layer was chosen to stay in float
+    trained: bool = False  # whether what it gave was better, and so is what was written
 
 
 @dataclass(frozen=True)
@@ -151,13 +152,15 @@ def calibrate(
         found.append(point)
         say("searching", len(found), 8)
 
-    calibrated = prepared
+    calibrated, kept_training = prepared, False
     if training is None:
         best, points, met = search(prepared, damages, budget, measure, note)
     else:
-        prepared = _trained(prepared, photographs, fit, training, threads, say)
-        best, points = everything(prepared, measure), [everything(calibrated, measure)]
-        met, points = budget in (DEFAULT_BUDGET, Budget()) or budget.met(best), [*points, best]
+        trained = _trained(prepared, photographs, fit, training, threads, say)
+        points = [everything(calibrated, measure), everything(trained, measure)]
+        kept_training = points[1].sqnr > points[0].sqnr
+        prepared, best = (trained, points[1]) if kept_training else (calibrated, points[0])
+        met = budget in (DEFAULT_BUDGET, Budget()) or budget.met(best)
     graph = quantised_graph(network, prepared.layers, prepared.identities, best.kept)
     onnx.checker.check_model(graph, full_check=True)
     half = to_half(graph)
@@ -165,10 +168,16 @@ def calibrate(
     say("judging", 0, 4)
     forms = [("INT8, min-max", min_max(calibrated))]
     if training is not None:
-        forms.append(("INT8, calibrated", quantised_graph(network, calibrated.layers, calibrated.identities)))
-    forms.append((f"INT8, {'trained' if training else 'calibrated'}", graph))
+        name, other = ("calibrated", calibrated) if kept_training else ("trained", trained)
+        forms.append((f"INT8, {name}", quantised_graph(network, other.layers, other.identities)))
+    forms.append((f"INT8, {'trained' if kept_training else 'calibrated'}", graph))
     scores, judged_on = judge(artifact, network, target, forms, photographs, judging, reference, held_out, threads, say)
     warnings = [*_warnings(artifact, photographs), *_left_in_float(network)]
+    if training is not None and not kept_training:
+        warnings.append(
+            f"training did harm ({points[0].sqnr:.1f} -> {points[1].sqnr:.1f} dB on the pictures held out): the weights are "
+            "those that calibration found"
+        )
     speeds: list[Speed] = []
     if target == "cpu":
         say("timing", 0, 1)
@@ -177,7 +186,7 @@ def calibrate(
         speeds = [replace(speed, lost=lost.get(speed.engine, 0.0)) for speed in speeds]
     result = Result(
         artifact.variant, target, budget, met, best, points, damages, scores, judged_on, len(photographs),
-        photographs.skipped, photographs.origin, warnings, speeds, time.perf_counter() - began, training,
+        photographs.skipped, photographs.origin, warnings, speeds, time.perf_counter() - began, training, kept_training,
     )  # fmt: skip
     from calibration.report import write_report  # here: only now is there something to draw
 
@@ -258,6 +267,7 @@ def summary(result: Result) -> dict[str, object]:
         "scores": [asdict(score) for score in result.scores],
         "speeds": [asdict(speed) for speed in result.speeds],
         "training": asdict(result.training) if result.training else None,
+        "trained": result.trained,
     }
 
 

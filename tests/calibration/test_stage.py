@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ import calibration.fitting
 import calibration.stage
 from calibration.images import Photographs, read_folder
 from calibration.network import open_session, run
+from calibration.prepare import Prepared
 from calibration.sensitivity import Budget
 from calibration.stage import calibrate, read_network, request_digests, up_to_date
+from calibration.training import Schedule
 from runtime.artifact import Artifact, artifact_path, read_artifact
 from runtime.errors import UserError
 from runtime.onnx_metadata import verify
@@ -72,22 +75,38 @@ def test_artifacts_carry_their_facts_and_the_report_its_numbers(
     assert "<svg" in page and "INT8, calibrated" in page and "http" not in page and "nan" not in page.lower()
 
 
-def test_training_leaves_no_layer_in_float_and_says_what_it_won(
+def test_training_leaves_no_layer_in_float_and_says_what_it_did(
     artifact: Artifact, photographs: Photographs, tmp_path: Path
 ) -> None:
     arguments = ["--calib", str(tmp_path / "photos"), "--qat", "--epochs", "2"]
     done = command(tmp_path / "artifacts", *arguments)
     assert done.returncode == 0, done.stderr
-    assert "all layers trained, 2 epochs" in done.stdout
     written = read_artifact(artifact_path("small", "int8", tmp_path / "artifacts"))
     facts = json.loads(written.metadata["calibration"])
     assert facts["kept_in_float"] == [] and facts["training"]["epochs"] == 2
     names = [score["name"] for score in facts["scores"]]
-    assert names == ["FP32", "INT8, min-max", "INT8, calibrated", "INT8, trained"]
+    last = ["INT8, calibrated", "INT8, trained"] if facts["trained"] else ["INT8, trained", "INT8, calibrated"]
+    assert names == ["FP32", "INT8, min-max", *last]
+    assert ("all layers trained, 2 epochs" if facts["trained"] else "training did harm") in done.stdout
     assert "trained for 2 epochs" in (written.path.parent / "small.calibration.html").read_text()
     assert "calibrated already" in command(tmp_path / "artifacts", *arguments).stdout
     assert "calibrated already" not in command(tmp_path / "artifacts", *arguments[:2]).stdout  # another request
     assert command(tmp_path / "artifacts", "--epochs", "2").returncode == 2
+
+
+def test_training_that_does_harm_is_left_out(
+    artifact: Artifact, photographs: Photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def harmed(prepared: Prepared, *_: object) -> Prepared:
+        layers = {name: replace(layer, weight=layer.weight // 2) for name, layer in prepared.layers.items()}
+        return replace(prepared, layers=layers)
+
+    monkeypatch.setattr(calibration.stage, "_trained", harmed)
+    result = calibrate(artifact, photographs, None, BUDGET, "tensorrt", tmp_path, 1, training=Schedule(epochs=1))
+    assert not result.trained and any("training did harm" in warning for warning in result.warnings)
+    assert [score.name for score in result.scores][-2:] == ["INT8, trained", "INT8, calibrated"]
+    assert result.best.sqnr == result.points[0].sqnr > result.points[1].sqnr
+    assert "which did harm" in (tmp_path / "small" / "small.calibration.html").read_text()
 
 
 def test_doing_it_again_changes_nothing_and_another_request_is_noticed(
