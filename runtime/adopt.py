@@ -180,10 +180,8 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def shape_of(path: Path, resolution: Optional[int] = None) -> Shape:
-    """Asks onnxruntime, which reads every graph. `resolution`: of a graph that leaves it open. Raises UserError if there is no
-    such file, or it is not an image classifier."""
-    require_one_file(path)
+def ends_of(path: Path) -> Tuple[List[Any], List[Any]]:
+    """Inputs and outputs of a graph as onnxruntime tells them (name, shape, type). Raises UserError if it can't read it."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -195,7 +193,14 @@ def shape_of(path: Path, resolution: Optional[int] = None) -> Shape:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base of their own
         raise UserError(f"onnxruntime can't load {path}: {str(error).splitlines()[0]}") from None
-    inputs, outputs = session.get_inputs(), session.get_outputs()
+    return session.get_inputs(), session.get_outputs()
+
+
+def shape_of(path: Path, resolution: Optional[int] = None) -> Shape:
+    """Asks onnxruntime, which reads every graph. `resolution`: of a graph that leaves it open. Raises UserError if there is no
+    such file, or it is not an image classifier."""
+    require_one_file(path)
+    inputs, outputs = ends_of(path)
     if not inputs or not outputs:
         raise UserError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs: it is no image classifier.")
     output, takes = outputs[0], inputs[0].shape  # type: Any, List[Any]

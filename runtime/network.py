@@ -9,11 +9,11 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Type, TypeVar, Union
 import numpy as np
 
 from runtime.artifact import (
-    CLASSIFIER,
     EMBEDDING,
     FEATURES,
     Artifact,
     find_artifact,
+    head_named,
     read_artifact,
     with_head_name,
 )
@@ -68,7 +68,7 @@ class Network:
         gives = ", ".join(output.name for output in artifact.outputs)
         remedy = "Networks of others are exported as classifiers only."
         if artifact.metadata.get("foreign") != "yes":
-            base = artifact.variant if artifact.head == CLASSIFIER else artifact.variant.rpartition("-")[0]
+            base = head_named(artifact.variant)[0]
             name = with_head_name(base, self.head)
             remedy = f"'make export VARIANT={base} HEAD={self.head}' makes the one that does; it is called {name}."
             if artifact.path.parent.parent.joinpath(name, f"{name}.fp32.onnx").is_file():

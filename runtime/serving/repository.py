@@ -179,9 +179,13 @@ def _network_of(artifact: Artifact) -> Network:
     """Raises UserError for a graph whose number of pictures is fixed: Triton can't batch for it."""
     if artifact.metadata.get("foreign") != "yes":
         return Network("images", "logits", artifact)
-    from runtime.serving.graph import ends_of
+    from runtime.adopt import ends_of
 
-    return Network(*ends_of(artifact), artifact)
+    inputs, outputs = ends_of(artifact.path)
+    batch = inputs[0].shape[0]
+    if isinstance(batch, int):
+        raise UserError(f"{artifact.path} takes just {batch} at once, and Triton can't batch for it: --models python serves it.")
+    return Network(inputs[0].name, outputs[0].name, artifact)
 
 
 def _of_network(network: Network, wanted: Wanted) -> Callable[..., Batching]:
