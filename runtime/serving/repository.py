@@ -177,8 +177,6 @@ def _told_of(model: Model) -> str:
 
 def _network_of(artifact: Artifact) -> Network:
     """Raises UserError for a graph whose number of pictures is fixed: Triton can't batch for it."""
-    if artifact.metadata.get("foreign") != "yes":
-        return Network("images", "logits", artifact)
     from runtime.adopt import ends_of
 
     inputs, outputs = ends_of(artifact.path)

@@ -98,6 +98,11 @@ def test_a_network_that_takes_pixels_gets_pixels(folder: Path, pixel_model: Path
         first = getattr(config, ends)[0]
         assert (type(first).DESCRIPTOR.name, list(first.dims)) == (f"Model{ends.capitalize()}", [224, 224, 3])
         assert first.data_type == 2  # TYPE_UINT8
+    network = parsed(folder / "triton" / "lite0_onnxruntime" / "config.pbtxt")
+    assert ([each.name for each in network.input], [each.name for each in network.output]) == (["pixels"], ["logits"])
+    (step,) = [each for each in parsed(folder / "triton" / "lite0_ensemble" / "config.pbtxt").ensemble_scheduling.step
+               if each.model_name == "lite0_tensorrt"]  # fmt: skip
+    assert list(step.input_map) == ["pixels"]
 
 
 def test_the_engine_is_served_where_there_is_one(folder: Path) -> None:
