@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument(
         "--budget", metavar="LOSS",
         help="what may be lost: '0.5' points of top-1, or '99.3%%' of classes as FP32; as few layers as that takes "
-        f"stay in float (default: as many as {ENOUGH:g} dB take, at most {ALLOWANCE:.0%} of the multiply-adds)",
+        f"stay in float (default: as many as {ENOUGH:g} dB take, at most {100 * ALLOWANCE:g}%% of the multiply-adds)",
     )  # fmt: skip
     parser.add_argument(
         "--qat", action="store_true",

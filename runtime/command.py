@@ -7,9 +7,11 @@ import argparse
 import errno
 import os
 import re
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Type, TypeVar, Union
+from threading import Timer, main_thread
+from typing import TYPE_CHECKING, Any, Callable, Optional, Set, Type, TypeVar, Union
 
 from runtime.errors import UserError
 
@@ -25,27 +27,59 @@ def run(main: Callable[[], int]) -> None:
     """Runs `main` and leaves the process with the status it returns, or with that of the error it ends with."""
     if hasattr(sys.stdout, "reconfigure"):  # a letter that the terminal's encoding lacks is escaped, as stderr does it
         sys.stdout.reconfigure(errors="backslashreplace")
+    sys.unraisablehook = _interrupt_again
     try:
         status = main()
         sys.stdout.flush()
-    except UserError as error:
+    except BaseException as error:
+        if _is_interruption(error):
+            print("\ninterrupted; no file was left half written", file=sys.stderr)
+            status = 130
+        else:
+            known = _status_of(error)
+            if known is None:
+                raise
+            status = known
+    sys.exit(status)
+
+
+def _status_of(error: BaseException) -> Optional[int]:
+    """The exit status for an error that is not a bug of ours, after the sentence about it; None for all others."""
+    if isinstance(error, UserError):
         # Lines after the first are indented: one that a file's name brings along is not taken for a sentence of ours.
         first, *rest = map(printable, str(error).split("\n"))
         lines = [f"error: {first}", *(line if line.startswith(" ") else f"  {line}" for line in rest)]
         print("\n".join(lines), file=sys.stderr)
-        status = error.status
-    except KeyboardInterrupt:
-        print("\ninterrupted; no file was left half written", file=sys.stderr)
-        status = 130
-    except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.ENOSPC):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains while closing stdout
-        status = 141  # `... | head` has seen enough
-        if error.errno == errno.ENOSPC:
-            print(f"error: the output can't be written: {error.strerror}.", file=sys.stderr)
-            status = 1
-    sys.exit(status)
+        return error.status
+    if not isinstance(error, OSError) or error.errno not in (errno.EPIPE, errno.ENOSPC):
+        return None
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains while closing stdout
+    if error.errno == errno.EPIPE:
+        return 141  # `... | head` has seen enough
+    print(f"error: the output can't be written: {error.strerror}.", file=sys.stderr)
+    return 1
+
+
+def _is_interruption(error: Optional[BaseException]) -> bool:
+    """Whether Ctrl-C is what `error` goes back to: while a library is being imported, it comes wrapped in others (Python
+    before 3.12 makes a RuntimeError of what `__set_name__` raises, a C extension an ImportError of anything)."""
+    seen: Set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """As `sys.unraisablehook`: Ctrl-C that fell into a destructor, where Python only reports it, comes once more."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        again = Timer(0.05, signal.pthread_kill, [main_thread().ident, signal.SIGINT])
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def printable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import sys
@@ -22,6 +23,8 @@ PHOTOGRAPHS = {
 def main() -> int:
     from runtime.classifier import Classifier
 
+    description = "Shows the exported lite0 at work on scikit-image's sample photographs."
+    argparse.ArgumentParser(prog="python -m runtime.demo", description=description).parse_args()
     spec = importlib.util.find_spec("skimage")  # finds the folder without running the package
     if spec is None or not spec.submodule_search_locations:
         raise UserError("The sample photographs come with scikit-image: pip install scikit-image.")

@@ -1,0 +1,90 @@
+"""How every command ends: a sentence and the exit status Unix expects, whatever a moment Ctrl-C picks."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from runtime.command import run
+from runtime.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def ended(main: Callable[[], int]) -> int:
+    with pytest.raises(SystemExit) as left:
+        run(main)
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def test_ctrl_c_within_an_import_that_wraps_it_is_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python 3.11 makes "RuntimeError: Error calling __set_name__" of it, seen within torch._dynamo's import."""
+
+    def importing() -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("Error calling __set_name__ on 'Field' instance") from error
+
+    def translating() -> int:
+        try:
+            importing()
+        except RuntimeError:
+            raise UserError("b1.onnx is damaged.") from None
+        return 0
+
+    for main in (importing, translating):
+        assert ended(main) == 130
+        assert "interrupted" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_a_destructor_still_ends_the_command() -> None:
+    """Python only reports what a destructor raises: without more, the command would go on."""
+    code = """
+import os, signal, sys, time
+from runtime.command import run
+
+class Held:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000): pass
+
+def main():
+    held = Held()
+    del held
+    time.sleep(100)
+    return 0
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 130, done.stderr
+    assert "interrupted" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_bug_of_ours_keeps_its_traceback() -> None:
+    def broken() -> int:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(broken)
+
+
+def test_errors_of_users_and_of_their_disks_are_sentences(capfd: pytest.CaptureFixture[str]) -> None:
+    def wrong() -> int:
+        raise UserError("photos holds no pictures.\nname another folder")
+
+    assert ended(wrong) == 2
+    assert capfd.readouterr().err == "error: photos holds no pictures.\n  name another folder\n"
+    code = "from runtime.command import run\ndef main(): raise OSError({}, 'said so')\nrun(main)"
+    for number, status, said in ((errno.EPIPE, 141, ""), (errno.ENOSPC, 1, "error: the output can't be written: said so.\n")):
+        command = [sys.executable, "-c", code.format(number)]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=90)
+        assert (done.returncode, done.stderr) == (status, said)
