@@ -15,11 +15,13 @@ import pytest
 from onnx import numpy_helper
 
 import calibration.fitting
+import calibration.judge
 import calibration.stage
 from calibration.images import Photographs, read_folder
 from calibration.network import open_session, run
 from calibration.prepare import Prepared
-from calibration.sensitivity import Budget
+from calibration.sensitivity import Budget, simulate
+from calibration.speed import Speed
 from calibration.stage import calibrate, read_network, request_digests, up_to_date
 from calibration.training import Schedule
 from runtime.artifact import Artifact, artifact_path, read_artifact
@@ -92,6 +94,20 @@ def test_training_leaves_no_layer_in_float_and_says_what_it_did(
     assert "calibrated already" in command(tmp_path / "artifacts", *arguments).stdout
     assert "calibrated already" not in command(tmp_path / "artifacts", *arguments[:2]).stdout  # another request
     assert command(tmp_path / "artifacts", "--epochs", "2").returncode == 2
+
+
+def test_for_the_cpu_what_openvino_answers_is_judged_too(
+    artifact: Artifact, photographs: Photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine whose arithmetic loses classes, as on processors without VNNI, is not called worth it."""
+    monkeypatch.setattr(calibration.judge, "openvino_logits", lambda model, batches, side: -simulate(model, batches))
+    monkeypatch.setattr(
+        calibration.stage, "measure_speed", lambda *_: [Speed("FP32, onnxruntime", 9, 1), Speed("INT8, OpenVINO", 3, 3)]
+    )
+    result = calibrate(artifact, photographs, None, BUDGET, "cpu", tmp_path, 1)
+    assert [score.name for score in result.scores][-2:] == ["INT8, OpenVINO", "INT8, calibrated"]
+    assert result.speeds[1].lost > 50 and result.speeds[0].lost == 0
+    assert "not worth it" in (tmp_path / "small" / "small.calibration.html").read_text()
 
 
 def test_training_that_does_harm_is_left_out(
