@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from calibration.cache import Cache
 from calibration.images import Photographs
-from calibration.network import Network, chunks
+from calibration.network import Network
 from calibration.placement import TARGETS, Quantised, smoothing_site
 from calibration.prepare import Prepared, from_arrays, prepare, to_arrays
 from calibration.ranges import Range
 from calibration.sensitivity import SMOOTHED_FROM, damage, refine
+from calibration.trials import Trials
 
 # Pictures that weights are rounded on: the pass over them takes two to three times as long as plain inference.
 ROUNDED_ON = 96
@@ -22,6 +24,16 @@ ROUNDED_ON = 96
 TRIAL_COST, FEWEST_TRIALS, MOST_TRIALS = 48e9, 12, 64
 
 Say = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What became of a layer."""
+
+    damage: float
+    scale: float  # of the input's range
+    offset: float
+    smoothed: bool
 
 
 def prepared_layers(
@@ -47,46 +59,44 @@ def refined(
 ) -> dict[str, float]:  # fmt: skip
     """Damage of each layer on held-out pictures, after giving it the range that the logits like best on pictures that are
     not held out, and smoothing where that halves what would else be much. Picks up where an interrupted run stopped."""
-    count = int(np.clip(TRIAL_COST / prepared.network.multiply_adds, FEWEST_TRIALS, MOST_TRIALS))
-    trial, other = (rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)] for rows in (held_out, fit))
-    trials, others = (np.concatenate(list(photographs.batches(rows))) for rows in (trial, other))
-    damages: dict[str, float] = {}
-    ranges: dict[str, list[float]] = {}
-    with_cache = cache.read("damages.json")
-    if with_cache is not None:
-        known = json.loads(with_cache)
-        damages, ranges = known["damages"], known["ranges"]
-    for name, (scale, offset, with_factors) in ranges.items():
-        factors = prepared.smoothed(name).factors if with_factors else None
-        prepared.layers[name] = prepared.with_range(name, Range(scale, offset), factors)
-    streams = {residual.identity for residual in prepared.network.residuals}
-    total = len(prepared.layers) + sum(prepared.network.layer(name).input not in streams for name in prepared.layers)
-    for name, layer in prepared.layers.items():
-        if name not in damages:
-            say("damage of each layer", len(damages), total)
-            damages[name] = damage(prepared, name, layer, lambda: chunks(trials), reference[trial], threads)
-            cache.write("damages.json", json.dumps({"damages": damages, "ranges": ranges}).encode())
+    network = prepared.network
+    count = int(np.clip(TRIAL_COST / network.multiply_adds, FEWEST_TRIALS, MOST_TRIALS))
+    judging, choosing = (_trials(network, photographs, reference, rows, count) for rows in (held_out, fit))
+    known: dict[str, Refined] = {}
+    if (with_cache := cache.read("damages.json")) is not None:
+        known = {name: Refined(**found) for name, found in json.loads(with_cache).items()}
+    for name, found in known.items():
+        factors = prepared.smoothed(name).factors if found.smoothed else None
+        prepared.layers[name] = prepared.with_range(name, Range(found.scale, found.offset), factors)
     # A tensor that is also a residual's identity keeps one range, so that its users share one Q/DQ pair.
-    free = [name for name in damages if prepared.network.layer(name).input not in streams]
+    streams = {residual.identity for residual in network.residuals}
 
     def fitted(name: str, start: Quantised) -> Quantised:
-        return refine(prepared, name, start, lambda: chunks(others), reference[other], threads)
+        return refine(prepared, name, start, choosing, threads)
 
     def judged(name: str, layer: Quantised) -> float:
-        return damage(prepared, name, layer, lambda: chunks(trials), reference[trial], threads)
+        return damage(prepared, name, layer, judging, threads)
 
-    while len(ranges) < len(free):
-        name = max((name for name in free if name not in ranges), key=lambda name: damages[name])
-        say("ranges by damage", len(prepared.layers) + len(ranges), total)
-        layer = fitted(name, prepared.layers[name])
-        if layer is not prepared.layers[name]:
-            prepared.layers[name], damages[name] = layer, judged(name, layer)
-        smoothing = TARGETS[target].smoothing and smoothing_site(prepared.network, prepared.network.layer(name))
-        if smoothing and damages[name] > SMOOTHED_FROM / len(prepared.layers):
+    for name in [name for name in prepared.layers if name not in known]:
+        say("damage of each layer", len(known), len(prepared.layers))
+        layer = network.layer(name)
+        for trials in (judging, choosing):
+            trials.move(layer, threads)
+        if layer.input not in streams:
+            prepared.layers[name] = fitted(name, prepared.layers[name])
+        least = judged(name, prepared.layers[name])
+        site = TARGETS[target].smoothing and layer.input not in streams and smoothing_site(network, layer)
+        if site and least > SMOOTHED_FROM / len(prepared.layers):
             smoothed = fitted(name, prepared.smoothed(name))
-            if (found := judged(name, smoothed)) < damages[name] / 2:
-                prepared.layers[name], damages[name] = smoothed, found
+            if (found_damage := judged(name, smoothed)) < least / 2:
+                prepared.layers[name], least = smoothed, found_damage
         chosen = prepared.layers[name]
-        ranges[name] = [chosen.range.scale, chosen.range.offset, float(chosen.factors is not None)]
-        cache.write("damages.json", json.dumps({"damages": damages, "ranges": ranges}).encode())
-    return damages
+        known[name] = Refined(least, chosen.range.scale, chosen.range.offset, chosen.factors is not None)
+        cache.write("damages.json", json.dumps({name: asdict(found) for name, found in known.items()}).encode())
+    return {name: found.damage for name, found in known.items()}
+
+
+def _trials(network: Network, photographs: Photographs, reference: np.ndarray, rows: np.ndarray, count: int) -> Trials:
+    """Trials on `count` of the pictures `rows`, evenly spread."""
+    some = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+    return Trials(network, np.concatenate(list(photographs.batches(some))), reference[some])

@@ -11,6 +11,7 @@ import onnx
 from calibration.network import Network, open_session, run, same_class, sqnr
 from calibration.placement import Quantised, quantised_graph, share_in_int8
 from calibration.prepare import Batches, Prepared
+from calibration.trials import Trials
 
 ALLOWANCE = 0.05  # of the multiply-adds, that may stay in float where no budget is given
 FACTOR = 1.3  # between the ranges that `refine` tries
@@ -51,28 +52,21 @@ class Point:
     sqnr: float  # dB, over the held-out ones
 
 
-def damage(
-    prepared: Prepared, name: str, quantised: Quantised, batches: Batches, reference: np.ndarray, threads: int = 0
-) -> float:
-    """Error power at the logits, as a share of theirs, with layer `name` alone in int8, as `quantised`.
-
-    `reference` are FP32's logits for the pictures in `batches`.
-    """
-    model = quantised_graph(prepared.network, {name: quantised}, prepared.identities)
-    error = simulate(model, batches(), threads) - reference
-    return float(np.square(error, dtype=np.float64).sum() / np.square(reference, dtype=np.float64).sum())
+def damage(prepared: Prepared, name: str, quantised: Quantised, trials: Trials, threads: int = 0) -> float:
+    """Error power at the logits of `trials`, as a share of theirs, with layer `name` alone in int8, as `quantised`."""
+    model = trials.rest(quantised_graph(prepared.network, {name: quantised}, prepared.identities))
+    error = simulate(model, trials.batches, threads) - trials.reference
+    return float(np.square(error, dtype=np.float64).sum() / np.square(trials.reference, dtype=np.float64).sum())
 
 
-def refine(
-    prepared: Prepared, name: str, start: Quantised, batches: Batches, reference: np.ndarray, threads: int = 0
-) -> Quantised:
+def refine(prepared: Prepared, name: str, start: Quantised, trials: Trials, threads: int = 0) -> Quantised:
     """Layer `name` with the range that does least damage at the logits: climbs from `start`, in steps of FACTOR either way."""
     best, low = start, prepared.histogram_low(name)
-    least = damage(prepared, name, start, batches, reference, threads)
+    least = damage(prepared, name, start, trials, threads)
     for factor in (1 / FACTOR, FACTOR):
         while True:
             trial = prepared.with_range(name, best.range.stretched(factor, low), start.factors)
-            found = damage(prepared, name, trial, batches, reference, threads)
+            found = damage(prepared, name, trial, trials, threads)
             if found >= least * 0.98:
                 break
             best, least = trial, found

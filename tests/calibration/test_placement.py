@@ -23,6 +23,7 @@ from calibration.placement import (
 from calibration.prepare import Prepared, from_arrays, prepare, to_arrays
 from calibration.ranges import LEVELS
 from calibration.sensitivity import damage, simulate
+from calibration.trials import Trials
 from tests.calibration.small_network import small_model
 
 
@@ -155,10 +156,10 @@ def test_smoothing_gives_each_channel_its_own_range(batch: np.ndarray) -> None:
         network.weights[weight] = network.weights[weight] * factor
     network.weights[before.bias] = network.weights[before.bias] * by_channel.ravel()
     prepared = prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
-    reference = run(open_session(network.to_model(), 1), [batch])
+    trials = Trials(network, batch, run(open_session(network.to_model(), 1), [batch]))
     plain, smoothed = prepared.layers[name], prepared.smoothed(name)
     assert np.array_equal(smoothed.weight, plain.weight) and np.array_equal(smoothed.scale, plain.scale)
-    quiet, loud = (damage(prepared, name, one, lambda: [batch], reference, 1) for one in (smoothed, plain))
+    quiet, loud = (damage(prepared, name, one, trials, 1) for one in (smoothed, plain))
     assert quiet < 0.1 * loud
     prepared.layers[name] = smoothed
     model = quantised_graph(network, prepared.layers, prepared.identities)

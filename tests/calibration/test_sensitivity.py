@@ -10,6 +10,7 @@ from calibration.network import Network, chunks, open_session, run
 from calibration.placement import TARGETS, share_in_int8
 from calibration.prepare import Prepared, prepare
 from calibration.sensitivity import Budget, Point, damage, order, refine, search
+from calibration.trials import Trials
 
 
 @pytest.fixture
@@ -59,11 +60,11 @@ def test_budget_in_points_and_in_classes() -> None:
 
 
 def test_refining_never_does_more_damage(network: Network, prepared: Prepared, batch: np.ndarray) -> None:
-    reference = run(open_session(network.to_model(), 1), [batch])
+    trials = Trials(network, batch, run(open_session(network.to_model(), 1), [batch]))
     name = "first/depthwise"
     narrow = prepared.layers[name].range.stretched(0.2, 0)
     prepared.layers[name] = prepared.with_range(name, narrow)
-    before = damage(prepared, name, prepared.layers[name], lambda: [batch], reference, 1)
-    found = refine(prepared, name, prepared.layers[name], lambda: [batch], reference, 1)
-    assert damage(prepared, name, found, lambda: [batch], reference, 1) < 0.5 * before
+    before = damage(prepared, name, prepared.layers[name], trials, 1)
+    found = refine(prepared, name, prepared.layers[name], trials, 1)
+    assert damage(prepared, name, found, trials, 1) < 0.5 * before
     assert found.range.scale > narrow.scale

@@ -1,0 +1,52 @@
+"""A trial that starts in the middle of the network tells what one of the whole network tells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from calibration.network import Network, chunks, open_session, run
+from calibration.placement import TARGETS, quantised_graph
+from calibration.prepare import prepare
+from calibration.sensitivity import damage
+from calibration.trials import Trials, cuts
+from tests.calibration.small_network import small_model
+
+
+@pytest.mark.parametrize("relu6", [False, True])
+def test_every_layer_does_the_same_damage_from_the_middle_on(batch: np.ndarray, relu6: bool) -> None:
+    network = Network(small_model(relu6=relu6))
+    prepared = prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
+    reference = run(open_session(network.to_model(), 1), [batch])
+    whole, moving = Trials(network, batch, reference), Trials(network, batch, reference)
+    starts, offsets = [], 0
+    for name, layer in prepared.layers.items():
+        moving.move(network.layer(name), 1)
+        starts.append(moving.tensor)
+        offsets += layer.range.offset != 0
+        forms = [layer, prepared.with_range(name, replace(layer.range, scale=3 * layer.range.scale))]
+        for form in forms:
+            expected = damage(prepared, name, form, whole, 1)
+            assert damage(prepared, name, form, moving, 1) == pytest.approx(expected, rel=0.02)
+    assert whole.tensor == "images" and offsets > 0
+    # The offset before first/expand goes through the stem's ReLU6.
+    assert starts[:2] == (["images", "images"] if relu6 else ["images", "stem_out_act"])
+    assert "first/expand_out_act" in starts and starts[-4:-1] == ["first/project_out"] * 3 and starts[-1] == "second_sum"
+    rest = moving.rest(quantised_graph(network, {}, {}))
+    onnx.checker.check_model(rest, full_check=True)
+    assert not {"stem", "second/project"} & {node.name for node in rest.graph.node}
+    assert not any(tensor.name.startswith("second") for tensor in rest.graph.initializer)
+
+
+def test_nothing_goes_past_a_cut() -> None:
+    network = Network(small_model())
+    found = dict(cuts(network))
+    nodes = network.model.graph.node
+    for at, tensor in found.items():
+        before = {name for node in nodes[:at] for name in node.output}
+        assert {name for node in nodes[at:] for name in node.input} & (before | {"images"}) == {tensor}
+    assert {"stem_out", "stem_out_act", "first/project_out", "second_sum", "pool"} <= set(found.values())
+    assert "second/project_out" not in found.values()
