@@ -9,17 +9,18 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from runtime.accuracy import mcnemar, paired_difference, wilson
-from runtime.artifact import PRECISIONS, RANDOM_WEIGHTS, find_artifact
+from runtime.artifact import PRECISIONS, RANDOM_WEIGHTS, Artifact, find_artifact
 from runtime.classifier import Classifier
 from runtime.command import add_decoding_options, add_model_options, open_model, printable, run
 from runtime.dataset import Sample, read_dataset
 from runtime.errors import UserError
-from runtime.pipeline import lanes_here, overlapped
+from runtime.fleet.options import add_fleet_options, fleet_of, require_ray
+from runtime.pipeline import Answer, lanes_here, overlapped
 from runtime.progress import Line, time_left
 
 _SUSPICIOUS = 64  # labelled pictures without one hit in the top five: the labels must mean something else
@@ -49,50 +50,67 @@ def evaluate(
     interrupted evaluation go on where it stopped. Pictures that can't be read are counted and left out.
     Raises UserError if labels seem to be of another label set (unless `force`), or the two models' classes differ.
     """
-    if reference and reference.artifact.classes != classifier.artifact.classes:
-        raise UserError(
-            f"{reference.artifact.path} tells {reference.artifact.classes} classes apart and {classifier.artifact.path} "
-            f"{classifier.artifact.classes}: they can't be compared."
-        )
+    if reference:
+        require_comparable(classifier.artifact, reference.artifact)
     batch = min(network.backend.batch for network in (classifier, reference) if network)
     records = _journalled(journal, len(samples), batch)
     began, start = time.perf_counter(), len(records)
-    labelled = hits = 0
     with _appending(journal) as note:
-        for record in _records(classifier, samples, reference, start, batch):
+        found = _records(classifier, samples, reference, start, batch)
+        for record in believable(found, samples, classifier.artifact, force or start > 0):
             note(record)
             records.append(record)
             progress(len(records), len(samples))
-            label = samples[record.row].label
-            labelled += bool(record.top) and label is not None
-            hits += label in record.top
-            if not force and not classifier.artifact.random and labelled >= _SUSPICIOUS and hits == 0 and start == 0:
-                wrong = next(r for r in records if r.top and samples[r.row].label is not None)
-                sample, labels = samples[wrong.row], classifier.artifact.labels
-                raise UserError(
-                    f"None of the first {labelled} labels is among the model's best five. They are probably of another label "
-                    f"set: {sample.name} is labelled {sample.label} ('{labels[sample.label or 0]}'), the model sees "
-                    f"'{labels[wrong.top[0]]}'. --force evaluates all the same."
-                )
-    result = summary(records, samples, classifier, reference)
+    used = reference.artifact if reference else None
+    result = summary(records, samples, classifier.artifact, classifier.backend.description, used)
     result["images_per_second"] = round((len(samples) - start) / max(time.perf_counter() - began, 1e-9), 2)
     return result
 
 
+def require_comparable(ours: Artifact, reference: Artifact) -> None:
+    """Raises UserError unless both tell as many classes apart."""
+    if reference.classes != ours.classes:
+        raise UserError(
+            f"{reference.path} tells {reference.classes} classes apart and {ours.path} {ours.classes}: they can't be compared."
+        )
+
+
+def believable(
+    records: Iterable[Record], samples: Sequence[Sample], artifact: Artifact, force: bool = False
+) -> Iterator[Record]:
+    """`records`, from the first on. Raises UserError once their labels seem to be of another label set, unless `force`."""
+    labelled = hits = 0
+    wrong: Optional[Record] = None
+    for record in records:
+        yield record
+        label = samples[record.row].label
+        labelled += bool(record.top) and label is not None
+        hits += label in record.top
+        wrong = wrong or (record if record.top and label is not None else None)
+        if wrong and not force and not artifact.random and labelled >= _SUSPICIOUS and hits == 0:
+            sample, labels = samples[wrong.row], artifact.labels
+            raise UserError(
+                f"None of the first {labelled} labels is among the model's best five. They are probably of another label "
+                f"set: {sample.name} is labelled {sample.label} ('{labels[sample.label or 0]}'), the model sees "
+                f"'{labels[wrong.top[0]]}'. --force evaluates all the same."
+            )
+
+
 def summary(
-    records: Sequence[Record], samples: Sequence[Sample], classifier: Classifier, reference: Optional[Classifier]
+    records: Sequence[Record], samples: Sequence[Sample], ours: Artifact, backend: str, reference: Optional[Artifact]
 ) -> Dict[str, Any]:
     """The figures, shares in %: n, unreadable; top1, top5 with intervals (None without labels or with random weights);
-    agreement, sqnr_db, difference (points of top-1, negative: worse than the reference) and flipped."""
+    agreement, sqnr_db, difference (points of top-1, negative: worse than the reference) and flipped. `backend`: what ran
+    it, in words."""
     seen = [record for record in records if record.top]
     known = [record for record in seen if samples[record.row].label is not None]
-    ours, labels = classifier.artifact, classifier.artifact.labels
+    labels = ours.labels
     result: Dict[str, Any] = {
         "model": str(ours.path),
         "variant": ours.variant,
         "precision": ours.precision,
         "weights": RANDOM_WEIGHTS if ours.random else ours.weights,
-        "backend": classifier.backend.description,
+        "backend": backend,
         "n": len(seen),
         "labelled": len(known),
         "unreadable": len(records) - len(seen),
@@ -107,7 +125,7 @@ def summary(
     if reference and seen:
         same = sum(record.top[0] == record.reference for record in seen)
         signal, noise = sum(record.signal for record in seen), sum(record.noise for record in seen)
-        result["reference"] = str(reference.artifact.path)
+        result["reference"] = str(reference.path)
         result["agreement"] = 100 * same / len(seen)
         result["agreement_interval"] = _percent(wilson(same, len(seen)))
         result["sqnr_db"] = (
@@ -123,7 +141,7 @@ def summary(
             for record in seen
             if record.top[0] != record.reference
         ]
-        if known and not ours.random and not reference.artifact.random:
+        if known and not ours.random and not reference.random:
             truth = [(samples[r.row].label, r.top[0], r.reference) for r in known]
             gained = sum(label == now != before for label, now, before in truth)
             lost = sum(label == before != now for label, now, before in truth)
@@ -143,18 +161,21 @@ def _records(
     for answer in overlapped(
         networks, rows, lambda row: (samples[row].path, None), batch=batch, decoding=classifier.decoding
     ):
-        if answer.error is not None:
-            yield Record(answer.item, [], None, 0.0, 0.0)
-            continue
-        logits = answer.logits[0]
-        top = [int(index) for index in np.argsort(-logits, kind="stable")[:5]]
-        if not reference:
-            yield Record(answer.item, top, None, 0.0, 0.0)
-            continue
-        expected = answer.logits[1]
-        signal = float(np.square(expected, dtype=np.float64).sum())
-        noise = float(np.square(expected.astype(np.float64) - logits).sum())
-        yield Record(answer.item, top, int(expected.argmax()), signal, noise)
+        yield record_of(answer.item, answer)
+
+
+def record_of(row: int, answer: Answer) -> Record:
+    """What is kept of the networks' answer to the picture in `row`; of two, the second is the reference."""
+    if answer.error is not None:
+        return Record(row, [], None, 0.0, 0.0)
+    logits = answer.logits[0]
+    top = [int(index) for index in np.argsort(-logits, kind="stable")[:5]]
+    if len(answer.logits) == 1:
+        return Record(row, top, None, 0.0, 0.0)
+    expected = answer.logits[1]
+    signal = float(np.square(expected, dtype=np.float64).sum())
+    noise = float(np.square(expected.astype(np.float64) - logits).sum())
+    return Record(row, top, int(expected.argmax()), signal, noise)
 
 
 def _journalled(journal: Optional[Path], count: int, batch: int) -> List[Record]:
@@ -229,19 +250,22 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="go on although the labels look like another label set's")
     parser.add_argument("--fresh", action="store_true", help="do not go on with an interrupted evaluation")
     add_decoding_options(parser)
+    add_fleet_options(parser)
     options = parser.parse_args()
+    fleet = fleet_of(options)
+    if fleet is not None:
+        require_ray()
+        from runtime.fleet.evaluation import evaluate_spread
+
+        result = evaluate_spread(options, fleet)
+        print(json.dumps(result) if options.json else _report(result, options.data))
+        return 0
 
     classifier = open_model(options, lanes_here())
     reference = None
     if options.reference:
-        path = options.reference
-        if path in PRECISIONS:
-            path = find_artifact(classifier.artifact.variant, path, classifier.artifact.path.parent.parent)
-        reference = open_model(options, lanes_here(), path)
-    samples = read_dataset(options.data, classifier.artifact, options.labels)
-    if options.limit and options.limit < len(samples):
-        step = len(samples) / options.limit
-        samples = [samples[int(i * step)] for i in range(options.limit)]
+        reference = open_model(options, lanes_here(), reference_path(options.reference, classifier.artifact))
+    samples = read_samples(options, classifier.artifact)
     if classifier.artifact.random:
         print(f"{classifier.artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
     journal = _journal(classifier, reference, samples)
@@ -260,6 +284,20 @@ def main() -> int:
     journal.unlink()
     print(json.dumps(result) if options.json else _report(result, options.data))
     return 0
+
+
+def reference_path(reference: str, artifact: Artifact) -> Union[str, Path]:
+    """What `--reference` names: a file, or a precision of the same variant."""
+    return find_artifact(artifact.variant, reference, artifact.path.parent.parent) if reference in PRECISIONS else reference
+
+
+def read_samples(options: argparse.Namespace, artifact: Artifact) -> List[Sample]:
+    """The data set, or with `--limit` every k-th picture of it."""
+    samples = read_dataset(options.data, artifact, options.labels)
+    if options.limit and options.limit < len(samples):
+        step = len(samples) / options.limit
+        samples = [samples[int(i * step)] for i in range(options.limit)]
+    return samples
 
 
 def _journal(classifier: Classifier, reference: Optional[Classifier], samples: Sequence[Sample]) -> Path:

@@ -7,6 +7,8 @@ import sys
 from typing import IO, TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
 
 from runtime.command import add_decoding_options, add_model_options, open_model, positive, printable, run
+from runtime.errors import UserError
+from runtime.fleet.options import add_fleet_options, fleet_of, require_ray
 
 if TYPE_CHECKING:
     from runtime.artifact import Artifact
@@ -29,7 +31,19 @@ def main() -> int:
         "--time", action="store_true", help="milliseconds for each stage; one image after the other, without overlapping them"
     )
     add_decoding_options(parser)
+    table = add_fleet_options(parser)
+    table.add_argument("--out", metavar="FOLDER", help="write Parquet there, a row a picture, instead of lines; may be a URL")
+    table.add_argument("--column", metavar="NAME", help="of a manifest or of Parquet: what holds the pictures or their paths")
+    table.add_argument("--fresh", action="store_true", help="do not go on with a job that was interrupted")
     options = parser.parse_args()
+    fleet = fleet_of(options)
+    if fleet is not None:
+        require_ray()
+        from runtime.fleet.inference import infer
+
+        return infer(options, fleet)
+    if options.out or options.column or options.fresh:
+        raise UserError("--out, --column and --fresh are for many pictures on a cluster: add --ray.")
 
     from runtime.artifact import RANDOM_WEIGHTS
     from runtime.pictures import find_pictures

@@ -28,6 +28,7 @@ from typing import (
     Sequence,
     Set,
     Tuple,
+    Union,
 )
 
 from runtime.backends import processors
@@ -36,7 +37,9 @@ from runtime.preprocess import Preprocessing, normalize, resize_crop
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
+    from runtime.artifact import Artifact
     from runtime.network import Network
 
 STAGES = ("decode", "resize", "normalise", "network")
@@ -44,7 +47,13 @@ MOST_LANES = 8  # each holds the activations of a batch
 _LEAVING = 5.0  # seconds that a thread is waited for at the end; decoding a picture has a limit of its own
 _TICK = 0.5  # seconds; only Windows needs it, where Ctrl-C does not end an endless wait
 
-Opener = Callable[[Any], Optional[Tuple[Source, Optional[str]]]]
+
+
+class Squares(list):
+    """A picture that was decoded elsewhere: what `squares` makes of it, for each recipe."""
+
+
+Opener = Callable[[Any], Optional[Tuple[Union[Source, Squares], Optional[str]]]]
 
 
 class Answer(NamedTuple):
@@ -61,6 +70,35 @@ def lanes_here() -> int:
     return min(processors(), MOST_LANES)
 
 
+def recipes_of(artifacts: Sequence[Artifact]) -> List[Preprocessing]:
+    """What is to be made of each picture: the artifacts' preprocessings, each once."""
+    recipes = [artifact.preprocessing for artifact in artifacts]
+    return [recipe for i, recipe in enumerate(recipes) if recipe not in recipes[:i]]
+
+
+def squares(
+    source: Source, name: Optional[str], recipes: Sequence[Preprocessing], decoding: Decoding = DECODING
+) -> Iterator[Tuple[Image.Image, List[float]]]:
+    """For each recipe its square of the picture, and when decoding began, had ended, and cutting had. Raises ImageError."""
+    image, size = None, None
+    for recipe in recipes:
+        clock = [time.perf_counter()]
+        if image is None or size != recipe.resize_to:
+            image, size = open_image(source, name, decoding, recipe.resize_to), recipe.resize_to
+        clock.append(time.perf_counter())
+        square = resize_crop(image, recipe)
+        clock.append(time.perf_counter())
+        yield square, clock
+
+
+def grown(batch: int) -> int:
+    """Pictures in the batches with which `growing` begins, before those of `batch`."""
+    size, pictures = 1, 0
+    while size < batch:
+        pictures, size = pictures + size, min(2 * size, batch)
+    return pictures
+
+
 def overlapped(
     networks: Sequence[Network],
     items: Iterable[Any],
@@ -75,9 +113,9 @@ def overlapped(
     """An Answer for each of `items`, in their order. `networks`: one or several that answer to the same pictures.
 
     `items` is asked for the next only when there is room, from another thread, and may take as long as it likes.
-    `opened(item)` gives the picture and the name that errors call it, or None for an item that only keeps its place; it
-    is called in threads. `batch`: pictures a run, None for what the backends gain from. `growing` begins with one, so
-    that the first answer comes at once; an item that is to be `alone` (a pipe: nobody knows when it comes) is a batch of
+    `opened(item)` gives the picture (or its Squares) and the name that errors call it, or None for an item that only keeps
+    its place; it is called in threads. `batch`: pictures a run, None for what the backends gain from. `growing` begins with
+    one, so that the first answer comes at once; an item that is to be `alone` (a pipe: nobody knows when it comes) is a batch of
     its own. `readers`: threads that decode, None for one a core.
 
     An ImageError is part of its picture's answer. Whatever else `items`, `opened` or a network raise is raised here,
@@ -150,9 +188,8 @@ class _Work:
 
     def __init__(self, networks: Sequence[Network], opened: Opener, decoding: Decoding) -> None:
         self.networks, self.opened, self.decoding = networks, opened, decoding
-        recipes = [network.artifact.preprocessing for network in networks]
-        self.recipes: List[Preprocessing] = [recipe for i, recipe in enumerate(recipes) if recipe not in recipes[:i]]
-        self.buffer_of = [self.recipes.index(recipe) for recipe in recipes]  # for each network
+        self.recipes = recipes_of([network.artifact for network in networks])
+        self.buffer_of = [self.recipes.index(network.artifact.preprocessing) for network in networks]
 
     def buffers(self, size: int) -> List[np.ndarray]:
         return [recipe.empty(size) for recipe in self.recipes]
@@ -164,14 +201,8 @@ class _Work:
             if found is None:
                 return
             source, name = found
-            image, size = None, None
-            for recipe, buffer in zip(self.recipes, batch.buffers):
-                clock = [time.perf_counter()]
-                if image is None or size != recipe.resize_to:
-                    image, size = open_image(source, name, self.decoding, recipe.resize_to), recipe.resize_to
-                clock.append(time.perf_counter())
-                square = resize_crop(image, recipe)
-                clock.append(time.perf_counter())
+            made = _made(source) if isinstance(source, Squares) else squares(source, name, self.recipes, self.decoding)
+            for (square, clock), recipe, buffer in zip(made, self.recipes, batch.buffers):
                 normalize(square, recipe, buffer[row])
                 clock.append(time.perf_counter())
                 if not batch.clocks[row]:
@@ -190,6 +221,11 @@ class _Work:
         logits = [network.logits(inputs[index]) for network, index in zip(self.networks, self.buffer_of)]
         batch.network_ms = (time.perf_counter() - began) * 1e3 / len(rows)
         batch.logits = {row: tuple(each[i] for each in logits) for i, row in enumerate(rows)}
+
+
+def _made(ready: Squares) -> Iterator[Tuple[Image.Image, List[float]]]:
+    for square in ready:
+        yield square, [time.perf_counter()] * 3
 
 
 class _Queue:

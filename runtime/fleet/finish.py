@@ -1,0 +1,150 @@
+"""A job brought to its end, from wherever an earlier run of it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple
+
+from runtime.artifact import Artifact, find_artifact, read_artifact, require_classes
+from runtime.backends import Engines
+from runtime.command import decoding_of
+from runtime.errors import UserError
+from runtime.fleet.actor import Facts, Form, Job, Model
+from runtime.fleet.bulk import Part, facts_of, run_job, share_of
+from runtime.fleet.cluster import joined
+from runtime.fleet.decoding import Listing
+from runtime.fleet.groups import Groups, cut
+from runtime.fleet.options import Fleet
+from runtime.fleet.results import Folder
+from runtime.fleet.sources import Entry
+from runtime.pipeline import recipes_of
+
+_SCHEMA = 1  # of _job.json
+
+
+class Task(NamedTuple):
+    """What a command asks of the cluster."""
+
+    artifacts: Sequence[Artifact]
+    options: argparse.Namespace  # of add_model_options and add_decoding_options
+    fleet: Fleet
+    growing: bool
+    form: Callable[[Facts], Form]
+    entries: Callable[[], Iterable[Entry]]
+    asked: Dict[str, Any]  # what the numbers depend on besides
+
+
+def artifact_of(options: argparse.Namespace) -> Artifact:
+    """The classifier that the options mean; unlike `open_model`, it is not opened here. Raises UserError."""
+    if options.model and options.precision:
+        raise UserError("--precision goes with a variant: the file that --model names has its own.")
+    path = Path(options.model) if options.model else find_artifact(options.variant, options.precision)
+    if path.suffix == ".engine":
+        raise UserError(
+            f"{path} fits one kind of GPU: name the ONNX file it was made from; with --backend tensorrt each node builds its own."
+        )
+    artifact = read_artifact(path)
+    require_classes(artifact)
+    return artifact
+
+
+Seen = Callable[[int, int, List[Part]], None]  # pictures done, of how many, and what just got done
+
+
+def finish(task: Task, folder: Folder, seen: Seen, fresh: bool) -> Tuple[Dict[str, Any], Groups]:
+    """Does what is missing in `folder`; what is in its _job.json, and the groups. Raises UserError; a folder with another
+    job's results is left as it is."""
+    asked = {"schema": _SCHEMA, **_asked(task), **task.asked}
+    if fresh:
+        folder.clear()
+    facts = folder.facts()
+    if facts:
+        _require_same(facts.get("asked", {}), asked, folder)
+    elif folder.store.names("results"):
+        raise UserError(f"{folder.store.location} has results/ of something else: choose another folder.")
+    listing = folder.listing() if facts else None
+    if listing is None:
+        facts = {}
+        folder.list(task.entries())
+        listing = folder.listing()
+        assert listing is not None
+    if facts and len(folder.done(Groups(*facts["groups"]))) == len(Groups(*facts["groups"])):
+        return facts, Groups(*facts["groups"])
+    with joined(task.fleet.address) as ray:
+        chunks = [ray.put(listing.read_row_group(i)) for i in range(listing.num_row_groups)]
+        count = listing.metadata.num_rows
+        del listing
+        return _advance(task, folder, facts, asked, Listing(chunks), count, ray, seen)
+
+
+def _advance(
+    task: Task, folder: Folder, facts: Dict[str, Any], asked: Dict[str, Any], listing: Listing, count: int, ray: Any,
+    seen: Seen,
+) -> Tuple[Dict[str, Any], Groups]:  # fmt: skip
+    models = tuple(_model(artifact, task, ray) for artifact in task.artifacts)
+    job = Job(models, decoding_of(task.options), task.growing, _nothing)
+    share = share_of(task.fleet)
+    answering = facts_of(job, task.fleet, share)
+    print(f"{share.actors} x {answering.description} ({answering.processor}), {answering.batch} a time", file=sys.stderr)
+    recipes = recipes_of(task.artifacts)
+    if not facts:
+        groups = cut(count, answering.batch, recipes, share.actors, task.growing)
+        facts = {"asked": asked, "groups": list(groups), "backend": answering.backend, "description": answering.description,
+                 "batch": answering.batch, "answered": []}  # fmt: skip
+        folder.begin(facts)
+    elif (facts["description"], facts["batch"]) != (answering.description, answering.batch):
+        raise UserError(
+            f"{folder.store.location} was begun on {facts['description']}, {facts['batch']} a time, and this cluster has "
+            f"{answering.description}, {answering.batch} a time: the numbers would not be of one kind. --fresh begins anew."
+        )
+    groups = Groups(*facts["groups"])
+    done = folder.done(groups)
+    missing = [group for group in range(len(groups)) if group not in done]
+    folder.clear(missing)
+    pictures = count - sum(stop - start for start, stop in map(groups.span, missing))
+    if done:
+        print(f"{pictures} of {count} pictures are done already (--fresh begins anew)", file=sys.stderr)
+    seen(pictures, count, [])
+    job = job._replace(form=task.form(answering))
+    for part in run_job(job, groups, missing, listing, recipes, task.fleet, share, answering):
+        folder.keep(part.group, part.table, part.bad)
+        pictures += part.pictures
+        if part.answered not in facts["answered"]:
+            facts["answered"].append(part.answered)
+            folder.begin(facts)
+            if len(facts["answered"]) > 1:
+                print(f"note: answered on {' and on '.join(facts['answered'])}: last digits may differ", file=sys.stderr)
+        seen(pictures, count, [part])
+    return facts, groups
+
+
+def _nothing(*_: Any) -> Tuple[bytes, bytes]:
+    return b"", b""
+
+
+def _model(artifact: Artifact, task: Task, ray: Any) -> Model:
+    options = task.options
+    return Model(
+        str(artifact.path.resolve()), artifact.metadata["sha256"], ray.put(artifact.path.read_bytes()), options.backend,
+        task.fleet.threads, Engines(rebuild=not options.no_rebuild, trust=options.trust_engine),
+    )  # fmt: skip
+
+
+def _asked(task: Task) -> Dict[str, Any]:
+    return {
+        "artifacts": [artifact.metadata["sha256"] for artifact in task.artifacts],
+        "backend": task.options.backend,
+        "threads": task.fleet.threads,
+        "decoding": list(decoding_of(task.options)),
+    }
+
+
+def _require_same(before: Dict[str, Any], now: Dict[str, Any], folder: Folder) -> None:
+    differs = [key for key in now if before.get(key) != now[key]]
+    if differs:
+        raise UserError(
+            f"{folder.store.location} has the results of another job (other {', '.join(differs)}): choose another folder, or "
+            "--fresh to write over them."
+        )

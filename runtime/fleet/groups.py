@@ -1,0 +1,40 @@
+"""Work given out by position alone: which pictures share a batch is the same on one machine and on a hundred.
+
+A network's last bits depend on how many pictures it gets at once (libraries choose their kernels by it), so a group begins
+and ends where a batch of `runtime.pipeline.overlapped` does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Sequence, Tuple
+
+from runtime.pipeline import grown
+from runtime.preprocess import Preprocessing
+
+_MOST = 1024  # pictures a group: seconds that are lost with a node
+_BYTES = 64 << 20  # of squares on their way between nodes
+_EACH = 8  # groups for each actor, so that the last ones end together
+
+
+class Groups(NamedTuple):
+    """`pictures` in order, cut into groups."""
+
+    pictures: int
+    size: int  # pictures of each but the first and last; a multiple of the batch
+    lead: int = 0  # pictures in the small batches that the first group begins with
+
+    def __len__(self) -> int:
+        rest = max(0, self.pictures - self.lead - self.size)
+        return 1 + -(-rest // self.size) if self.pictures else 0
+
+    def span(self, group: int) -> Tuple[int, int]:
+        """The first picture of `group`, and the first after it."""
+        start = 0 if group == 0 else self.lead + group * self.size
+        return start, min(self.pictures, self.lead + (group + 1) * self.size)
+
+
+def cut(count: int, batch: int, recipes: Sequence[Preprocessing], actors: int, growing: bool) -> Groups:
+    """Groups of `count` pictures that are run `batch` at a time; `growing` as in `overlapped`."""
+    square = sum(3 * recipe.resolution**2 for recipe in recipes)
+    wanted = min(_MOST, _BYTES // square, count // (_EACH * actors))
+    return Groups(count, max(1, wanted // batch) * batch, grown(batch) if growing else 0)

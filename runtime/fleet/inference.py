@@ -1,0 +1,88 @@
+"""runtime.infer over a cluster: the same lines, or with --out Parquet."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Iterator, List
+
+from runtime.artifact import RANDOM_WEIGHTS
+from runtime.errors import UserError
+from runtime.fleet.bulk import Part
+from runtime.fleet.finish import Task, artifact_of, finish
+from runtime.fleet.groups import Groups
+from runtime.fleet.options import Fleet
+from runtime.fleet.results import RESULTS, UNREADABLE, Folder, form
+from runtime.fleet.sources import entries
+from runtime.fleet.store import Store
+from runtime.infer import Result, facts, report
+from runtime.progress import Line, time_left
+
+
+def infer(options: argparse.Namespace, fleet: Fleet) -> int:
+    """What `python -m runtime.infer ... --ray` does; the exit status."""
+    if options.time:
+        raise UserError("--time is for one machine: stages of pictures on many overlap.")
+    if options.out and (options.json or options.csv):
+        raise UserError("--out writes Parquet instead of lines: leave --json and --csv out.")
+    artifact = artifact_of(options)
+    if artifact.random:
+        print(f"{artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
+    asked = {"sources": options.images, "column": options.column, "top": options.top}
+    task = Task(
+        [artifact], options, fleet, growing=True,
+        form=lambda answering: form(facts(artifact, answering.backend), options.top),
+        entries=lambda: entries(options.images, options.column), asked=asked,
+    )  # fmt: skip
+    own = hashlib.sha256(json.dumps([asked, os.getcwd(), artifact.metadata["sha256"]]).encode()).hexdigest()[:16]
+    folder = Folder(Store(options.out or str(Path("reports") / f".infer-{own}")))
+    progress = Progress("classified")
+    with folder.store.mine():
+        try:
+            job, groups = finish(task, folder, progress.show, options.fresh)
+        finally:
+            progress.end()
+        if options.out:
+            return _summary(folder, groups, progress)
+        status = report(_results(folder, groups), facts(artifact, job["backend"]), options)
+        folder.remove()
+    return status
+
+
+def _results(folder: Folder, groups: Groups) -> Iterator[Result]:
+    for entry, row in folder.rows(groups):
+        yield Result(entry.name, row.predictions, row.error)
+
+
+def _summary(folder: Folder, groups: Groups, progress: Progress) -> int:
+    bad = folder.unreadable(groups)
+    print(f"{groups.pictures - bad} pictures in {folder.store.location}/{RESULTS}")
+    if bad:
+        print(f"{bad} unreadable, with the reason, in {folder.store.location}/{UNREADABLE}")
+    if progress.rate:
+        print(f"{progress.rate:.1f} pictures a second", file=sys.stderr)
+    return 1 if bad else 0
+
+
+class Progress:
+    """Pictures done, and the time left."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.line, self.rate = what, Line(), 0.0
+        self.began, self.first = 0.0, 0
+
+    def show(self, done: int, of: int, parts: List[Part]) -> None:
+        if not parts:
+            self.began, self.first = time.perf_counter(), done
+            return
+        spent = time.perf_counter() - self.began
+        self.rate = (done - self.first) / max(spent, 1e-9)
+        self.line.show(f"{self.what} {done} of {of}{time_left(done - self.first, of - self.first, spent)}", now=done >= of)
+
+    def end(self) -> None:
+        self.line.end()

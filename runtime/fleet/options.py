@@ -1,0 +1,64 @@
+"""What a command is told about a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any, NamedTuple, Optional
+
+from runtime.command import positive
+from runtime.errors import UserError
+
+
+class Fleet(NamedTuple):
+    """Where a job runs, and on how much of it."""
+
+    address: str = ""  # of a cluster; "": RAY_ADDRESS, else one of this machine alone, for this job
+    actors: Optional[int] = None  # that hold a model each; None: one a GPU, or one for each `threads` CPUs
+    gpus: float = 0.0  # of an actor
+    threads: int = 1  # of the CPU, for one run of a network
+
+
+def add_fleet_options(parser: argparse.ArgumentParser) -> Any:
+    """The options from which `fleet_of` makes a Fleet; the group they stand in."""
+    group = parser.add_argument_group("on a Ray cluster")
+    group.add_argument(
+        "--ray", nargs="?", const="", metavar="ADDRESS",
+        help="spread the work: over the cluster at HOST:PORT, the one running here (auto), or this machine alone (no ADDRESS)",
+    )  # fmt: skip
+    group.add_argument("--ray-actors", type=positive, metavar="N", help="models held at once (default: one a GPU, or a CPU)")
+    group.add_argument("--ray-gpus", type=_share, default=0.0, metavar="G", help="GPUs of each: 1, or a share (default 0)")
+    return group
+
+
+def fleet_of(options: argparse.Namespace) -> Optional[Fleet]:
+    """None without --ray. Raises UserError for options that belong to it, and for an address that is none."""
+    if options.ray is None:
+        if options.ray_actors or options.ray_gpus:
+            raise UserError("--ray-actors and --ray-gpus say how a cluster is used: add --ray.")
+        return None
+    address = options.ray
+    if address and os.path.exists(address):
+        raise UserError(f"'{address}' is a file or folder, no address of a cluster: put --ray last, or write --ray=HOST:PORT.")
+    return Fleet(address, options.ray_actors, options.ray_gpus, options.threads or 1)
+
+
+def require_ray() -> None:
+    """Raises UserError if Ray and what its Data needs can't be imported."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: nothing is reported to anyone
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it does from 2.56 on, without the hint
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ logs to the terminal
+    try:
+        import ray.data  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"Ray can't be imported ({error}): pip install 'efficientnet-edge[ray]'.") from None
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 64 or (share > 1 and share != int(share)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of GPUs: give 1, 2, or a share such as 0.5")
+    return share
