@@ -88,7 +88,10 @@ class Folder:
         return [path for _, path in sorted(ready)]
 
     def _look(self) -> Optional[Dict[str, _State]]:
-        """Every picture that is there; None if the folder is not. A folder below it that can't be read is told of once."""
+        """Every picture that is there; None if the folder is not. A folder below it that can't be read is told of once.
+
+        A folder that goes while it is looked at has not lost its pictures: they would be taken again when it is back.
+        """
         if not os.path.isdir(self.path):
             return None
         found: Dict[str, _State] = {}
@@ -102,7 +105,7 @@ class Folder:
                     except OSError:  # gone since
                         continue
                     found[path] = _State(status.st_size, status.st_mtime_ns)
-        return found
+        return found if os.path.isdir(self.path) else None
 
     def _refused(self, error: OSError) -> None:
         if isinstance(error, FileNotFoundError) or error.filename in self._barred:
