@@ -172,10 +172,11 @@ def _measured(
 
 def _joules(meter: Meter, model: Network, pictures: Sequence[bytes], seconds: float) -> Optional[float]:
     """Of one picture, above idle; None if the meter failed, or saw no more than idle."""
-    done, began = 0, time.monotonic()
+    done = 0
     meter.start()
     try:
-        while time.monotonic() - began < seconds:
+        began = time.monotonic()
+        while not done or time.monotonic() - began < seconds:
             one_pass(model, pictures)
             done += len(pictures)
     finally:

@@ -197,7 +197,7 @@ def test_interrupted(here: Path) -> None:
     try:
         assert b"in turns" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == 130 and b"interrupted" in err and b"Traceback" not in err
         assert out == b"" and not (here / "b.json").exists()
     finally:
