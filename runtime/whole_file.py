@@ -6,9 +6,12 @@ import contextlib
 import glob
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 from runtime.errors import UserError
+
+_MASK = threading.Lock()  # the process has one umask, which can only be read by changing it
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -44,8 +47,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _MASK:  # or another thread reads this one's 0, and leaves it for good
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
 
 

@@ -90,7 +90,7 @@ def test_killed(path: Path, step: str) -> None:
         "write_whole(pathlib.Path(sys.argv[1]), b'new' * 2000)\n"
     )
     for _ in range(2):  # the second removes what the first left
-        assert start(program, path, step).wait(60) == -signal.SIGKILL
+        assert start(program, path, step).wait(300) == -signal.SIGKILL
         assert path.read_bytes() == OLD
         assert len(names(path)) == 2
     write_whole(path, NEW)
@@ -116,7 +116,7 @@ def test_killed_at_any_moment(path: Path) -> None:
         while time.monotonic() < end:  # a reader meets whole files only
             assert path.read_bytes() in (OLD, b"new" * 1000000)
         child.kill()
-        child.communicate(timeout=60)
+        child.communicate(timeout=300)
         assert path.read_bytes() in (OLD, b"new" * 1000000)
     write_whole(path, NEW)
     assert names(path) == [path.name]
@@ -126,7 +126,7 @@ def test_killed_at_any_moment(path: Path) -> None:
 @pytest.mark.parametrize("name", ["b0.fp32.onnx", "a[b]*.onnx"])
 def test_only_the_dead_are_cleaned_up_after(tmp_path: Path, name: str) -> None:
     dead = start("pass")
-    dead.communicate(timeout=60)
+    dead.communicate(timeout=300)
     left = {
         f".{name}.{dead.pid}.abc.tmp": False,
         f".{name}.{os.getppid()}.abc.tmp": True,  # at work
