@@ -21,14 +21,16 @@ from tests.fuzz.targets import KINDS, data_set, label_file, manifest, onnx_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COUNT = 40  # cases of each kind
-few = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+# too_slow: a second in which the machine stood still, or letters were put in order for the first time in a checkout.
+excused = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+few = settings(max_examples=100, deadline=None, suppress_health_check=excused, derandomize=True)
 tried: dict[str, int] = {}
 
 
 def test_damaged_files_of_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
     """In a process that has no threads yet: its children fork."""
     command = [sys.executable, "-m", "tests.fuzz", "--count", str(COUNT), "--processes", "2"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=REPOSITORY)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1800, cwd=REPOSITORY)
     with capsys.disabled():
         print("\nfuzz: " + ended.stdout.strip().rpartition("\n")[2])
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -66,7 +68,7 @@ def test_what_should_not_happen_is_seen_and_kept(tmp_path: Path) -> None:
     expected = [seed for seed in range(8) if len(content_of("labels", seed)) % 3 == 0]
     assert expected
     command = [sys.executable, "-c", program, str(tmp_path), *FAULTS]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=REPOSITORY)
     for i, (line, what) in enumerate(zip(ended.stdout.splitlines(), FAULTS.values(), strict=True)):
         failed, count, kept, words = line.split(maxsplit=3)
         assert (int(failed), int(count), int(kept)) == (len(expected), 8, min(3, len(expected))) and what in words, line
