@@ -55,7 +55,7 @@ def infer(*arguments: Argument, stdin: bytes = b"", **environment: str) -> Done:
 
 
 def finished(process: subprocess.Popen[bytes], stdin: bytes = b"") -> Done:
-    out, err = process.communicate(stdin, 120)
+    out, err = process.communicate(stdin, 300)
     assert b"Traceback" not in err and b"Exception ignored" not in err, err.decode()
     return Done(process.returncode, out.decode(), err.decode())
 
@@ -215,14 +215,14 @@ def test_nothing_heavy_is_imported(here: Path) -> None:
 
 @posix
 def test_closed_pipe(here: Path) -> None:
-    """... | head -1"""
+    """... | head -1, of more than a pipe holds: else it might have written everything before it is closed."""
     for form in ("--csv", "--json"):
-        process = start(form, *[CORGI] * 20)
+        process = start(form, "--top", "1000", *[CORGI] * 20)
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(60) == 141
+        assert process.wait(300) == 141
         process.stderr.close()
 
 
@@ -230,7 +230,7 @@ def test_closed_pipe(here: Path) -> None:
 def test_full_disk(here: Path) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "runtime.infer", str(CORGI)], stdout=full, stderr=subprocess.PIPE, timeout=60
+            [sys.executable, "-m", "runtime.infer", str(CORGI)], stdout=full, stderr=subprocess.PIPE, timeout=300
         )
     assert done.returncode == 1
     assert done.stderr == b"error: the output can't be written: No space left on device.\n"
@@ -248,7 +248,7 @@ def test_interrupted(here: Path, random_model: Path) -> None:
     assert b"random weights" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     try:
-        assert process.wait(60) == 130
+        assert process.wait(300) == 130
         err = process.stderr.read()
         assert b"interrupted" in err and b"Traceback" not in err
     finally:

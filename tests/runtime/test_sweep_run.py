@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -247,6 +245,25 @@ def test_a_network_of_others_is_measured_as_ours_are(model, tmp_path):
         adopted(tmp_path / "no.onnx", tmp_path / "networks")
 
 
+# Ctrl-C, as a terminal sends it, when the second variant's measurement has begun: from within, so that it can't be over.
+INTERRUPTED = """
+import os, runpy, signal, sys
+
+class Watched:
+    second = False
+    def write(self, text):
+        sys.__stderr__.write(text)
+        self.second = self.second or text.startswith("[2/3] second")
+        if self.second and "in turns" in text:
+            os.killpg(0, signal.SIGINT)
+    def __getattr__(self, name):
+        return getattr(sys.__stderr__, name)
+
+sys.stderr = Watched()
+runpy.run_module("runtime.sweep", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_for_real_interrupted_and_gone_on_with(model, tmp_path):
     for name in ("first", "second"):
         path = artifact_path(name, "fp32", tmp_path / "artifacts")
@@ -261,22 +278,15 @@ def test_for_real_interrupted_and_gone_on_with(model, tmp_path):
     environment.pop("EFFICIENTNET_ARTIFACTS", None)
     command = [sys.executable, "-m", "runtime.sweep", "--variants", "first,second", "--precisions", "fp32", "--data", "photos",
                "--onnx", "theirs.onnx", "--seconds", "0.3", "--threads", "1"]  # fmt: skip
-    process = subprocess.Popen(
-        command, cwd=str(tmp_path), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=interruptible,
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *command[3:]], cwd=str(tmp_path), env=environment, capture_output=True, text=True,
+        start_new_session=True, preexec_fn=interruptible, timeout=600,
     )  # fmt: skip
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("[2/3] second"):
-            break
-    time.sleep(0.2)  # into its measurement
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert done.returncode == 130, done.stderr
     kept = read_rows(tmp_path / "reports" / "sweep").rows
     assert [each["variant"] for each in kept] == ["first"] and kept[0]["top1"] == 100
 
-    done = subprocess.run(command, cwd=str(tmp_path), env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=str(tmp_path), env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     rows = read_rows(tmp_path / "reports" / "sweep").rows
     assert rows[0] == kept[0]
