@@ -106,7 +106,7 @@ def test_a_dead_server(pictures: List[Path], ask: Any, server: FakeTriton) -> No
 
 
 def test_a_server_that_never_answers(server: FakeTriton, pictures: List[Path], ask: Any) -> None:
-    server.slow = {b"one": 3.0}
+    server.slow = {b"one": 300.0}
     done = ask(pictures[0], "--url", server.url, "--timeout", 0.3, "--retries", 1)
     assert (done.status, done.out) == (1, "")
     assert done.err == f"error: The server at {server.url} did not answer within 0.3 s (2 attempts).\n"

@@ -180,7 +180,7 @@ def test_runs_at_the_same_time_have_a_slot_each_and_later_threads_use_those_agai
     execute = trt.IExecutionContext.execute_async_v3
 
     def meeting(self: Any, stream_handle: int) -> Any:
-        together.wait(timeout=30)  # three are inside TensorRT at once, or this breaks
+        together.wait(timeout=120)  # three are inside TensorRT at once, or this breaks
         return execute(self, stream_handle)
 
     trt.IExecutionContext.execute_async_v3 = meeting
@@ -340,14 +340,14 @@ def test_no_memory_for_one_more_thread_fails_that_thread_alone(device: FakeDevic
 
     def slow(self: Any, stream_handle: int) -> Any:
         inside.set()
-        assert go_on.wait(timeout=30)
+        assert go_on.wait(timeout=120)
         return execute(self, stream_handle)
 
     trt.IExecutionContext.execute_async_v3 = slow
     answers: List[np.ndarray] = []
     first = threading.Thread(target=lambda: answers.append(runner.run(pictures(1))))
     first.start()
-    assert inside.wait(timeout=30)
+    assert inside.wait(timeout=120)
     with pytest.raises(OutOfDeviceMemory):
         runner.run(pictures(1))
     go_on.set()
@@ -381,7 +381,7 @@ def test_close_waits_for_the_run_of_another_thread(device: FakeDevice) -> None:
 
     def slow(self: Any, stream_handle: int) -> Any:
         inside.set()
-        assert go_on.wait(timeout=30)
+        assert go_on.wait(timeout=120)
         return execute(self, stream_handle)
 
     def answer_or_error() -> None:
@@ -393,11 +393,11 @@ def test_close_waits_for_the_run_of_another_thread(device: FakeDevice) -> None:
     trt.IExecutionContext.execute_async_v3 = slow
     running, waiting = (threading.Thread(target=answer_or_error) for _ in range(2))
     running.start()
-    assert inside.wait(timeout=30)
+    assert inside.wait(timeout=120)
     waiting.start()  # 8.5 has one profile: this one waits for its turn, which never comes
     closing = threading.Thread(target=runner.close)
     closing.start()
-    waiting.join(timeout=30)
+    waiting.join(timeout=120)
     assert answers == ["The runner was closed: it can't run any more."] and closing.is_alive()
     go_on.set()
     running.join()
