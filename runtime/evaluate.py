@@ -254,7 +254,7 @@ def main() -> int:
     options = parser.parse_args()
     fleet = fleet_of(options)
     if fleet is not None:
-        require_ray()
+        require_ray(fleet.address)
         from runtime.fleet.evaluation import evaluate_spread
 
         result = evaluate_spread(options, fleet)

@@ -38,7 +38,7 @@ def main() -> int:
     options = parser.parse_args()
     fleet = fleet_of(options)
     if fleet is not None:
-        require_ray()
+        require_ray(fleet.address)
         from runtime.fleet.inference import infer
 
         return infer(options, fleet)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any, NamedTuple, Optional
+import socket
+from typing import Any, List, NamedTuple, Optional
 
 from runtime.command import positive
 from runtime.errors import UserError
@@ -17,6 +18,12 @@ class Fleet(NamedTuple):
     actors: Optional[int] = None  # that hold a model each; None: one a GPU, or one for each `threads` CPUs
     gpus: float = 0.0  # of an actor
     threads: int = 1  # of the CPU, for one run of a network
+
+    def arguments(self) -> List[str]:
+        """The options that mean this fleet to another command."""
+        options = [f"--ray={self.address}" if self.address else "--ray"]
+        options += ["--ray-actors", str(self.actors)] if self.actors else []
+        return options + (["--ray-gpus", f"{self.gpus:g}"] if self.gpus else [])
 
 
 def add_fleet_options(parser: argparse.ArgumentParser) -> Any:
@@ -43,15 +50,35 @@ def fleet_of(options: argparse.Namespace) -> Optional[Fleet]:
     return Fleet(address, options.ray_actors, options.ray_gpus, options.threads or 1)
 
 
-def require_ray() -> None:
-    """Raises UserError if Ray and what its Data needs can't be imported."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: nothing is reported to anyone
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it does from 2.56 on, without the hint
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ logs to the terminal
+def require_ray(address: str) -> None:
+    """Imports Ray, set up for the cluster at `address`. Raises UserError if Ray and what its Data needs can't be imported."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it will do anyway, without the hint
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes to the terminal
+    address = address or os.environ.get("RAY_ADDRESS", "local")
+    if address == "local" or _loopback_only(address):
+        # Ray turns 127.0.0.1 into the machine's own address, which others can reach, unless it takes it for a system where it has
+        # no clusters. Read at its import; its processes inherit it.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         import ray.data  # noqa: F401
     except ImportError as error:
         raise UserError(f"Ray can't be imported ({error}): pip install 'efficientnet-edge[ray]'.") from None
+
+
+def _loopback_only(address: str) -> bool:
+    """Whether a cluster at 127.0.0.1:PORT listens there alone; one that others may join has the machine's own address."""
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost") or not port.isdigit():
+        return False
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("8.8.8.8", 80))  # sends nothing: the system names the address that it would send from
+            own = probe.getsockname()[0]
+        socket.create_connection((own, int(port)), 1.0).close()
+    except (OSError, OverflowError):
+        return True
+    return False
 
 
 def _share(text: str) -> float:

@@ -10,6 +10,7 @@ from typing import Dict, List
 
 from runtime.command import printable, run
 from runtime.errors import UserError
+from runtime.fleet.options import add_fleet_options, fleet_of, require_ray
 from runtime.sweep import picture
 from runtime.sweep.choose import LIMITS, choose
 from runtime.sweep.page import page
@@ -48,7 +49,10 @@ def main() -> int:
         seconds=options.seconds,
         threads=options.threads,
     )
-    report = sweep(plan, folder, say=lambda text: print(text, file=sys.stderr, flush=True), fresh=options.fresh)
+    fleet = fleet_of(options)
+    if fleet is not None:
+        require_ray(fleet.address)
+    report = sweep(plan, folder, say=lambda text: print(text, file=sys.stderr, flush=True), fresh=options.fresh, fleet=fleet)
     written = write_report(report, folder)
     print(_table(report))
     for path in ("sweep.csv", "sweep.json", *written):
@@ -118,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="of the sweep: the folder in reports/ (default: sweep, or random)")
     parser.add_argument("--fresh", action="store_true", help="keep nothing that was measured before")
     parser.add_argument("--choose", action="store_true", help="name the artifact to deploy, from what was measured")
+    add_fleet_options(parser)
     for name in LIMITS:
         limit, unit = LIMITS[name], LIMITS[name].unit.replace("%", "%%")
         bound = "least" if limit.least else "most"

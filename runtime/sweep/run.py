@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, ContextManager, Dict, List, Optional, Sequence, Tuple
 
 from runtime.adopt import adopted, as_in
 from runtime.artifact import PRECISIONS, Artifact
 from runtime.errors import UserError
+from runtime.fleet.options import Fleet
 from runtime.sweep.artifacts import Maker
 from runtime.sweep.children import Failed, run_module
 from runtime.sweep.plan import Plan, fingerprint, site
@@ -24,35 +27,49 @@ _ACCURACY = ("top1", "top1_interval", "top5", "top5_interval", "agreement", "agr
              "difference_interval", "mcnemar_p", "pictures", "data", "accuracy_key", "accuracy_reason")  # fmt: skip
 
 
-def sweep(plan: Plan, folder: Path, say: Say, fresh: bool = False) -> Report:
+def sweep(plan: Plan, folder: Path, say: Say, fresh: bool = False, fleet: Optional[Fleet] = None) -> Report:
     """Measures what `plan` names and writes it to `folder`, after each step whole. A combination that fails is a row with
     its "reason". What was measured there before, of the same artifact in the same way on this machine, is kept; so are
     the rows of this machine that the plan does not name.
 
-    Raises UserError if `folder` can't be written, or pictures are missing.
+    With a `fleet`, all latencies come first, on this machine while nothing else of the cluster runs here; then the
+    accuracies, each spread over the whole cluster. Raises UserError if `folder` can't be written, or pictures are missing.
     """
     before = Report(folder.name, [], {}, "")
     if not fresh and (folder / "sweep.json").exists():
         before = read_rows(folder)
-    running, maker = _Sweep(plan, folder, before, say), Maker(plan)
+    running, maker = _Sweep(plan, folder, before, say, fleet), Maker(plan)
     like: Optional[Artifact] = None  # an artifact that knows its classes' names
     steps = len(plan.variants) + len(plan.foreign)
-    for step, variant in enumerate(plan.variants, 1):
-        say(f"[{step}/{steps}] {variant}")
-        artifacts = running.gather(variant, plan.precisions, lambda precision: maker.artifact(variant, precision))  # noqa: B023
-        like = like or next(iter(artifacts), None)
-        running.measure(variant, artifacts)
-    for step, foreign in enumerate(plan.foreign, len(plan.variants) + 1):
-        say(f"[{step}/{steps}] {foreign.name}")
-        adopt = partial(adopted, foreign.path, folder / "networks", foreign.name, labels=as_in(like))
-        running.measure(foreign.name, running.gather(foreign.name, ["fp32"], lambda _: adopt()))  # noqa: B023
+    with _alone(fleet, say):
+        for step, variant in enumerate(plan.variants, 1):
+            say(f"[{step}/{steps}] {variant}")
+            artifacts = running.gather(variant, plan.precisions, lambda precision: maker.artifact(variant, precision))  # noqa: B023
+            like = like or next(iter(artifacts), None)
+            running.measure(variant, artifacts)
+        for step, foreign in enumerate(plan.foreign, len(plan.variants) + 1):
+            say(f"[{step}/{steps}] {foreign.name}")
+            adopt = partial(adopted, foreign.path, folder / "networks", foreign.name, labels=as_in(like))
+            running.measure(foreign.name, running.gather(foreign.name, ["fp32"], lambda _: adopt()))  # noqa: B023
+    running.judge_all()
     return running.save()
+
+
+def _alone(fleet: Optional[Fleet], say: Say) -> ContextManager[None]:
+    """The node to oneself; a cluster that is only started for each evaluation runs nothing meanwhile."""
+    if fleet is None or not (fleet.address or os.environ.get("RAY_ADDRESS")):
+        return contextlib.nullcontext()
+    from runtime.fleet.reservation import alone
+
+    return alone(fleet.address, say)
 
 
 class _Sweep:
     """The rows found so far, and those of an earlier run that may be kept."""
 
-    def __init__(self, plan: Plan, folder: Path, before: Report, say: Say) -> None:
+    def __init__(self, plan: Plan, folder: Path, before: Report, say: Say, fleet: Optional[Fleet] = None) -> None:
+        self.fleet = fleet
+        self.unjudged: List[Tuple[str, Sequence[Artifact]]] = []  # put off until the latencies are measured
         self.plan, self.folder, self.say, self.site = plan, folder, say, site()
         self.before: Dict[Key, Row] = {_key(row): row for row in before.rows if row["site"] == self.site}
         self.rows = dict(self.before)
@@ -79,7 +96,7 @@ class _Sweep:
         return artifacts
 
     def measure(self, variant: str, artifacts: Sequence[Artifact]) -> None:
-        """Latency of all of them in turns, then the accuracy of each that could be run."""
+        """Latency of all of them in turns, then, on this machine, the accuracy of each that could be run."""
         wanted: List[Tuple[Artifact, str]] = []
         for artifact in artifacts:
             for backend in self.plan.backends:
@@ -95,6 +112,19 @@ class _Sweep:
                                   "latency_key": self._latency_key(artifact, key), "site": self.site}  # fmt: skip
             self.rows[key].update(_of_artifact(artifact))
         self.save()
+        if self.fleet is None:
+            self.judge(variant, artifacts)
+        else:
+            self.unjudged.append((variant, artifacts))
+
+    def judge_all(self) -> None:
+        """The accuracies that were put off."""
+        for number, (variant, artifacts) in enumerate(self.unjudged, 1):
+            self.say(f"[{number}/{len(self.unjudged)}] {variant}, over the cluster")
+            self.judge(variant, artifacts)
+
+    def judge(self, variant: str, artifacts: Sequence[Artifact]) -> None:
+        """Accuracy of each artifact that could be run."""
         fp32 = next((artifact for artifact in artifacts if artifact.precision == "fp32"), None)
         for artifact in artifacts:
             for backend in self.plan.backends:
@@ -102,7 +132,7 @@ class _Sweep:
                 own = [self.rows[key] for key in keys if "total" in self.rows[key]]
                 if own and not artifact.random:
                     earlier = [self.before[key] for key in keys if key in self.before]
-                    result = _accuracy(self.plan, artifact, fp32, backend, self.pictures, earlier, self.say)
+                    result = _accuracy(self.plan, artifact, fp32, backend, self.pictures, earlier, self.say, self.fleet)
                     for row in own:
                         for name in _ACCURACY:
                             row.pop(name, None)
@@ -193,8 +223,9 @@ def _bench(
 
 
 def _accuracy(
-    plan: Plan, artifact: Artifact, fp32: Optional[Artifact], backend: str, data: str, earlier: Sequence[Row], say: Say
-) -> Row:
+    plan: Plan, artifact: Artifact, fp32: Optional[Artifact], backend: str, data: str, earlier: Sequence[Row], say: Say,
+    fleet: Optional[Fleet] = None,
+) -> Row:  # fmt: skip
     """What a row says of accuracy, taken from `earlier` rows of the artifact where it was measured in the same way; without
     pictures to measure it on, where it was measured at all."""
     reference = None if fp32 is None or artifact.precision == "fp32" else fp32
@@ -211,6 +242,7 @@ def _accuracy(
     for option, value in (("--limit", plan.limit), ("--threads", plan.threads)):
         if value is not None:
             arguments += [option, value]
+    arguments += fleet.arguments() if fleet else []
     try:
         result = json.loads(run_module("runtime.evaluate", *arguments))
     except Failed as error:
