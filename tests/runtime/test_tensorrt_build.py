@@ -10,6 +10,7 @@ import io
 import json
 import os
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Iterator, List, Tuple
@@ -172,6 +173,35 @@ def test_a_second_start_builds_nothing(trt: Any, folder: Path) -> None:
     assert len(said) == 1 and "not there yet" in said[0]
     assert len(list(folder.glob("*.engine"))) == len(list(folder.glob("*.engine.json"))) == 1
     assert not list(folder.glob(".*"))  # nothing half written
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks are those of POSIX")
+@pytest.mark.parametrize("version", ["10.3.0"], indirect=True)
+def test_of_two_that_are_built_at_once_each_manifest_stays_with_its_engine(
+    trt: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, made = loader.make_engine(artifact(folder, "fp16"), loader.open_site(trt.__name__), BuildOptions("fp16"))
+    write_whole, between, second = manifest.write_whole, threading.Event(), threading.Event()
+
+    def slow(file: Path, content: bytes) -> None:
+        write_whole(file, content)
+        if content == b"first":
+            between.set()
+            second.wait(0.2)  # the second has all this time to come between the two
+
+    def write(content: bytes) -> None:
+        manifest.write_engine(path, content, made._replace(engine_sha256=hashlib.sha256(content).hexdigest()))
+        if content == b"second":
+            second.set()
+
+    monkeypatch.setattr(manifest, "write_whole", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(write, b"first")
+        assert between.wait(120)
+        pool.submit(write, b"second").result(120)
+        first.result(120)
+    assert path.read_bytes() == b"second"
+    assert manifest.read_manifest(path).engine_sha256 == hashlib.sha256(b"second").hexdigest()
 
 
 def changed(folder: Path, trt: Any, **values: Any) -> Path:
