@@ -56,7 +56,7 @@ class Command:
         with contextlib.suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(self.process.pid, signal.SIGKILL)
 
-    def wait(self, seconds: float = 300) -> Ended:
+    def wait(self, seconds: float = 900) -> Ended:
         self.process.join(seconds)
         if self.process.is_alive():
             self.kill(group=True)
@@ -72,25 +72,26 @@ def command(module: str, *arguments: object, **environment: str) -> Ended:
     return Command(module, *arguments, **environment).wait()
 
 
-def descendants_gone(folder: Path, seconds: float = 60) -> None:
-    """Waits until no process has `folder` in its command line: children of killed commands that are still at work."""
+def descendants_gone(folder: Path, seconds: float = 300) -> None:
+    """Waits until no process has `folder` in its command line or environment: children of killed commands that are still at
+    work. TensorRT's builder has it in none but the second."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if not any(os.fsencode(folder) in line for line in _command_lines()):
+        if not any(os.fsencode(folder) in words for words in _words()):
             return
         time.sleep(0.1)
     raise AssertionError(f"processes at work in {folder} after {seconds} s")
 
 
-def _command_lines() -> list[bytes]:
-    lines = []
+def _words() -> list[bytes]:
+    """The command line of each other process, and its environment."""
+    found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                lines.append((entry / "cmdline").read_bytes())
-            except OSError:
-                continue
-    return lines
+            for file in ("cmdline", "environ"):
+                with contextlib.suppress(OSError):  # gone since, or another user's
+                    found.append((entry / file).read_bytes())
+    return found
 
 
 def _run(module: str, arguments: list[bytes], environment: dict[str, str], output: str) -> None:
