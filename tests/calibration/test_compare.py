@@ -76,7 +76,7 @@ def test_a_row_for_every_method(artifacts, photographs, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "calibration.compare", "--variant", "small", "--calib", photographs, "--data", photographs,
          "--artifacts", artifacts, "--threads", "1", "--json", tmp_path / "rows.json"],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=600,
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "judging ort-default" in done.stderr and "judging" not in done.stdout

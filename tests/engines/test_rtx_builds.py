@@ -149,7 +149,7 @@ def test_a_missing_profile_comes_out_in_words(lite0: bytes, monkeypatch: pytest.
 
 def engine(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "runtime.engine", "--variant", "lite0", "--artifacts", str(folder), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture
@@ -196,16 +196,16 @@ def test_ctrl_c_stops_the_build_and_leaves_nothing(folder: Path) -> None:
     process = subprocess.Popen(
         [*command, "--target", "sm_89", "--opt-level", "5"], preexec_fn=interruptible, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not child_of(process.pid):
         time.sleep(0.02)
     builder = child_of(process.pid)
     assert builder, "the builder's process did not start"
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 130 and "Traceback" not in said
     assert not list(folder.glob("*/.*")) and not list(folder.glob("*/*engine*"))
-    deadline = time.monotonic() + 10  # an orphan that was killed waits until init has looked at it
+    deadline = time.monotonic() + 120  # an orphan that was killed waits until init has looked at it
     while time.monotonic() < deadline and Path(f"/proc/{builder}").exists():
         time.sleep(0.02)
     assert not Path(f"/proc/{builder}").exists()

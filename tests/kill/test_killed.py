@@ -79,7 +79,7 @@ def on_a_small_disk(kilobytes: int, content: Path, disk: Path, *command: object)
     disk.mkdir()
     words = ["unshare", "-m", "sh", "-c", _FULL, "sh", disk, kilobytes, content, REPOSITORY,
              sys.executable, "-m", "tests.kill.on_a_small_disk", disk, *command]  # fmt: skip
-    return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=300)
+    return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=900)
 
 
 def may_mount() -> bool:
@@ -125,7 +125,7 @@ def test_a_limit_on_the_size_of_files_is_a_sentence_too(size: int, sentence: str
 
     ended = subprocess.run(
         [sys.executable, "-m", str(module), *map(str, arguments)],
-        preexec_fn=limited, capture_output=True, text=True, timeout=300, cwd=REPOSITORY,
+        preexec_fn=limited, capture_output=True, text=True, timeout=900, cwd=REPOSITORY,
     )  # fmt: skip
     assert ended.returncode != 0 and "Traceback" not in ended.stderr, ended.stderr
     assert re.search(sentence, ended.stderr)

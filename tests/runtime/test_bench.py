@@ -54,7 +54,7 @@ def test_whole_command(here: Path, model: Path) -> None:
     shutil.copy(model, other)
     command = [sys.executable, "-m", "runtime.bench", "--variant", "lite0", "--foreign", str(other), "--images", str(DATA)]
     command += ["--seconds", "0.2", "--threads", "1", "--json", "deep/bench.json"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=900)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     result = json.loads((here / "deep/bench.json").read_text(), parse_constant=pytest.fail)
     assert (result["written_by"], result["schema"], result["failed"]) == ("runtime.bench", 1, [])

@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[3]
 
 def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900)
 
 
 def test_from_a_folder_to_an_answer_with_the_users_class_names(tmp_path):

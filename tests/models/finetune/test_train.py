@@ -109,7 +109,7 @@ def start(colours: Path, output: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "models.finetune", "--data", str(colours), *QUICK, "--epochs", "300", "--policy", "none",
                "--patience", "300", "--output", str(output)]  # fmt: skip
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (output / "lite0.training").is_file():
         assert process.poll() is None and time.monotonic() < deadline, process.stderr and process.stderr.read()
         time.sleep(0.02)
@@ -127,7 +127,7 @@ def test_killed_it_leaves_whole_files(colours, tmp_path):
 def test_ctrl_c_saves_and_says_how_to_go_on(colours, tmp_path):
     process = start(colours, tmp_path)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 130 and "the same command goes on from there" in said and "Traceback" not in said
     assert f"The best network so far is {tmp_path / 'lite0.safetensors'}" in said
     torch.load(tmp_path / "lite0.training", weights_only=True)
