@@ -116,14 +116,15 @@ bench: ## VARIANT=b1 [PRECISIONS=fp32,fp16,int8] [BACKENDS=onnxruntime,openvino]
 	   $(call option,--threads,$(THREADS)) $(call option,--json,$(JSON))
 
 .PHONY: sweep
-sweep: $(TIMM) ## [VARIANTS=b0..b7 PRECISIONS=fp32,fp16,int8 BACKENDS=auto DATA=photos/ LIMIT= CALIB=photos/ WEIGHTS=random BATCH=1,8 ONNX=resnet50.onnx SECONDS=10 NAME= FRESH=1]
+sweep: $(TIMM) ## [VARIANTS=b0..b7 PRECISIONS=fp32,fp16,int8 BACKENDS=auto DATA=photos/ LIMIT= CALIB=photos/ WEIGHTS=random BATCH=1,8 ONNX=resnet50.onnx SECONDS=10 NAME= FRESH=1 RAY=1|HOST:PORT]
 	@python=$(PYTHON); $(PYTHON) -c 'import tensorrt' 2>/dev/null || \
-	 { $(MAKE) --quiet --no-print-directory $(VENV)/.sweep && python=$(PY); } && \
+	 { $(MAKE) --quiet --no-print-directory $(VENV)/.sweep $(if $(filter-out 0,$(RAY)),$(VENV)/.ray) && python=$(PY); } && \
 	 $$python -m runtime.sweep $(call option,--variants,$(VARIANTS)) $(call option,--precisions,$(PRECISIONS)) \
 	   $(call option,--backends,$(BACKENDS)) $(call option,--data,$(DATA)) $(call option,--limit,$(LIMIT)) \
 	   $(call option,--calib,$(CALIB)) $(call option,--images,$(IMAGES)) $(call option,--weights,$(WEIGHTS)) \
 	   $(call option,--batch,$(BATCH)) $(call option,--onnx,$(ONNX)) $(call option,--seconds,$(SECONDS)) \
-	   $(call option,--threads,$(THREADS)) $(call option,--name,$(NAME)) $(if $(filter-out 0,$(FRESH)),--fresh)
+	   $(call option,--threads,$(THREADS)) $(call option,--name,$(NAME)) $(if $(filter-out 0,$(FRESH)),--fresh) \
+	   $(if $(filter-out 0,$(RAY)),--ray $(filter-out 1,$(RAY)))
 
 .PHONY: compare
 compare: ## A=reports/before B=reports/after: two sweeps side by side, and which differences are beyond the noise
@@ -196,6 +197,14 @@ build/triton/.ready: # the stub needs a Python 3.8 to 3.13 with a shared libpyth
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  nvidia-pytriton==0.7.0 'tritonclient[http,grpc]' onnxruntime Pillow pytest && touch $@
 
+.PHONY: test-ray
+test-ray: build/ray/.ready test-artifacts ## bulk jobs on a Ray cluster of several nodes here, of which one is killed (Ray is fetched once)
+	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/ray/bin/python -m pytest tests/fleet tests/runtime/test_fleet.py
+
+build/ray/.ready: # Ray has no wheels for the newest Pythons
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -e '.[ray,cpu]' pytest && touch $@
+
 .PHONY: fuzz
 fuzz: $(VENV)/.test ## [COUNT=3000] [SECONDS=] [FIRST=] [KINDS="png onnx"]: damaged files to everything that reads any
 	@$(PY) -m tests.fuzz $(call option,--count,$(COUNT)) $(call option,--seconds,$(SECONDS)) $(call option,--first,$(FIRST)) $(KINDS)
@@ -229,6 +238,11 @@ bench-throughput: exported ## [IMAGES=photos/] [JSON=file]: decoding, network, i
 .PHONY: bench-triton
 bench-triton: build/triton/.ready test-artifacts ## [MODEL=file] [SECONDS=5] [JSON=file]: Triton beside the bare Classifier, in turns
 	@build/triton/bin/python tests/benchmarks/triton_load.py --model '$(or $(MODEL),$(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx)' $(call option,--seconds,$(SECONDS)) $(call option,--json,$(JSON))
+
+.PHONY: bench-ray
+bench-ray: build/ray/.ready test-artifacts ## [IMAGES=photos/] [MODEL=file] [ACTORS=1,2,4] [JSON=file]: a Ray cluster beside one machine's pipeline, in turns
+	@build/ray/bin/python tests/benchmarks/fleet.py --model '$(or $(MODEL),$(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx)' \
+	  $(call option,--images,$(IMAGES)) $(call option,--actors,$(ACTORS)) $(call option,--json,$(JSON))
 
 .PHONY: bench-decode
 bench-decode: $(VENV)/.demo ## IMAGES=photos/ [MODELS=a.onnx,b.onnx] [LIMIT=N]: large JPEGs decoded at a fraction: time and answers
@@ -281,6 +295,11 @@ $(VENV)/.demo: $(VENV)/.export
 $(VENV)/.sweep: $(VENV)/.demo
 	@echo "installing matplotlib and OpenVINO (once)"
 	@$(PIP) -e '.[openvino]' 'matplotlib>=3.8'
+	@touch $@
+
+$(VENV)/.ray: $(VENV)/.demo
+	@echo "installing Ray (once)"
+	@$(PIP) -e '.[ray]'
 	@touch $@
 
 $(VENV)/.engine: $(VENV)/bin/python pyproject.toml
