@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--calib", type=Path, metavar="DIR", help="photographs (default: scikit-image's samples)")
     parser.add_argument("--target", default="sm_89", metavar="SM", help="GPU that the engine is for (default sm_89)")
     parser.add_argument("--resolution", type=int, metavar="PX", help="instead of the network's own")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the calibration")
     options = parser.parse_args()
     lines = []
     with tempfile.TemporaryDirectory() as name:
@@ -40,7 +41,8 @@ def main() -> int:
         for variant in options.variants.split(","):
             size = given("--resolution", options.resolution)
             taken = [step(folder, "export", "--variant", variant, "--weights", "random", *size)]
-            taken.append(step(folder, "calibration", "--variant", variant, *given("--calib", options.calib)))
+            pictures = (*given("--calib", options.calib), *given("--threads", options.threads))
+            taken.append(step(folder, "calibration", "--variant", variant, *pictures))
             engine = "not built: tensorrt_rtx is not installed"
             if find_spec("tensorrt_rtx"):
                 target = ("--precision", "int8", "--target", options.target, "--batch", "1,1,8")

@@ -35,16 +35,17 @@ def main() -> int:
     what.add_argument("--digits", action="store_true")
     parser.add_argument("--variants", default="lite0,v2-b0,b0")
     parser.add_argument("--epochs", help="default: what follows from the number of pictures")
-    parser.add_argument("--threads", help="of the training")
+    parser.add_argument("--threads", help="of every step that computes")
     parser.add_argument("--work", type=Path, help="where to write, and to go on from (default: a folder that vanishes)")
     given = parser.parse_args()
-    more = [*(["--epochs", given.epochs] if given.epochs else []), *(["--threads", given.threads] if given.threads else [])]
+    threads = ["--threads", given.threads] if given.threads else []
+    more = [*(["--epochs", given.epochs] if given.epochs else []), *threads]
     with tempfile.TemporaryDirectory() as temporary:
         work = (given.work or Path(temporary)).resolve()
         if given.digits:
             return digits(work, more)
-        low = [variant for variant in given.variants.split(",") if not whole_way(variant, given.data.resolve(), work, more)]
-        return int(bool(low))
+        data, variants = given.data.resolve(), given.variants.split(",")
+        return int(not all([whole_way(variant, data, work, more, threads) for variant in variants]))
 
 
 def call(module: str, *arguments: object, **environment: str) -> str:
@@ -56,21 +57,22 @@ def call(module: str, *arguments: object, **environment: str) -> str:
     return done.stdout
 
 
-def whole_way(variant: str, data: Path, work: Path, more: list[str]) -> bool:
+def whole_way(variant: str, data: Path, work: Path, more: list[str], threads: list[str]) -> bool:
     began, artifacts, output = time.perf_counter(), work / "artifacts", work / "finetuned"
     call("models.finetune", "--data", data, "--variant", variant, "--output", output, *more)
     trained = json.loads((output / f"{variant}.json").read_text(encoding="utf-8"))
     minutes = (time.perf_counter() - began) / 60
     call("export", "--variant", variant, "--weights", output / f"{variant}.safetensors", "--artifacts", artifacts)
     photographs = some_of(data / "train", work / "calibration")
-    call("calibration", "--variant", variant, "--calib", photographs, "--artifacts", artifacts)
+    call("calibration", "--variant", variant, "--calib", photographs, "--artifacts", artifacts, *threads)
     environment = {"EFFICIENTNET_ARTIFACTS": str(artifacts)}
-    evaluate = ("runtime.evaluate", "--variant", variant, "--data", data / "val", "--json")
+    evaluate = ("runtime.evaluate", "--variant", variant, "--data", data / "val", "--json", *threads)
     fp32 = json.loads(call(*evaluate, **environment))
     int8 = json.loads(call(*evaluate, "--precision", "int8", "--reference", "fp32", **environment))
     share, exact = as_written(artifacts / variant / variant, data / "val")
     first = next(path for path in sorted((data / "val").rglob("*")) if path.is_file())
-    answers = json.loads(call("runtime.infer", first, "--variant", variant, "--precision", "int8", "--json", **environment))
+    infer = ("runtime.infer", first, "--variant", variant, "--precision", "int8", "--json", *threads)
+    answers = json.loads(call(*infer, **environment))
     best = answers["predictions"][0]
     names = {folder.name for folder in (data / "train").iterdir()}
     good = fp32["top1"] >= TOP1 and exact >= SAME_CLASS and best["label"] in names
