@@ -45,7 +45,8 @@ def main() -> int:
         if given.digits:
             return digits(work, more)
         data, variants = given.data.resolve(), given.variants.split(",")
-        return int(not all([whole_way(variant, data, work, more, threads) for variant in variants]))
+        good = [whole_way(variant, data, work, more, threads) for variant in variants]
+        return int(not all(good))
 
 
 def call(module: str, *arguments: object, **environment: str) -> str:
