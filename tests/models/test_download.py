@@ -22,6 +22,7 @@ from itertools import product
 from pathlib import Path
 from time import monotonic, sleep, time
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import pytest
 
@@ -428,7 +429,7 @@ def test_follows_redirects_and_resumes_through_them(get, site, tmp_path, status)
 @pytest.mark.parametrize("scheme", ["file", "ftp", "data"])
 def test_refuses_to_be_redirected_off_http(get, site, tmp_path, scheme):
     (tmp_path / "secret").write_bytes(BODY)
-    target = f"{scheme}://localhost{tmp_path}/secret"
+    target = f"{scheme}://localhost{quote(str(tmp_path))}/secret"
     site.answers = [Answer(status=302, headers={"Location": target})]
     text = refusal(get)
     assert site.url in text and target in text and len(site.requests) == 1
