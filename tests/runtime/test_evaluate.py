@@ -146,19 +146,19 @@ def test_labels_of_another_set_are_an_error_and_not_0_percent(folder, tmp_path):
     assert json.loads(done.stdout)["top1"] == 0
 
 
-# Killed when it tells of the 60th picture: from within, so that it can't have ended before.
+# Killed when it tells of the 21st picture, in the third batch: from within, so that it can't have ended before.
 KILLED = """
 import itertools, os, runpy, signal
 from runtime import progress
 told = itertools.count(1)
-progress.Line.show = lambda *_, **__: next(told) < 60 or os.kill(os.getpid(), signal.SIGKILL)
+progress.Line.show = lambda *_, **__: next(told) < 21 or os.kill(os.getpid(), signal.SIGKILL)
 runpy.run_module("runtime.evaluate", run_name="__main__", alter_sys=True)
 """
 
 
 def test_an_interrupted_evaluation_goes_on_to_the_same_figures(folder, tmp_path):
     rows = []
-    for i in range(120):
+    for i in range(40):
         name = f"{i}.jpg"
         shutil.copy(str(PICTURES / ("corgi.jpg" if i % 3 else "lighthouse.jpg")), str(tmp_path / name))
         rows.append((name, CORGI if i % 7 else LIGHTHOUSE))
@@ -169,7 +169,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_figures(folder, tmp_path)
     killed = evaluate(folder, tmp_path, *arguments, program=("-c", KILLED))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     (journal,) = (tmp_path / "reports").glob(".evaluation*")
-    assert len(journal.read_text().splitlines()) == 60
+    assert len(journal.read_text().splitlines()) == 21
     done = evaluate(folder, tmp_path, *arguments)
     assert "going on" in done.stderr
     again = json.loads(done.stdout)
