@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from typing import Any, Iterator, List, NamedTuple, Sequence, Set
+from typing import Any, Generator, List, NamedTuple, Sequence, Set
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
@@ -78,7 +79,7 @@ def _facts(job: Job) -> Any:
 def run_job(
     job: Job, groups: Groups, missing: Sequence[int], listing: Listing, recipes: List[Preprocessing],
     fleet: Fleet, share: Share, facts: Facts,
-) -> Iterator[Part]:  # fmt: skip
+) -> Generator[Part, None, None]:  # fmt: skip
     """The groups that are `missing`, each once, as they get done.
 
     A node that is lost takes groups with it: they are done in another round, by the nodes that are there then.
@@ -89,26 +90,33 @@ def run_job(
     while left:
         before, reason = len(left), "its nodes are lost again and again"
         try:
-            for part in _round(job, groups, sorted(left), listing, recipes, fleet, share, facts):
-                if part.group in left:  # Ray may run a task again after its answer was taken
-                    left.discard(part.group)
-                    yield part
+            with contextlib.closing(_round(job, groups, sorted(left), listing, recipes, fleet, share, facts)) as parts:
+                for part in parts:
+                    if part.group in left:  # Ray may run a task again after its answer was taken
+                        left.discard(part.group)
+                        yield part
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[0]
         idle = idle + 1 if len(left) == before else 0
         if idle == _ROUNDS:
-            raise UserError(f"The cluster does nothing of the {len(left)} groups that are missing ({reason}): look at its logs.")
+            start, stop = groups.span(min(left))
+            first, *_, last = listing.entries(start, min(start + 2, stop))[:1] + listing.entries(stop - 1, stop)
+            raise UserError(
+                f"The cluster can't do what is missing, {len(left)} of {len(groups)} groups, the first of them {first.name} to "
+                f"{last.name} ({reason}): try those on one machine, and look at the cluster's logs."
+            )
 
 
 def _round(
     job: Job, groups: Groups, missing: Sequence[int], listing: Listing, recipes: List[Preprocessing],
     fleet: Fleet, share: Share, facts: Facts,
-) -> Iterator[Part]:  # fmt: skip
+) -> Generator[Part, None, None]:  # fmt: skip
     # A task that its node took along is left out, not waited for: its actor may never find a place again (Ray Data would keep the
     # task for it), and the next round knows what is missing. Errors of ours are in the rows, see Classify.
     DataContext.get_current().max_errored_blocks = -1
     pictures = Pictures(groups, missing, listing, recipes, job.decoding)
-    read = ray.data.read_datasource(pictures, override_num_blocks=len(missing), ray_remote_args={"num_cpus": share.decode_cpus})
+    decoding = {"num_cpus": share.decode_cpus, "max_retries": 3}  # Ray Data's own would try a picture that kills Pillow for ever
+    read = ray.data.read_datasource(pictures, override_num_blocks=len(missing), ray_remote_args=decoding)
     answers = read.map_batches(
         Classify,
         fn_constructor_args=(job, facts),
@@ -121,9 +129,14 @@ def _round(
         max_restarts=-1,
         max_task_retries=0,
     )
-    for batch in answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for text, table, bad in zip(*(batch.column(name) for name in ("found", "table", "bad"))):
-            yield _checked(json.loads(text.as_py()), table.as_py(), bad.as_py())
+    batches = iter(answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+    try:
+        for batch in batches:
+            for text, table, bad in zip(*(batch.column(name) for name in ("found", "table", "bad"))):
+                yield _checked(json.loads(text.as_py()), table.as_py(), bad.as_py())
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()
 
 
 def _checked(found: Any, table: bytes, bad: bytes) -> Part:

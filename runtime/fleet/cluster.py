@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import socket
-import tempfile
 from typing import Any, Dict, Iterator
 
 from runtime.backends import processors
@@ -36,8 +35,7 @@ def joined(address: str) -> Iterator[Any]:
         address = ""
         options.update(address="local", include_dashboard=False, num_cpus=processors(), _node_ip_address="127.0.0.1")
     try:
-        with _without(b"Set ray log level from environment"):
-            ray.init(**options)
+        ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"
         raise UserError(f"Can't use {where}: {str(error).strip().splitlines()[0]}") from None
@@ -64,23 +62,6 @@ def _require_listening(address: str) -> None:
         socket.create_connection((found[1].strip("[]"), int(found[2])), _ANSWER).close()
     except (OSError, OverflowError) as error:
         raise UserError(f"No Ray cluster answers at {address} ({error}): 'ray start --head' starts one.") from None
-
-
-@contextlib.contextmanager
-def _without(words: bytes) -> Iterator[None]:
-    """Keeps lines with `words` from the terminal: Ray's C++ part writes there itself."""
-    with tempfile.TemporaryFile() as file:
-        terminal = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            file.seek(0)
-            for line in file:
-                if words not in line:
-                    os.write(2, line)
 
 
 def _quieten(ray: Any) -> None:

@@ -16,7 +16,7 @@ from runtime.dataset import Sample
 from runtime.errors import UserError
 from runtime.evaluate import Record, believable, read_samples, record_of, reference_path, require_comparable, summary
 from runtime.fleet.bulk import Part
-from runtime.fleet.finish import Task, artifact_of, finish
+from runtime.fleet.finish import Task, artifact_of, finish, own_folder
 from runtime.fleet.inference import Progress
 from runtime.fleet.options import Fleet
 from runtime.fleet.results import RESULTS, Folder
@@ -41,8 +41,7 @@ def evaluate_spread(options: argparse.Namespace, fleet: Fleet) -> Dict[str, Any]
         form=lambda _: recorded,
         entries=lambda: (Entry(sample.path, str(Path(sample.path).absolute())) for sample in samples), asked=asked,
     )  # fmt: skip
-    own = json.dumps([asked, options.backend, [artifact.metadata["sha256"] for artifact in artifacts], fleet.threads])
-    folder = Folder(Store(str(Path("reports") / f".evaluation-{hashlib.sha256(own.encode()).hexdigest()[:16]}")), ".jsonl")
+    folder = Folder(Store(own_folder(task, "evaluation")), ".jsonl")
     checked = _Checked(folder, samples, artifacts[0], options.force)
     began = time.perf_counter()
     with folder.store.mine():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple
@@ -56,7 +59,7 @@ Seen = Callable[[int, int, List[Part]], None]  # pictures done, of how many, and
 def finish(task: Task, folder: Folder, seen: Seen, fresh: bool) -> Tuple[Dict[str, Any], Groups]:
     """Does what is missing in `folder`; what is in its _job.json, and the groups. Raises UserError; a folder with another
     job's results is left as it is."""
-    asked = {"schema": _SCHEMA, **_asked(task), **task.asked}
+    asked = asked_of(task)
     if fresh:
         folder.clear()
     facts = folder.facts()
@@ -108,15 +111,17 @@ def _advance(
         print(f"{pictures} of {count} pictures are done already (--fresh begins anew)", file=sys.stderr)
     seen(pictures, count, [])
     job = job._replace(form=task.form(answering))
-    for part in run_job(job, groups, missing, listing, recipes, task.fleet, share, answering):
-        folder.keep(part.group, part.table, part.bad)
-        pictures += part.pictures
-        if part.answered not in facts["answered"]:
-            facts["answered"].append(part.answered)
-            folder.begin(facts)
-            if len(facts["answered"]) > 1:
-                print(f"note: answered on {' and on '.join(facts['answered'])}: last digits may differ", file=sys.stderr)
-        seen(pictures, count, [part])
+    parts = run_job(job, groups, missing, listing, recipes, task.fleet, share, answering)
+    with contextlib.closing(parts):  # Ray Data's threads end before Ray does: else they take the process along
+        for part in parts:
+            folder.keep(part.group, part.table, part.bad)
+            pictures += part.pictures
+            if part.answered not in facts["answered"]:
+                facts["answered"].append(part.answered)
+                folder.begin(facts)
+                if len(facts["answered"]) > 1:
+                    print(f"note: answered on {' and on '.join(facts['answered'])}: last digits may differ", file=sys.stderr)
+            seen(pictures, count, [part])
     return facts, groups
 
 
@@ -132,13 +137,24 @@ def _model(artifact: Artifact, task: Task, ray: Any) -> Model:
     )  # fmt: skip
 
 
-def _asked(task: Task) -> Dict[str, Any]:
+def asked_of(task: Task) -> Dict[str, Any]:
+    """What the job's numbers depend on, as it stands in _job.json."""
     return {
+        "schema": _SCHEMA,
         "artifacts": [artifact.metadata["sha256"] for artifact in task.artifacts],
         "backend": task.options.backend,
         "threads": task.fleet.threads,
         "decoding": list(decoding_of(task.options)),
+        **task.asked,
     }
+
+
+def own_folder(task: Task, kind: str) -> str:
+    """Where a job keeps what it has done when nobody names a folder: named by all that it depends on, its pictures' names too."""
+    digest = hashlib.sha256(json.dumps(asked_of(task)).encode())
+    for entry in task.entries():
+        digest.update(f"{entry}\n".encode("utf-8", "surrogateescape"))
+    return str(Path("reports") / f".{kind}-{digest.hexdigest()[:16]}")
 
 
 def _require_same(before: Dict[str, Any], now: Dict[str, Any], folder: Folder) -> None:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import os
 import sys
 import time
-from pathlib import Path
 from typing import Iterator, List
 
 from runtime.artifact import RANDOM_WEIGHTS
 from runtime.errors import UserError
 from runtime.fleet.bulk import Part
-from runtime.fleet.finish import Task, artifact_of, finish
+from runtime.fleet.finish import Task, artifact_of, finish, own_folder
 from runtime.fleet.groups import Groups
 from runtime.fleet.options import Fleet
 from runtime.fleet.results import RESULTS, UNREADABLE, Folder, form
@@ -39,8 +35,7 @@ def infer(options: argparse.Namespace, fleet: Fleet) -> int:
         form=lambda answering: form(facts(artifact, answering.backend), options.top),
         entries=lambda: entries(options.images, options.column), asked=asked,
     )  # fmt: skip
-    own = hashlib.sha256(json.dumps([asked, os.getcwd(), artifact.metadata["sha256"]]).encode()).hexdigest()[:16]
-    folder = Folder(Store(options.out or str(Path("reports") / f".infer-{own}")))
+    folder = Folder(Store(options.out or own_folder(task, "infer")))
     progress = Progress("classified")
     with folder.store.mine():
         try:

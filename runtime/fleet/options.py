@@ -54,7 +54,6 @@ def require_ray(address: str) -> None:
     """Imports Ray, set up for the cluster at `address`. Raises UserError if Ray and what its Data needs can't be imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it will do anyway, without the hint
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes to the terminal
     address = address or os.environ.get("RAY_ADDRESS", "local")
     if address == "local" or _loopback_only(address):
         # Ray turns 127.0.0.1 into the machine's own address, which others can reach, unless it takes it for a system where it has

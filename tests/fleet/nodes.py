@@ -82,14 +82,14 @@ def started(folder: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]
     """The same, not waited for; killed at the end if it still runs."""
     with open(folder / "stderr.txt", "w") as errors:
         process = subprocess.Popen(
-            command(*arguments), cwd=folder, env=environment(folder), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=errors, text=True,
+            command(*arguments), cwd=folder, env=environment(folder), stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=errors, text=True,
         )  # fmt: skip
         try:
             yield process
         finally:
             process.kill()
-            process.communicate()
+            process.wait()
 
 
 def until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:

@@ -68,7 +68,7 @@ def test_a_node_is_killed_in_the_middle(model, photographs, alone, tmp_path):
             before = parts(tmp_path / "out")
             cluster.kill(0)
             os.kill(driver.pid, signal.SIGCONT)
-            driver.communicate(timeout=600)
+            driver.wait(timeout=600)
         facts = json.loads((tmp_path / "out" / "_job.json").read_text())
         count, size, lead = facts["groups"]
         assert len(before) < -(-(count - lead) // size), "the job was over before the node was killed"
@@ -84,7 +84,7 @@ def test_the_driver_is_killed_and_run_again(nodes, model, photographs, alone, tm
     with started(tmp_path, *arguments) as driver:
         until(lambda: len(parts(tmp_path / "out")) > 1, driver)
         driver.kill()
-        driver.communicate()
+        driver.wait()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("results/part-*")}
     assert kept
     done = run(tmp_path, *arguments)

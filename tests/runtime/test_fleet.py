@@ -177,9 +177,8 @@ def test_a_second_process_is_told(tmp_path):
 def test_mistakes(module, arguments, said, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)  # as on a machine without it
     monkeypatch.setattr(sys, "argv", [module, *arguments])
-    for variable in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_BACKEND_LOG_LEVEL"):
+    for variable in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
         monkeypatch.setenv(variable, "0")
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     with pytest.raises(UserError if said else SystemExit, match=said) as raised:
         importlib.import_module(f"runtime.{module}").main()
     assert raised.value.status == 2 if said else "is no number of GPUs" in capsys.readouterr().err
