@@ -18,6 +18,7 @@ from runtime.fleet.groups import Groups
 from runtime.fleet.options import Fleet
 from runtime.preprocess import Preprocessing
 
+_LEAVING = 60.0  # s
 _ROUNDS = 3  # without a single group done, before the job is given up
 
 
@@ -129,14 +130,21 @@ def _round(
         max_restarts=-1,
         max_task_retries=0,
     )
-    batches = iter(answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
     try:
-        for batch in batches:
+        for batch in answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for text, table, bad in zip(*(batch.column(name) for name in ("found", "table", "bad"))):
                 yield _checked(json.loads(text.as_py()), table.as_py(), bad.as_py())
     finally:
-        if hasattr(batches, "close"):
-            batches.close()
+        _ended(answers)
+
+
+def _ended(answers: Any) -> None:
+    """Waits for Ray Data's thread, when a job is over before its end: if it calls Ray after `ray.shutdown`, Ray ends the process
+    without a word of ours."""
+    executor = getattr(answers, "_current_executor", None)
+    if executor is not None:
+        executor.shutdown(force=True)  # waits 2 s
+        executor.join(_LEAVING)
 
 
 def _checked(found: Any, table: bytes, bad: bytes) -> Part:
