@@ -52,11 +52,14 @@ def trained(colours, tmp_path_factory):
 
 
 def test_colours_are_learnt_from_nothing(colours, tmp_path):
-    """As far as 30 steps go with 50 layers; tests/benchmarks/own_classes.py --digits goes all the way."""
-    given = {"epochs": 5, "batch": 8, "policy": "none", "mixup": 0.0, "area": 0.6, "ema": 0.0, "lr": 3e-3}
+    """As far as 48 steps go with 50 layers; tests/benchmarks/own_classes.py --digits goes all the way. Without what makes
+    few steps a matter of luck: another processor rounds otherwise, and goes another way."""
+    given = {"epochs": 8, "batch": 8, "policy": "none", "mixup": 0.0, "area": 0.6, "ema": 0.0, "lr": 1e-3, "patience": 99,
+             "drop_path": 0.0, "dropout": 0.0}  # fmt: skip
     finished = finetune(request(colours, tmp_path, **given))
     rows = json.loads((tmp_path / "lite0.json").read_text())["epochs"]
-    assert rows[-1]["loss"] < 0.75 * rows[1]["loss"] and max(row["top1"] for row in rows) > 40, rows
+    last = sum(row["loss"] for row in rows[-3:]) / 3
+    assert last < 0.75 * rows[1]["loss"] and max(row["top1"] for row in rows) > 40, rows
     assert any("WEIGHTS=" in line for line in finished.lines)
 
 
