@@ -64,7 +64,7 @@ def main():
 signal.signal(signal.SIGINT, signal.default_int_handler)
 run(main)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=90)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert done.returncode == 130, done.stderr
     assert "interrupted" in done.stderr and "Traceback" not in done.stderr
 
@@ -86,5 +86,5 @@ def test_errors_of_users_and_of_their_disks_are_sentences(capfd: pytest.CaptureF
     code = "from runtime.command import run\ndef main(): raise OSError({}, 'said so')\nrun(main)"
     for number, status, said in ((errno.EPIPE, 141, ""), (errno.ENOSPC, 1, "error: the output can't be written: said so.\n")):
         command = [sys.executable, "-c", code.format(number)]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=90)
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
         assert (done.returncode, done.stderr) == (status, said)
