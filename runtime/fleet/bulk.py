@@ -130,21 +130,21 @@ def _round(
         max_restarts=-1,
         max_task_retries=0,
     )
+    # Not iter_batches: its threads, and Ray Data's own, may call Ray after `ray.shutdown` when a job is over before its end, and
+    # Ray then ends the process without a word of ours. iter_internal_ref_bundles hides the executor, which has to be ended.
+    bundles, _, executor = answers._execute_to_iterator()
     try:
-        for batch in answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for block in (block for bundle in bundles for block in bundle.block_refs):
+            try:
+                batch = ray.get(block)
+            except ray.exceptions.RayError:  # on a node that was lost meanwhile
+                continue
             for text, table, bad in zip(*(batch.column(name) for name in ("found", "table", "bad"))):
                 yield _checked(json.loads(text.as_py()), table.as_py(), bad.as_py())
     finally:
-        _ended(answers)
-
-
-def _ended(answers: Any) -> None:
-    """Waits for Ray Data's thread, when a job is over before its end: if it calls Ray after `ray.shutdown`, Ray ends the process
-    without a word of ours."""
-    executor = getattr(answers, "_current_executor", None)
-    if executor is not None:
-        executor.shutdown(force=True)  # waits 2 s
-        executor.join(_LEAVING)
+        if executor is not None:
+            executor.shutdown(force=True)  # waits 2 s
+            executor.join(_LEAVING)
 
 
 def _checked(found: Any, table: bytes, bad: bytes) -> Part:

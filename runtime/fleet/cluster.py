@@ -40,7 +40,7 @@ def joined(address: str) -> Iterator[Any]:
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"
         raise UserError(f"Can't use {where}: {str(error).strip().splitlines()[0]}") from None
     try:
-        _quieten(ray)
+        quieten(ray)
         yield ray
     finally:
         ray.shutdown()
@@ -64,7 +64,7 @@ def _require_listening(address: str) -> None:
         raise UserError(f"No Ray cluster answers at {address} ({error}): 'ray start --head' starts one.") from None
 
 
-def _quieten(ray: Any) -> None:
+def quieten(ray: Any) -> None:
     """Ray Data's bars and lines: this project has its own."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

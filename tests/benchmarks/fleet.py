@@ -40,6 +40,7 @@ from runtime.classifier import Classifier  # noqa: E402
 from runtime.decode import DECODING  # noqa: E402
 from runtime.fleet.actor import Job, Model  # noqa: E402
 from runtime.fleet.bulk import facts_of, run_job, share_of  # noqa: E402
+from runtime.fleet.cluster import quieten  # noqa: E402
 from runtime.fleet.decoding import Listing, as_table  # noqa: E402
 from runtime.fleet.groups import cut  # noqa: E402
 from runtime.fleet.results import Folder, form  # noqa: E402
@@ -69,7 +70,7 @@ def main() -> int:
     turns: List[Dict[str, Any]] = []
     ray.init(address="local", num_cpus=max(*numbers, processors()), include_dashboard=False, log_to_driver=False,
              logging_level=50)  # fmt: skip
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    quieten(ray)
     try:
         for turn in range(options.turns):
             began = time.perf_counter()
@@ -94,7 +95,7 @@ def main() -> int:
         start = statistics.median(each.get(f"start {name.split()[0]}", 0.0) for each in turns)
         table.append({"name": name, "rate": rate, "ratio": ratio, "of_bound": rate / bound, "start": start})
         print(f"{name:14} {rate:9.1f} {ratio:15.2f} {rate / bound:13.2f} {start:12.1f}")
-    print(f"the driver keeps {kept:.0f} pictures a second (groups of 400, fsync of each file)")
+    print(f"writing alone: {kept:.0f} pictures a second (groups of 400, fsync of each file)")
     if options.json:
         found_all = {"model": options.model.name, "costs": costs, "bound": bound, "table": table, "keeping": kept, "turns": turns}
         options.json.write_text(json.dumps(found_all, indent=1))
@@ -140,7 +141,7 @@ def spread(model: Path, files: List[str], actors: int) -> Any:
 
 
 def keeping(classifier: Classifier, size: int) -> float:
-    """Pictures a second that a driver writes, in groups of `size`."""
+    """Pictures a second that a driver writes to a folder here, in groups of `size`."""
     labels = classifier.artifact.labels
     make = partial(form({"variant": "x"}, 5), 0, [f"photos/{i:08}.jpg" for i in range(size)])
     logits = np.random.default_rng(0).normal(size=(1, len(labels))).astype(np.float32)
