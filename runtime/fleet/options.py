@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 from typing import Any, List, NamedTuple, Optional
 
 from runtime.command import positive
@@ -70,6 +69,8 @@ def _loopback_only(address: str) -> bool:
     host, _, port = address.rpartition(":")
     if host not in ("127.0.0.1", "localhost") or not port.isdigit():
         return False
+    import socket
+
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect(("8.8.8.8", 80))  # sends nothing: the system names the address that it would send from
