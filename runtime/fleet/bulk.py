@@ -33,6 +33,10 @@ class Part(NamedTuple):
     bad: bytes  # the same of the unreadable; b"": there are none
 
 
+class Failure(RuntimeError):
+    """A bug of ours on a node, with its traceback."""
+
+
 class Share(NamedTuple):
     """What a job takes of the cluster."""
 
@@ -96,7 +100,9 @@ def run_job(
                     if part.group in left:  # Ray may run a task again after its answer was taken
                         left.discard(part.group)
                         yield part
-        except ray.exceptions.RayError as error:
+        except Failure:
+            raise
+        except (ray.exceptions.RayError, RuntimeError) as error:  # the second: Ray Data's, on nodes too busy to answer it
             reason = str(error).strip().splitlines()[0]
         idle = idle + 1 if len(left) == before else 0
         if idle == _ROUNDS:
@@ -148,9 +154,9 @@ def _round(
 
 
 def _checked(found: Any, table: bytes, bad: bytes) -> Part:
-    """Raises UserError, or a bug's RuntimeError, with what went wrong on the node."""
+    """Raises UserError or Failure with what went wrong on the node."""
     if found["failure"]:
-        raise (UserError if found["user"] else RuntimeError)(found["failure"])
+        raise (UserError if found["user"] else Failure)(found["failure"])
     if found["lost"] and os.path.exists(found["lost"]):
         raise UserError(
             f"{found['node']} does not see {found['lost']}, which is here: put the pictures where every node has them at the "
