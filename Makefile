@@ -39,7 +39,7 @@ exported: $(VENV)/.demo # an export that is there stays as it is, whatever weigh
 	@[ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(NAMED)/$(NAMED).fp32.onnx" ] || $(MAKE) --no-print-directory export
 
 .PHONY: calibrate
-calibrate: exported ## VARIANT=v2-b0 [CALIB=photos/] [EVALUATION=photos/] [BUDGET=0.5|99.3%] [TARGET=tensorrt|cpu] [QAT=1 EPOCHS=2] [FORCE=1]: to INT8, with a report
+calibrate: exported ## VARIANT=v2-b0 [CALIB=photos/] [EVALUATION=photos/] [BUDGET=0.5|99.3%] [TARGET=tensorrt|cpu] [QAT=1 EPOCHS=3] [FORCE=1]: to INT8, with a report
 	@$(PY) -m calibration --variant '$(VARIANT)' $(call option,--calib,$(CALIB)) $(call option,--evaluation,$(EVALUATION)) \
 	  $(call option,--budget,$(BUDGET)) $(call option,--target,$(TARGET)) $(if $(filter-out 0,$(QAT)),--qat) \
 	  $(call option,--epochs,$(EPOCHS)) $(if $(filter-out 0,$(FORCE)),--force)

@@ -42,7 +42,7 @@ def main() -> int:
         "--qat", action="store_true",
         help="leave no layer in float, but train all with INT8's roundings in place (needs no labels: FP32 teaches)",
     )  # fmt: skip
-    parser.add_argument("--epochs", type=int, metavar="N", help="of --qat (default 2)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of --qat (default 3)")
     parser.add_argument("--target", choices=sorted(TARGETS), default="tensorrt")
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to read and write (default: artifacts)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of onnxruntime (default: all cores)")

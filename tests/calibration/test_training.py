@@ -81,3 +81,13 @@ def test_the_same_seed_gives_the_same_weights(prepared: Prepared, photographs: P
     for name in first.layers:
         assert (first.layers[name].weight == second.layers[name].weight).all()
         assert (first.layers[name].bias == second.layers[name].bias).all()
+
+
+def test_unless_asked_training_leaves_the_integers_that_calibration_chose(
+    prepared: Prepared, photographs: Photographs
+) -> None:
+    trained = train(prepared, photographs, range(8), (), Schedule(epochs=2, batch=4), 1)
+    for name, layer in trained.layers.items():
+        assert (layer.weight == prepared.layers[name].weight).all()
+    assert any((layer.bias != prepared.layers[name].bias).any() for name, layer in trained.layers.items())
+    assert any((layer.scale != prepared.layers[name].scale).any() for name, layer in trained.layers.items())
