@@ -48,7 +48,6 @@ _LEAVING = 5.0  # seconds that a thread is waited for at the end; decoding a pic
 _TICK = 0.5  # seconds; only Windows needs it, where Ctrl-C does not end an endless wait
 
 
-
 class Squares(list):
     """A picture that was decoded elsewhere: what `squares` makes of it, for each recipe."""
 

@@ -13,8 +13,6 @@ from tests.fleet.nodes import ROOT, Done, Nodes, run
 PICTURES = 150
 
 
-
-
 @pytest.fixture(scope="session")
 def model() -> Path:
     folder = os.environ.get("EFFICIENTNET_TEST_ARTIFACTS")

@@ -7,7 +7,7 @@ import itertools
 import random
 import threading
 import time
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any, Iterator, List, Tuple
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from runtime import pipeline
 from runtime.decode import ImageError
 from runtime.pipeline import one_by_one, overlapped
+from tests.patience import LONG, until
 from tests.runtime.fake_classifier import RECIPE, FakeClassifier
 
 
@@ -24,16 +25,6 @@ def grey(value: int) -> np.ndarray:
 
 def as_picture(value: Any) -> Tuple[Any, str]:
     return (b"no picture" if value is None else grey(value)), "it"
-
-
-LONG = 120.0  # seconds, until which a machine that is busy or stood still has done what a test waits for
-
-
-def until(true: Callable[[], Any]) -> None:
-    end = time.monotonic() + LONG
-    while not true() and time.monotonic() < end:
-        time.sleep(0.01)
-    assert true()
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List
 
 import numpy as np
 import pytest
@@ -24,21 +24,12 @@ from runtime.sources.capture import Camera, NoCamera, is_camera
 from runtime.sources.folder import Folder
 from runtime.watch import watch
 from tests.interruptible import interruptible
+from tests.patience import LONG, until
 from tests.runtime.fake_classifier import FakeClassifier
 
 ROOT = Path(__file__).resolve().parents[2]
 CORGI = ROOT / "tests" / "data" / "corgi.jpg"
 LIGHTHOUSE = CORGI.with_name("lighthouse.jpg")
-
-
-LONG = 120.0  # seconds, until which a machine that is busy or stood still has done what a test waits for
-
-
-def until(true: Callable[[], Any]) -> Any:
-    end = time.monotonic() + LONG
-    while not true() and time.monotonic() < end:
-        time.sleep(0.01)
-    assert true()
 
 
 class FakeCapture:
