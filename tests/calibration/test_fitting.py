@@ -1,0 +1,46 @@
+"""Every layer gets the range and the smoothing that the logits like best, and a second call takes them from the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import calibration.fitting
+from calibration.cache import Cache
+from calibration.fitting import refined
+from calibration.images import read_folder, split
+from calibration.network import Network, open_session, run
+from calibration.placement import TARGETS
+from calibration.prepare import prepare
+from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_pictures
+
+
+def test_a_range_far_too_wide_shrinks_and_channels_that_differ_are_smoothed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, smoothed, wide = Network(small_model()), "second/depthwise", "first/project"
+    before, layer = network.layer("second/expand"), network.layer(smoothed)
+    by_channel = np.geomspace(0.1, 10, len(network.weights[layer.weight]), dtype=np.float32).reshape(-1, 1, 1, 1)
+    for weight, factor in ((before.weight, by_channel), (layer.weight, 1 / by_channel)):
+        network.weights[weight] = network.weights[weight] * factor
+    network.weights[before.bias] = network.weights[before.bias] * by_channel.ravel()
+    photographs = read_folder(write_pictures(tmp_path / "photos", 24), PREPROCESSING, CLASSES)
+    fit, held_out = split(len(photographs))
+    reference = run(open_session(network.to_model(), 1), photographs.batches())
+    cache, found = Cache(tmp_path / "cache", "0" * 64), []
+    for _ in range(2):
+        prepared = prepare(network, TARGETS["tensorrt"], lambda: photographs.batches(fit), 1)
+        stretched = prepared.layers[wide].range.stretched(12, prepared.histogram_low(wide))
+        prepared.layers[wide] = prepared.with_range(wide, stretched)
+        damages = refined(prepared, "tensorrt", photographs, reference, fit, held_out, cache, 1, lambda *_: None)
+        found.append((damages, prepared.layers))
+        monkeypatch.setattr(calibration.fitting, "damage", None)  # the second time, nothing is tried
+    (damages, layers), (again, same) = found
+    assert layers[wide].range.scale < stretched.scale / 4
+    assert layers[smoothed].factors is not None
+    assert damages == again and list(damages) == list(layers)
+    for name, chosen in layers.items():
+        assert chosen.range == same[name].range and np.array_equal(chosen.bias, same[name].bias), name
+        assert (chosen.factors is None) == (same[name].factors is None)
