@@ -87,7 +87,7 @@ def policy(settings: Settings) -> Callable[[Tensor], Tensor]:
         from kornia.augmentation.auto import AutoAugment, RandAugment, TrivialAugment
     except ImportError as error:
         raise UserError(
-            f"{settings.policy} needs kornia ({error}): pip install 'efficientnet-edge[finetune]', or --policy none."
+            f"{settings.policy} needs kornia ({error}): pip install -e '.[finetune]' in this repository, or --policy none."
         ) from None
     operations = {
         "randaugment": lambda: RandAugment(n=settings.operations, m=settings.magnitude),

@@ -68,7 +68,7 @@ def per_class(data: Data, truth: np.ndarray, top: np.ndarray) -> list[dict[str, 
     try:
         from sklearn.metrics import precision_recall_fscore_support
     except ImportError as error:
-        raise UserError(f"The report needs scikit-learn ({error}): pip install 'efficientnet-edge[finetune]'.") from None
+        raise UserError(f"The report needs scikit-learn ({error}): pip install -e '.[finetune]' in this repository.") from None
     labels = np.arange(len(data.classes))
     figures = precision_recall_fscore_support(truth, top, labels=labels, zero_division=np.nan)
     learnt = data.counts()

@@ -61,7 +61,7 @@ def require_ray(address: str) -> None:
     try:
         import ray.data  # noqa: F401
     except ImportError as error:
-        raise UserError(f"Ray can't be imported ({error}): pip install 'efficientnet-edge[ray]'.") from None
+        raise UserError(f"Ray can't be imported ({error}): pip install -e '.[ray]' in this repository.") from None
 
 
 def _loopback_only(address: str) -> bool:
