@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def main() -> int:
     from calibration.images import read_built_in, read_folder
     from calibration.placement import TARGETS
-    from calibration.sensitivity import ALLOWANCE, DEFAULT_BUDGET, ENOUGH
+    from calibration.sensitivity import DEFAULT_BUDGET as default
     from calibration.stage import calibrate, request_digests, up_to_date
     from runtime.artifact import artifacts_folder, find_artifact, read_artifact, require_classes
 
@@ -36,7 +36,8 @@ def main() -> int:
     parser.add_argument(
         "--budget", metavar="LOSS",
         help="what may be lost: '0.5' points of top-1, or '99.3%%' of classes as FP32; as few layers as that takes "
-        f"stay in float (default: as many as {ENOUGH:g} dB take, at most {100 * ALLOWANCE:g}%% of the multiply-adds)",
+        f"stay in float (default: as many as {default.points:g} points, {100 * default.same_class:g}%% and {default.sqnr:g} dB take, "
+        f"at most {100 * default.allowance:g}%% of the multiply-adds)",
     )  # fmt: skip
     parser.add_argument(
         "--qat", action="store_true",
@@ -48,7 +49,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of onnxruntime (default: all cores)")
     parser.add_argument("--force", action="store_true", help="calibrate even if nothing has changed")
     options = parser.parse_args()
-    budget = _budget(parser, options.budget) or DEFAULT_BUDGET
+    budget = _budget(parser, options.budget) or default
     training = _schedule(parser, options)
 
     folder = options.artifacts or artifacts_folder()
@@ -65,7 +66,7 @@ def main() -> int:
     else:
         photographs = read_built_in(pre, reading)
     judging = read_folder(options.evaluation, pre, classes, reading) if options.evaluation else None
-    if budget.points is not None and photographs.labels is None:
+    if options.budget and budget.points is not None and photographs.labels is None:
         parser.error("--budget in points needs labels (a labels.csv in the folder of --calib); give one like 99.3%")
     digests = request_digests(artifact, photographs, judging, budget, options.target, training)
     if not options.force and up_to_date(artifact.variant, digests.all, folder):

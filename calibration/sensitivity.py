@@ -15,7 +15,7 @@ from calibration.trials import Trials
 
 ALLOWANCE = 0.05  # of the multiply-adds, that may stay in float where no budget is given
 FACTOR = 1.3  # between the ranges that `refine` tries
-ENOUGH = 25.0  # dB, where no budget is given
+ENOUGH = 25.0  # dB, where no budget is given: at least
 SMOOTHED_FROM = 10 ** (-ENOUGH / 10)  # of the logits' power, divided among all layers: damage from which one is smoothed
 
 
@@ -24,7 +24,7 @@ class Budget:
     """What the int8 network must keep, measured on the calibration photographs."""
 
     same_class: float = 0.0  # least share of pictures with FP32's class
-    points: float | None = None  # largest loss of top-1, percentage points; needs labels
+    points: float | None = None  # largest loss of top-1, percentage points; without labels none is seen
     sqnr: float = 0.0  # least, dB, of the held-out pictures
     allowance: float = 1.0  # largest share of multiply-adds in float
 
@@ -32,13 +32,15 @@ class Budget:
         lost = 0.0 if self.points is None else point.lost
         return point.same_class >= self.same_class and lost <= (self.points or 0.0) and point.sqnr >= self.sqnr
 
-    def nearness(self, point: Point) -> tuple[float, float, float]:
+    def nearness(self, point: Point) -> tuple[float, float, float, float]:
         """Greater for a point that is nearer to the budget."""
         lost = 0.0 if self.points is None else point.lost
-        return min(point.same_class, self.same_class), -lost, point.sqnr
+        return min(point.sqnr, self.sqnr), min(point.same_class, self.same_class), -lost, point.sqnr
 
 
-DEFAULT_BUDGET = Budget(sqnr=ENOUGH, allowance=ALLOWANCE)
+# Both, since neither does alone: the same noise costs more classes where the margins between classes are narrow, and a few
+# hundred pictures tell classes too coarsely where they are wide.
+DEFAULT_BUDGET = Budget(same_class=0.993, points=0.3, sqnr=ENOUGH, allowance=ALLOWANCE)
 
 
 @dataclass(frozen=True)
