@@ -35,9 +35,9 @@ def main() -> int:
     )
     parser.add_argument(
         "--budget", metavar="LOSS",
-        help="what may be lost: '0.5' points of top-1, or '99.3%%' of classes as FP32; as few layers as that takes "
-        f"stay in float (default: as many as {default.points:g} points, {100 * default.same_class:g}%% and {default.sqnr:g} dB take, "
-        f"at most {100 * default.allowance:g}%% of the multiply-adds)",
+        help="what may be lost: '0.5' points of top-1, or '99.3%%' of classes as FP32; as few layers as that takes stay "
+        f"in float (default: as many as {default.points:g} points, {100 * default.same_class:g}%% and {default.sqnr:g} dB "
+        f"take, at most {100 * default.allowance:g}%% of the multiply-adds)",
     )  # fmt: skip
     parser.add_argument(
         "--qat", action="store_true",
