@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from calibration.network import Network, chunks, open_session, run
 from calibration.placement import TARGETS, share_in_int8
 from calibration.prepare import Prepared, prepare
-from calibration.sensitivity import Budget, Point, damage, order, refine, search
+from calibration.sensitivity import DEFAULT_BUDGET, Budget, Point, damage, order, refine, search
 from calibration.trials import Trials
 
 
@@ -51,6 +53,32 @@ def test_search_finds_the_fewest_that_meet_the_budget(prepared: Prepared) -> Non
     assert points == sorted(points, key=lambda point: len(point.kept))
     best, _, met = search(prepared, flat(prepared), Budget(sqnr=99), measure)
     assert not met and best.sqnr == max(10.0 + len(prepared.layers), best.sqnr)
+
+
+@pytest.mark.parametrize(("same_class", "lost"), [((0.97, 0.98, 0.99, 1.0), 0.0), ((1.0,) * 4, 0.4)])
+def test_without_a_budget_classes_are_kept_and_not_the_logits_alone(
+    prepared: Prepared, same_class: tuple[float, ...], lost: float
+) -> None:
+    """Quiet logits from one layer on, but classes, or right answers, only from three."""
+
+    def measure(model: onnx.ModelProto) -> tuple[float, float, float]:
+        kept = len(prepared.layers) - sum(node.name.endswith("weight_dq") for node in model.graph.node)
+        return same_class[min(kept, 3)], lost if kept < 3 else 0.0, 24.5 + kept
+
+    wanted = replace(DEFAULT_BUDGET, allowance=1.0)
+    best, _, met = search(prepared, flat(prepared), wanted, measure)
+    assert met and len(best.kept) == 3
+
+
+def test_without_a_budget_the_quietest_is_taken_where_none_is_quiet_enough(prepared: Prepared) -> None:
+    """And not one that a picture more or less happens to favour."""
+
+    def measure(model: onnx.ModelProto) -> tuple[float, float, float]:
+        kept = len(prepared.layers) - sum(node.name.endswith("weight_dq") for node in model.graph.node)
+        return 1.0 - 0.01 * kept, 0.0, 15.0 + kept / 10
+
+    best, points, met = search(prepared, flat(prepared), replace(DEFAULT_BUDGET, allowance=1.0), measure)
+    assert not met and best.sqnr == max(point.sqnr for point in points) and best.kept
 
 
 def test_budget_in_points_and_in_classes() -> None:
