@@ -10,7 +10,7 @@ from typing import IO, Iterable, Iterator, List, Sequence, Tuple, Union
 
 from runtime.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # taken from folders
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")  # taken from folders
 STANDARD_INPUT = "-"
 
 
