@@ -16,7 +16,8 @@ from runtime.pictures import find_pictures
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with pictures in photos/ and below."""
-    for name in ("z.jpg", "b/10.JPG", "b/9.png", "b/11.AVIF", "a/x.tiff", "a/c/d.webp", "notes.txt", ".hidden.jpg", ".thumbs/t.jpg"):
+    names = ("z.jpg", "b/10.JPG", "b/9.png", "b/11.AVIF", "a/x.tiff", "a/c/d.webp", "notes.txt", ".hidden.jpg", ".thumbs/t.jpg")
+    for name in names:
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
