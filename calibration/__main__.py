@@ -36,8 +36,8 @@ def main() -> int:
     parser.add_argument(
         "--budget", metavar="LOSS",
         help="what may be lost: '0.5' points of top-1, or '99.3%%' of classes as FP32; as few layers as that takes stay "
-        f"in float (default: as many as {default.points:g} points, {100 * default.same_class:g}%% and {default.sqnr:g} dB "
-        f"take, at most {100 * default.allowance:g}%% of the multiply-adds)",
+        f"in float (default: as many as {default.sqnr:g} dB take and those that give a dB more for less than a percent of "
+        f"the multiply-adds, at most {100 * default.allowance:g}%%)",
     )  # fmt: skip
     parser.add_argument(
         "--qat", action="store_true",
@@ -66,7 +66,7 @@ def main() -> int:
     else:
         photographs = read_built_in(pre, reading)
     judging = read_folder(options.evaluation, pre, classes, reading) if options.evaluation else None
-    if options.budget and budget.points is not None and photographs.labels is None:
+    if budget.points is not None and photographs.labels is None:
         parser.error("--budget in points needs labels (a labels.csv in the folder of --calib); give one like 99.3%")
     digests = request_digests(artifact, photographs, judging, budget, options.target, training)
     if not options.force and up_to_date(artifact.variant, digests.all, folder):

@@ -15,7 +15,7 @@ from calibration.trials import Trials
 
 ALLOWANCE = 0.05  # of the multiply-adds, that may stay in float where no budget is given
 FACTOR = 1.3  # between the ranges that `refine` tries
-ENOUGH = 25.0  # dB, where no budget is given: at least
+ENOUGH = 25.0  # dB, where no budget is given
 SMOOTHED_FROM = 10 ** (-ENOUGH / 10)  # of the logits' power, divided among all layers: damage from which one is smoothed
 
 
@@ -24,23 +24,23 @@ class Budget:
     """What the int8 network must keep, measured on the calibration photographs."""
 
     same_class: float = 0.0  # least share of pictures with FP32's class
-    points: float | None = None  # largest loss of top-1, percentage points; without labels none is seen
+    points: float | None = None  # largest loss of top-1, percentage points; needs labels
     sqnr: float = 0.0  # least, dB, of the held-out pictures
     allowance: float = 1.0  # largest share of multiply-adds in float
+    worth: float | None = None  # damage for a share of the multiply-adds: what does more stays in float though it needn't
 
     def met(self, point: Point) -> bool:
         lost = 0.0 if self.points is None else point.lost
         return point.same_class >= self.same_class and lost <= (self.points or 0.0) and point.sqnr >= self.sqnr
 
-    def nearness(self, point: Point) -> tuple[float, float, float, float]:
+    def nearness(self, point: Point) -> tuple[float, float, float]:
         """Greater for a point that is nearer to the budget."""
         lost = 0.0 if self.points is None else point.lost
-        return min(point.sqnr, self.sqnr), min(point.same_class, self.same_class), -lost, point.sqnr
+        return min(point.same_class, self.same_class), -lost, point.sqnr
 
 
-# Both, since neither does alone: the same noise costs more classes where the margins between classes are narrow, and a few
-# hundred pictures tell classes too coarsely where they are wide.
-DEFAULT_BUDGET = Budget(same_class=0.993, points=0.3, sqnr=ENOUGH, allowance=ALLOWANCE)
+# A layer that takes a dB off 25 dB's noise for a percent of the multiply-adds is worth it: first depthwise layers, mostly.
+DEFAULT_BUDGET = Budget(sqnr=ENOUGH, allowance=ALLOWANCE, worth=10 ** (-ENOUGH / 10) * (1 - 10**-0.1) / 0.01)
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def search(
 ) -> tuple[Point, list[Point], bool]:  # fmt: skip
     """(the fewest layers in float that meet `budget`, every point measured, whether it is met).
 
-    `measure` gives same_class, lost and sqnr of a graph. Doubles the layers in float until the budget is met and halves
-    the step from there. If it can't be met, the best point.
+    `measure` gives same_class, lost and sqnr of a graph. Begins with the layers that are worth it, doubles their number until
+    the budget is met and halves the step from there. If it can't be met, the best point.
     """
     network = prepared.network
     taken = order(network, damages, budget.allowance)
@@ -118,7 +118,10 @@ def search(
             note(points[count])
         return points[count]
 
-    low, high = -1, 0
+    cost = {layer.name: layer.multiply_adds / network.multiply_adds for layer in network.layers}
+    high = 0 if budget.worth is None else sum(damages[name] > budget.worth * cost[name] for name in taken)
+    low = high - 1
+    at(0)  # for the curve
     while not budget.met(at(high)) and high < len(taken):
         low, high = high, min(max(1, 2 * high), len(taken))
     met = budget.met(at(high))

@@ -55,30 +55,24 @@ def test_search_finds_the_fewest_that_meet_the_budget(prepared: Prepared) -> Non
     assert not met and best.sqnr == max(10.0 + len(prepared.layers), best.sqnr)
 
 
-@pytest.mark.parametrize(("same_class", "lost"), [((0.97, 0.98, 0.99, 1.0), 0.0), ((1.0,) * 4, 0.4)])
-def test_without_a_budget_classes_are_kept_and_not_the_logits_alone(
-    prepared: Prepared, same_class: tuple[float, ...], lost: float
+def test_what_does_much_damage_for_its_multiply_adds_stays_in_float_though_the_budget_is_met(
+    network: Network, prepared: Prepared
 ) -> None:
-    """Quiet logits from one layer on, but classes, or right answers, only from three."""
+    cheapest = order(network, flat(prepared), 1.0)[0]
+    share = network.layer(cheapest).multiply_adds / network.multiply_adds
+    quiet = dict.fromkeys(prepared.layers, 1e-9)
 
     def measure(model: onnx.ModelProto) -> tuple[float, float, float]:
-        kept = len(prepared.layers) - sum(node.name.endswith("weight_dq") for node in model.graph.node)
-        return same_class[min(kept, 3)], lost if kept < 3 else 0.0, 24.5 + kept
+        return 1.0, 0.0, 30.0
 
-    wanted = replace(DEFAULT_BUDGET, allowance=1.0)
-    best, _, met = search(prepared, flat(prepared), wanted, measure)
-    assert met and len(best.kept) == 3
-
-
-def test_without_a_budget_the_quietest_is_taken_where_none_is_quiet_enough(prepared: Prepared) -> None:
-    """And not one that a picture more or less happens to favour."""
-
-    def measure(model: onnx.ModelProto) -> tuple[float, float, float]:
-        kept = len(prepared.layers) - sum(node.name.endswith("weight_dq") for node in model.graph.node)
-        return 1.0 - 0.01 * kept, 0.0, 15.0 + kept / 10
-
-    best, points, met = search(prepared, flat(prepared), replace(DEFAULT_BUDGET, allowance=1.0), measure)
-    assert not met and best.sqnr == max(point.sqnr for point in points) and best.kept
+    for decibel_for_a_percent, kept in ((0.5, ()), (2.0, (cheapest,))):
+        taken_off = 10**-2.5 * (1 - 10 ** (-decibel_for_a_percent / 10)) / 0.01 * share
+        wanted = replace(DEFAULT_BUDGET, allowance=1.0)
+        best, points, met = search(prepared, {**quiet, cheapest: taken_off}, wanted, measure)
+        assert met and best.kept == kept
+        assert points[0].kept == ()  # the curve begins with everything in int8
+    best, _, _ = search(prepared, {**quiet, cheapest: 1.0}, Budget(same_class=0.9), measure)
+    assert best.kept == ()  # whoever gives a budget gets the fewest
 
 
 def test_budget_in_points_and_in_classes() -> None:
