@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument(
         "--budget", metavar="LOSS",
         help="what may be lost: '0.5' points of top-1, or '99.3%%' of classes as FP32; as few layers as that takes stay "
-        f"in float (default: as many as {default.sqnr:g} dB take and those that give a dB more for less than a percent of "
+        f"in float (default: as many as {default.sqnr:g} dB take and those that give half a dB more for a percent of "
         f"the multiply-adds, at most {100 * default.allowance:g}%%)",
     )  # fmt: skip
     parser.add_argument(
