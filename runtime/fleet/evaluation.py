@@ -14,7 +14,8 @@ from runtime.artifact import RANDOM_WEIGHTS, Artifact
 from runtime.classifier import Classifier
 from runtime.dataset import Sample
 from runtime.errors import UserError
-from runtime.evaluate import Record, believable, read_samples, record_of, reference_path, require_comparable, summary
+from runtime.evaluate import read_samples, reference_path
+from runtime.evaluation import Record, believable, record_of, require_comparable, summary
 from runtime.fleet.bulk import Part
 from runtime.fleet.finish import Task, artifact_of, finish, own_folder
 from runtime.fleet.inference import Progress
@@ -26,7 +27,7 @@ from runtime.pipeline import Answer
 
 
 def evaluate_spread(options: argparse.Namespace, fleet: Fleet) -> Dict[str, Any]:
-    """What `python -m runtime.evaluate ... --ray` reports, with the keys of runtime.evaluate.summary. Raises UserError."""
+    """What `python -m runtime.evaluate ... --ray` reports, with the keys of runtime.evaluation.summary. Raises UserError."""
     artifacts = [artifact_of(options)]
     if options.reference:
         path = str(reference_path(options.reference, artifacts[0]))

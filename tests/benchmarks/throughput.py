@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 from runtime.backends import processors  # noqa: E402
 from runtime.classifier import Classifier  # noqa: E402
 from runtime.dataset import Sample  # noqa: E402
-from runtime.evaluate import evaluate  # noqa: E402
+from runtime.evaluation import evaluate  # noqa: E402
 from runtime.infer import answers  # noqa: E402
 from runtime.pictures import below  # noqa: E402
 from runtime.pipeline import lanes_here, overlapped  # noqa: E402
