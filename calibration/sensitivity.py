@@ -128,6 +128,9 @@ def search(
     while met and high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if budget.met(at(middle)) else (middle, high)
+    if met:  # and for the curve what half of these layers would give, and what twice as many would
+        at(high // 2)
+        at(min(max(1, 2 * high), len(taken)))
     found = [points[count] for count in sorted(points)]
     if met:
         return points[high], found, True

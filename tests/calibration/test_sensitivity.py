@@ -71,6 +71,7 @@ def test_what_does_much_damage_for_its_multiply_adds_stays_in_float_though_the_b
         best, points, met = search(prepared, {**quiet, cheapest: taken_off}, wanted, measure)
         assert met and best.kept == kept
         assert points[0].kept == ()  # the curve begins with everything in int8
+        assert len(points[-1].kept) == max(1, 2 * len(kept))  # and goes beyond the choice
     best, _, _ = search(prepared, {**quiet, cheapest: 1.0}, Budget(same_class=0.9), measure)
     assert best.kept == ()  # whoever gives a budget gets the fewest
 
