@@ -14,7 +14,7 @@ from calibration.network import Network
 from calibration.placement import TARGETS, Quantised, smoothing_site
 from calibration.prepare import Prepared, from_arrays, prepare, to_arrays
 from calibration.ranges import Range
-from calibration.sensitivity import SMOOTHED_FROM, damage, refine
+from calibration.sensitivity import NOISE, damage, refine
 from calibration.trials import Trials
 
 # Pictures that weights are rounded on: the pass over them takes two to three times as long as plain inference.
@@ -86,7 +86,7 @@ def refined(
             prepared.layers[name] = fitted(name, prepared.layers[name])
         least = judged(name, prepared.layers[name])
         site = TARGETS[target].smoothing and layer.input not in streams and smoothing_site(network, layer)
-        if site and least > SMOOTHED_FROM / len(prepared.layers):
+        if site and least > NOISE / len(prepared.layers):  # an even share of what is enough
             smoothed = fitted(name, prepared.smoothed(name))
             if (found_damage := judged(name, smoothed)) < least / 2:
                 prepared.layers[name], least = smoothed, found_damage

@@ -16,7 +16,7 @@ from calibration.trials import Trials
 ALLOWANCE = 0.05  # of the multiply-adds, that may stay in float where no budget is given
 FACTOR = 1.3  # between the ranges that `refine` tries
 ENOUGH = 25.0  # dB, where no budget is given
-SMOOTHED_FROM = 10 ** (-ENOUGH / 10)  # of the logits' power, divided among all layers: damage from which one is smoothed
+NOISE = 10 ** (-ENOUGH / 10)  # that is, as a share of the logits' power
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Budget:
 
 
 # A layer that takes half a dB off 25 dB's noise for a percent of the multiply-adds is worth it: depthwise layers, mostly.
-DEFAULT_BUDGET = Budget(sqnr=ENOUGH, allowance=ALLOWANCE, worth=10 ** (-ENOUGH / 10) * (1 - 10**-0.05) / 0.01)
+DEFAULT_BUDGET = Budget(sqnr=ENOUGH, allowance=ALLOWANCE, worth=NOISE * (1 - 10**-0.05) / 0.01)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def order(network: Network, damages: Mapping[str, float], allowance: float) -> l
     The damages of layers add up at the logits (within 1 dB on the networks tried), so this is the knapsack's greedy
     answer. A layer that would take the whole above `allowance` is passed over.
     """
-    cost = {layer.name: layer.multiply_adds / network.multiply_adds for layer in network.layers}
+    cost = _costs(network)
     left = allowance - sum(share for name, share in cost.items() if name not in damages)
     taken = []
     for name in sorted(damages, key=lambda name: -damages[name] / cost[name]):
@@ -94,6 +94,11 @@ def order(network: Network, damages: Mapping[str, float], allowance: float) -> l
             left -= cost[name]
             taken.append(name)
     return taken
+
+
+def _costs(network: Network) -> dict[str, float]:
+    """Each layer's share of the multiply-adds."""
+    return {layer.name: layer.multiply_adds / network.multiply_adds for layer in network.layers}
 
 
 def search(
@@ -118,7 +123,7 @@ def search(
             note(points[count])
         return points[count]
 
-    cost = {layer.name: layer.multiply_adds / network.multiply_adds for layer in network.layers}
+    cost = _costs(network)
     high = 0 if budget.worth is None else sum(damages[name] > budget.worth * cost[name] for name in taken)
     low = high - 1
     at(0)  # for the curve

@@ -9,14 +9,14 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, Optional, Sequence
 
-from runtime.artifact import PRECISIONS, RANDOM_WEIGHTS, Artifact, find_artifact
+from runtime.artifact import RANDOM_WEIGHTS
 from runtime.classifier import Classifier
 from runtime.command import add_decoding_options, add_model_options, open_model, printable, run
-from runtime.dataset import Sample, read_dataset
+from runtime.dataset import Sample
 from runtime.errors import UserError
-from runtime.evaluation import evaluate
+from runtime.evaluation import evaluate, read_samples, reference_path
 from runtime.fleet.options import add_fleet_options, fleet_of, require_ray
 from runtime.pipeline import lanes_here
 from runtime.progress import Line, time_left
@@ -55,7 +55,7 @@ def main() -> int:
     reference = None
     if options.reference:
         reference = open_model(options, lanes_here(), reference_path(options.reference, classifier.artifact))
-    samples = read_samples(options, classifier.artifact)
+    samples = read_samples(options.data, classifier.artifact, options.labels, options.limit)
     if classifier.artifact.random:
         print(f"{classifier.artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
     journal = _journal(classifier, reference, samples)
@@ -74,20 +74,6 @@ def main() -> int:
     journal.unlink()
     print(json.dumps(result) if options.json else _report(result, options.data))
     return 0
-
-
-def reference_path(reference: str, artifact: Artifact) -> Union[str, Path]:
-    """What `--reference` names: a file, or a precision of the same variant."""
-    return find_artifact(artifact.variant, reference, artifact.path.parent.parent) if reference in PRECISIONS else reference
-
-
-def read_samples(options: argparse.Namespace, artifact: Artifact) -> List[Sample]:
-    """The data set, or with `--limit` every k-th picture of it."""
-    samples = read_dataset(options.data, artifact, options.labels)
-    if options.limit and options.limit < len(samples):
-        step = len(samples) / options.limit
-        samples = [samples[int(i * step)] for i in range(options.limit)]
-    return samples
 
 
 def _journal(classifier: Classifier, reference: Optional[Classifier], samples: Sequence[Sample]) -> Path:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from runtime.accuracy import mcnemar, paired_difference, wilson
-from runtime.artifact import RANDOM_WEIGHTS, Artifact
+from runtime.artifact import PRECISIONS, RANDOM_WEIGHTS, Artifact, find_artifact
 from runtime.classifier import Classifier
-from runtime.dataset import Sample
+from runtime.dataset import Sample, read_dataset
 from runtime.errors import UserError
 from runtime.pipeline import Answer, overlapped
 
@@ -58,6 +58,22 @@ def evaluate(
     result = summary(records, samples, classifier.artifact, classifier.backend.description, used)
     result["images_per_second"] = round((len(samples) - start) / max(time.perf_counter() - began, 1e-9), 2)
     return result
+
+
+def reference_path(reference: str, artifact: Artifact) -> Union[str, Path]:
+    """What `--reference` names: a file, or a precision of the same variant."""
+    return find_artifact(artifact.variant, reference, artifact.path.parent.parent) if reference in PRECISIONS else reference
+
+
+def read_samples(
+    data: Path, artifact: Artifact, labels: Optional[Path] = None, limit: Optional[int] = None
+) -> List[Sample]:
+    """The data set, or about `limit` pictures of it: every k-th."""
+    samples = read_dataset(data, artifact, labels)
+    if limit and limit < len(samples):
+        step = len(samples) / limit
+        samples = [samples[int(i * step)] for i in range(limit)]
+    return samples
 
 
 def require_comparable(ours: Artifact, reference: Artifact) -> None:

@@ -14,8 +14,15 @@ from runtime.artifact import RANDOM_WEIGHTS, Artifact
 from runtime.classifier import Classifier
 from runtime.dataset import Sample
 from runtime.errors import UserError
-from runtime.evaluate import read_samples, reference_path
-from runtime.evaluation import Record, believable, record_of, require_comparable, summary
+from runtime.evaluation import (
+    Record,
+    believable,
+    read_samples,
+    record_of,
+    reference_path,
+    require_comparable,
+    summary,
+)  # fmt: skip
 from runtime.fleet.bulk import Part
 from runtime.fleet.finish import Task, artifact_of, finish, own_folder
 from runtime.fleet.inference import Progress
@@ -33,7 +40,7 @@ def evaluate_spread(options: argparse.Namespace, fleet: Fleet) -> Dict[str, Any]
         path = str(reference_path(options.reference, artifacts[0]))
         artifacts.append(artifact_of(argparse.Namespace(**{**vars(options), "model": path, "precision": None})))
         require_comparable(*artifacts)
-    samples = read_samples(options, artifacts[0])
+    samples = read_samples(options.data, artifacts[0], options.labels, options.limit)
     if artifacts[0].random:
         print(f"{artifacts[0].path}: {RANDOM_WEIGHTS}", file=sys.stderr)
     asked = {"samples": _digest(samples)}
