@@ -22,7 +22,7 @@ from runtime.evaluation import (
     reference_path,
     require_comparable,
     summary,
-)  # fmt: skip
+)
 from runtime.fleet.bulk import Part
 from runtime.fleet.finish import Task, artifact_of, finish, own_folder
 from runtime.fleet.inference import Progress
