@@ -1,0 +1,216 @@
+"""The half of the FAKE TensorRT that runs engines: each holds the ONNX that it was built from, and onnxruntime runs that."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from typing import Any, List, Tuple
+
+import numpy as np
+
+from tests.runtime.fake_bindings import Dims, Fake, log_error, needs_gpu
+from tests.runtime.fake_device import STREAMS
+
+HEADER = b"FAKE TENSORRT ENGINE\n"
+DTYPES = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(uint8)": "UINT8"}
+SIZES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}
+
+
+class FakeRuntime(Fake):
+    max_threads, engine_host_code_allowed = 1, False
+
+    def start(self, logger: Any) -> None:
+        self._trt._errors = logger
+        self.__dict__["_logger"] = logger
+
+    @property
+    def num_DLA_cores(self) -> int:
+        return self._trt.dla_cores
+
+    def deserialize_cuda_engine(self, serialized_engine: Any) -> Any:
+        trt, content = self._trt, bytes(memoryview(serialized_engine))
+        needs_gpu(trt, "deserialize_cuda_engine")
+        try:
+            line, onnx = content[len(HEADER) :].split(b"\n", 1)
+            header = json.loads(line) if content.startswith(HEADER) else None
+        except ValueError:
+            header = None
+        if header is None:
+            problem = "Error Code 1: Serialization (magicTag Assertion failed: not an engine)"
+        elif header["version"] != trt.__version__:
+            problem = f"Error Code 1: Serialization (version tag does not match: {trt.__version__}, engine {header['version']})"
+        elif trt.gpu not in header["targets"]:
+            problem = (
+                f"Error Code 6: API Usage Error (The engine plan file was built for {header['targets']}, not {trt.gpu})"
+            )
+        else:
+            return self._new(
+                "ICudaEngine", header=header, session=session_of(onnx), runtime=self, content=content, taken={}
+            )
+        log_error(trt, problem)
+        return None
+
+
+class FakeCudaEngine(Fake):
+    name = "fake"
+    num_io_tensors = property(lambda self: 1 + len(self._session.get_outputs()))
+    num_layers = property(lambda self: len(self._header["layers"]))
+    num_optimization_profiles = property(lambda self: len(self._header["profiles"]))
+    device_memory_size = device_memory_size_v2 = property(lambda self: 4096)
+
+    def _tensor(self, name: str) -> Any:
+        return {t.name: t for t in self._session.get_inputs() + self._session.get_outputs()}[name]
+
+    def get_tensor_name(self, index: int) -> str:
+        return [self._session.get_inputs()[0].name, *(each.name for each in self._session.get_outputs())][index]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        mode = self._trt.TensorIOMode
+        return mode.INPUT if name == self._session.get_inputs()[0].name else mode.OUTPUT
+
+    def get_tensor_shape(self, name: str) -> Any:
+        return Dims(size if isinstance(size, int) else -1 for size in self._tensor(name).shape)
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return getattr(self._trt.DataType, DTYPES[self._tensor(name).type])
+
+    def get_tensor_location(self, name: str) -> Any:
+        return self._trt.TensorLocation.DEVICE
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> Any:
+        return [Dims(shape) for shape in self._header["profiles"][profile_index][name]]
+
+    def create_execution_context(self, *strategy: Any) -> Any:
+        needs_gpu(self._trt, "create_execution_context")
+        context = self._new("IExecutionContext", owner=self, shapes={}, addresses={}, executed=0)
+        context._take(0)
+        return context
+
+    def create_engine_inspector(self) -> Any:
+        return self._new("EngineInspector", owner=self)
+
+    def serialize(self) -> Any:
+        return self._new("IHostMemory", content=self._content)
+
+
+class FakeEngineInspector(Fake):
+    def get_engine_information(self, format: Any) -> str:
+        header = self._owner._header
+        names = [name for name, _ in header["layers"]]
+        layers = [{"Name": name, "LayerType": kind} for name, kind in header["layers"]] if header["detailed"] else names
+        if format == self._trt.LayerInformationFormat.JSON:
+            return json.dumps({"Layers": layers, "Bindings": ["images", "logits"]})
+        return "\n".join(names)
+
+
+class FakeExecutionContext(Fake):
+    profiler, enqueue_emits_profile = None, True
+    engine = property(lambda self: self._owner)
+    active_optimization_profile = property(lambda self: self.__dict__.get("_profile", -1))
+
+    def _take(self, profile: int) -> bool:
+        """Before 10.0 no two contexts may hold one profile; the first context made gets profile 0."""
+        taken = self._owner._taken
+        if 8 <= self._trt._major < 10 and taken.get(profile, id(self)) != id(self):
+            return False
+        self._let_go()
+        taken[profile] = id(self)
+        self.__dict__["_profile"] = profile
+        return True
+
+    def _let_go(self) -> None:
+        if self._owner._taken.get(self.__dict__.get("_profile")) == id(self):
+            del self._owner._taken[self._profile]
+
+    def __del__(self) -> None:
+        self._let_go()
+        Fake.__del__(self)  # type: ignore[arg-type]
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        if profile_index >= len(self._owner._header["profiles"]) or not self._take(profile_index):
+            log_error(self._trt, f"Error Code 3: API Usage Error (profile {profile_index} is used by another context)")
+            return False
+        return True
+
+    def set_input_shape(self, name: str, shape: Any) -> bool:
+        if self.__dict__.get("_profile", -1) < 0:
+            log_error(self._trt, "Error Code 3: API Usage Error (no optimization profile is set)")
+            return False
+        low, _, high = self._owner._header["profiles"][self._profile][name]
+        if len(tuple(shape)) != len(low) or not all(a <= n <= b for a, n, b in zip(low, shape, high)):
+            log_error(self._trt, f"Error Code 3: API Usage Error (set dimensions {tuple(shape)} outside of the profile)")
+            return False
+        self._shapes[name] = tuple(shape)
+        return True
+
+    def get_tensor_shape(self, name: str) -> Any:
+        shape = self._owner.get_tensor_shape(name)
+        sizes = {size[0] for size in self._shapes.values()}
+        return Dims((*sizes, *shape[1:])) if sizes else shape
+
+    def infer_shapes(self) -> List[str]:
+        return [t.name for t in self._owner._session.get_inputs() if t.name not in self._shapes]
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        if type(memory) is not int:
+            raise TypeError("set_tensor_address(): incompatible function arguments")
+        self._addresses[name] = memory
+        return True
+
+    def get_tensor_address(self, name: str) -> int:
+        return self._addresses.get(name, 0)
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return self._trt.capturable_after is not None and self._executed >= self._trt.capturable_after
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        trt, owner, stream = self._trt, self._owner, STREAMS.get(stream_handle)
+        needs_gpu(trt, "execute_async_v3")
+        source, results = owner._session.get_inputs()[0], owner._session.get_outputs()
+        if stream_handle not in (0, *STREAMS):
+            raise AssertionError(f"execute_async_v3 on {stream_handle:#x}, which is no stream")
+        if source.name not in self._shapes or {source.name, *(each.name for each in results)} - set(self._addresses):
+            log_error(trt, "Error Code 3: API Usage Error (neither address nor allocator is set, or a shape is missing)")
+            return False
+        if (
+            stream is not None
+            and stream.capturing is not None
+            and not FakeExecutionContext.is_stream_capturable(self, 0)
+        ):
+            log_error(trt, "Error Code 1: Cuda Runtime (operation not permitted when stream is capturing)")
+            stream.broken = True
+            return False
+        self.__dict__["_executed"] += 1
+        shape = self._shapes[source.name]  # what follows is fixed now and done when the stream gets there
+        images = _view(trt, self._addresses[source.name], shape, SIZES[DTYPES[source.type]])
+        answers = [
+            _view(trt, self._addresses[each.name], (shape[0], *each.shape[1:]), SIZES[DTYPES[each.type]]) for each in results
+        ]
+        profiler = self.__dict__.get("_profiler")
+
+        def work() -> None:
+            for answer, values in zip(answers, owner._session.run(None, {source.name: images})):
+                answer[...] = values
+            for name, _ in owner._header["layers"] if profiler is not None else []:
+                profiler.report_layer_time(name, 0.01)
+
+        if stream is None:
+            work()
+        else:
+            stream.enqueue(work)
+        return True
+
+
+def _view(trt: Any, address: int, shape: Tuple[int, ...], dtype: Any) -> np.ndarray:
+    nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if trt.device is not None:
+        trt.device.check_range(address, nbytes)
+    return np.frombuffer((ctypes.c_char * nbytes).from_address(address), dtype).reshape(shape)
+
+
+def session_of(content: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
