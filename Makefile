@@ -156,6 +156,7 @@ all-tests: lint test-artifacts $(OTHER_PYTHONS:%=build/python%/.ready)
 .PHONY: lint
 lint: $(VENV)/.test
 	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/ruff format --quiet --check .
 	@$(VENV)/bin/mypy --no-error-summary
 
 # All but the runtime's tests, those by themselves, and what is too long for every run: one after the other, or side by side.

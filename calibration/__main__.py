@@ -34,15 +34,17 @@ def main() -> int:
         "--evaluation", type=Path, metavar="DIR", help="photographs to judge by (default: a quarter of the others)"
     )
     parser.add_argument(
-        "--budget", metavar="LOSS",
+        "--budget",
+        metavar="LOSS",
         help="what may be lost: '0.5' points of top-1, or '99.3%%' of classes as FP32; as few layers as that takes stay "
         f"in float (default: as many as {default.sqnr:g} dB take and those that give half a dB more for a percent of "
         f"the multiply-adds, at most {100 * default.allowance:g}%%)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--qat", action="store_true",
+        "--qat",
+        action="store_true",
         help="leave no layer in float, but train all with INT8's roundings in place (needs no labels: FP32 teaches)",
-    )  # fmt: skip
+    )
     parser.add_argument("--epochs", type=int, metavar="N", help="of --qat (default 3)")
     parser.add_argument("--target", choices=sorted(TARGETS), default="tensorrt")
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to read and write (default: artifacts)")
@@ -130,7 +132,9 @@ def _lines(result: Result, folder: Path) -> list[str]:
     best, training = result.best, result.training
     how = f"{len(best.kept)} layers chosen for float"
     if training:
-        how = f"all layers trained, {training.epochs} epochs" if result.trained else "training did harm, and was left out"
+        how = (
+            f"all layers trained, {training.epochs} epochs" if result.trained else "training did harm, and was left out"
+        )
     lines = [
         f"pictures     {result.pictures} of {result.origin}, {len(result.skipped)} skipped",
         f"in INT8      {best.share:.1%} of the multiply-adds; {how}",

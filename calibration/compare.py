@@ -75,9 +75,16 @@ def multiply_adds_in_int8(model: onnx.ModelProto, network: Network) -> float:
 
 
 def compare(
-    variant: str, calib: Path, data: Path, folder: Path | None = None, only: Sequence[str] = NAMES,
-    limit: int | None = None, methods: Sequence[Method] = METHODS, threads: int = 0, say: Callable[[str], None] = lambda _: None,
-) -> tuple[list[Row], dict[str, Any]]:  # fmt: skip
+    variant: str,
+    calib: Path,
+    data: Path,
+    folder: Path | None = None,
+    only: Sequence[str] = NAMES,
+    limit: int | None = None,
+    methods: Sequence[Method] = METHODS,
+    threads: int = 0,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[list[Row], dict[str, Any]]:
     """(a row for FP32 and for each of `only`, facts of the run). `limit`: pictures taken of each folder.
 
     Raises UserError if `variant` was not exported or a folder has no pictures. A tool that is absent or fails is a row.
@@ -113,8 +120,11 @@ def compare(
             found.append(_tried(method, network, source, Path(scratch), shape, judged))
     versions = {name: _version(name) for name in ("onnx", "onnxruntime", "numpy", "nvidia-modelopt")}
     return found, {
-        "variant": variant, "calibration_pictures": shape[0], "judged_pictures": len(rows), "versions": versions
-    }  # fmt: skip
+        "variant": variant,
+        "calibration_pictures": shape[0],
+        "judged_pictures": len(rows),
+        "versions": versions,
+    }
 
 
 def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> list[str]:
@@ -126,9 +136,13 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> list[str]:
             lines.append(f"{row.name:<{width}}   {row.reason}")
             continue
         cells = (
-            (row.top1, 7, 1), (row.same_class, 12, 1), (row.sqnr, 7, 1), (row.share, 11, 1), (row.seconds, 7, 0),
+            (row.top1, 7, 1),
+            (row.same_class, 12, 1),
+            (row.sqnr, 7, 1),
+            (row.share, 11, 1),
+            (row.seconds, 7, 0),
             (row.peak_mb, 7, 0),
-        )  # fmt: skip
+        )
         lines.append(f"{row.name:<{width}}   " + "  ".join(_cell(*cell) for cell in cells))
     lines += ["", *(f"{row.name:<{width}}   {row.about}" for row in rows), ""]
     lines.append(
@@ -163,22 +177,33 @@ def _write_pictures(path: Path, photographs: Photographs, limit: int | None) -> 
 
 
 def _tried(
-    method: Method, network: Network, source: Path, scratch: Path, shape: list[int],
+    method: Method,
+    network: Network,
+    source: Path,
+    scratch: Path,
+    shape: list[int],
     judged: Callable[[str, str, onnx.ModelProto], Row],
-) -> Row:  # fmt: skip
+) -> Row:
     tool = TOOLS[method.tool]
     if importlib.util.find_spec(method.tool) is None:
         return Row(method.name, method.about, reason=f"not installed: {tool.install}")
     request = {
-        "method": asdict(method), "source": str(source), "pictures": str(scratch / "pictures"), "shape": shape,
-        "input": network.input, "target": str(scratch / f"{method.name}.onnx"), "spent": str(scratch / "spent.json"),
-    }  # fmt: skip
+        "method": asdict(method),
+        "source": str(source),
+        "pictures": str(scratch / "pictures"),
+        "shape": shape,
+        "input": network.input,
+        "target": str(scratch / f"{method.name}.onnx"),
+        "spent": str(scratch / "spent.json"),
+    }
     with open(scratch / "log", "w+", errors="replace") as log:
         done = subprocess.run(
             [sys.executable, "-c", _CHILD, json.dumps(request)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))},
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
         log.seek(0)
         last = [line.strip() for line in log if line.strip()][-1:]
     if done.returncode:
@@ -215,9 +240,15 @@ def main() -> int:
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit {options.limit}: at least one photograph.")
     rows, facts = compare(
-        options.variant, options.calib, options.data, options.artifacts or artifacts_folder(), only, options.limit,
-        threads=options.threads, say=lambda step: print(f"{options.variant}: {step} ...", file=sys.stderr, flush=True),
-    )  # fmt: skip
+        options.variant,
+        options.calib,
+        options.data,
+        options.artifacts or artifacts_folder(),
+        only,
+        options.limit,
+        threads=options.threads,
+        say=lambda step: print(f"{options.variant}: {step} ...", file=sys.stderr, flush=True),
+    )
     if options.json:
         text = json.dumps({**facts, "rows": [asdict(row) for row in rows]}, indent=1)
         write_whole(options.json, f"{text}\n".encode())

@@ -46,17 +46,28 @@ def prepared_layers(
     steps = iter(range(3))
     some = fit[np.linspace(0, len(fit) - 1, min(ROUNDED_ON, len(fit))).astype(int)]
     prepared = prepare(
-        network, TARGETS[target], lambda: photographs.batches(fit), threads, lambda step: say(step, next(steps), 3),
+        network,
+        TARGETS[target],
+        lambda: photographs.batches(fit),
+        threads,
+        lambda step: say(step, next(steps), 3),
         lambda: photographs.batches(some),
-    )  # fmt: skip
+    )
     cache.write_arrays("statistics.npz", to_arrays(prepared))
     return prepared
 
 
 def refined(
-    prepared: Prepared, target: str, photographs: Photographs, reference: np.ndarray, fit: np.ndarray,
-    held_out: np.ndarray, cache: Cache, threads: int, say: Say,
-) -> dict[str, float]:  # fmt: skip
+    prepared: Prepared,
+    target: str,
+    photographs: Photographs,
+    reference: np.ndarray,
+    fit: np.ndarray,
+    held_out: np.ndarray,
+    cache: Cache,
+    threads: int,
+    say: Say,
+) -> dict[str, float]:
     """Damage of each layer on held-out pictures, after giving it the range that the logits like best on pictures that are
     not held out, and smoothing where that halves what would else be much. Picks up where an interrupted run stopped."""
     network = prepared.network

@@ -24,9 +24,21 @@ from runtime.preprocess import Preprocessing, normalize, resize_crop
 FEW = 64  # pictures; below, ranges and the search rest on too little (docs/int8.md)
 # The photographs among scikit-image's sample pictures, and crops of each so that they are not too few.
 _BUILT_IN = (
-    "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png", "gravel.png",
-    "hubble_deep_field.jpg", "moon.png", "motorcycle_left.png", "motorcycle_right.png", "retina.jpg", "rocket.jpg",
-)  # fmt: skip
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "moon.png",
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
 _CROPS = 8
 
 
@@ -130,9 +142,12 @@ def split(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _gather(
-    squares: Iterable[tuple[str, Image.Image | Path]], count: int, preprocessing: Preprocessing, origin: str,
+    squares: Iterable[tuple[str, Image.Image | Path]],
+    count: int,
+    preprocessing: Preprocessing,
+    origin: str,
     note: Callable[[int, int], None],
-) -> Photographs:  # fmt: skip
+) -> Photographs:
     side = preprocessing.resolution
     size = count * side * side * 3
     with tempfile.TemporaryFile() as file:  # the mapping outlives the name and the handle
@@ -172,7 +187,9 @@ def _read_labels(path: Path, classes: int) -> dict[str, int] | None:
     labels: dict[str, int] = {}
     for name, word in read_labels(path):
         if not re.fullmatch("[0-9]{1,9}", word) or int(word) >= classes:
-            raise UserError(f"{path}: the label of {name}, {word}, is not the index of one of the network's {classes} classes.")
+            raise UserError(
+                f"{path}: the label of {name}, {word}, is not the index of one of the network's {classes} classes."
+            )
         labels[name] = int(word)
     outside = [name for name in labels if os.path.isabs(name) or ".." in Path(name).parts]
     if outside:

@@ -32,9 +32,17 @@ class Score:
 
 
 def judge(
-    artifact: Artifact, network: Network, target: str, forms: list[tuple[str, onnx.ModelProto]], photographs: Photographs,
-    judging: Photographs | None, reference: np.ndarray, held_out: np.ndarray, threads: int, say: Say,
-) -> tuple[list[Score], str]:  # fmt: skip
+    artifact: Artifact,
+    network: Network,
+    target: str,
+    forms: list[tuple[str, onnx.ModelProto]],
+    photographs: Photographs,
+    judging: Photographs | None,
+    reference: np.ndarray,
+    held_out: np.ndarray,
+    threads: int,
+    say: Say,
+) -> tuple[list[Score], str]:
     """(scores of FP32, FP16 where it is there, and `forms`; on which pictures). For the CPU, the last of them also as this
     machine's integer kernels run it, if OpenVINO is installed."""
     pictures, rows = (photographs, held_out) if judging is None else (judging, np.arange(len(judging)))
@@ -57,7 +65,9 @@ def judge(
     if half.is_file():
         require_one_file(half)
         say("judging FP16", 1, 2 + len(forms))
-        scores.append(score("FP16", run(open_session(without_pixels(onnx.load(half)), threads), pictures.batches(rows))))
+        scores.append(
+            score("FP16", run(open_session(without_pixels(onnx.load(half)), threads), pictures.batches(rows)))
+        )
     for done, (name, model) in enumerate(forms, 2):
         say(f"judging {name}", done, 2 + len(forms))
         scores.append(score(name, simulate(model, pictures.batches(rows), threads)))

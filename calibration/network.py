@@ -146,9 +146,20 @@ class Network:
             unfit = "a bias that is computed"
         positions = int(np.prod([max(place, 1) for place in places] or [1]))
         return Layer(
-            node.name, node.op_type, node.input[0], node.input[1], bias, node.output[0], groups, kernel, stride, pads,
-            positions, weight.size * positions, unfit,
-        )  # fmt: skip
+            node.name,
+            node.op_type,
+            node.input[0],
+            node.input[1],
+            bias,
+            node.output[0],
+            groups,
+            kernel,
+            stride,
+            pads,
+            positions,
+            weight.size * positions,
+            unfit,
+        )
 
     def _residual(self, node: onnx.NodeProto) -> Residual | None:
         """The branch ends in a Conv that only this Add reads; the identity is read by the block as well, or is what a Conv
@@ -156,7 +167,9 @@ class Network:
         pairs = (tuple(node.input), tuple(node.input)[::-1])
         ends = {name: self.producers.get(name) for name in node.input}
         convs = {
-            name for name, end in ends.items() if end is not None and end.op_type == "Conv" and len(self.consumers[name]) == 1
+            name
+            for name, end in ends.items()
+            if end is not None and end.op_type == "Conv" and len(self.consumers[name]) == 1
         }
         for identity, branch in pairs:
             if branch in convs and len(self.consumers.get(identity, ())) > 1:
@@ -175,14 +188,14 @@ class Network:
         return model
 
 
-def _unfit(
-    attributes: Mapping[str, Any], weight: np.ndarray, inputs: Sequence[int], places: Sequence[int]
-) -> str:
+def _unfit(attributes: Mapping[str, Any], weight: np.ndarray, inputs: Sequence[int], places: Sequence[int]) -> str:
     """Why int8 is not made for a Conv, "" if it is: ranges, rounding and biases are worked out for square maps and kernels."""
     strides, pads = attributes.get("strides", [1, 1]), attributes.get("pads", [0] * 4)
     if weight.ndim != 4 or len(inputs) != 4 or len(places) != 2 or 0 in (*inputs[1:], *places):
         return "maps of an unknown size"
-    if attributes.get("group", 1) not in (1, weight.shape[0]) or (attributes.get("group", 1) > 1 and weight.shape[1] > 1):
+    if attributes.get("group", 1) not in (1, weight.shape[0]) or (
+        attributes.get("group", 1) > 1 and weight.shape[1] > 1
+    ):
         return "grouped, but not depthwise"
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         return "padding that the runtime works out"
@@ -204,7 +217,9 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    options.enable_mem_pattern = False  # it is planned anew, page by page, in the second run: longer than the run itself
+    options.enable_mem_pattern = (
+        False  # it is planned anew, page by page, in the second run: longer than the run itself
+    )
     if in_order:
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if not spinning:

@@ -29,7 +29,9 @@ class Placement:
 
 TARGETS = {
     "tensorrt": Placement(identities=True, pooled=False, offsets=True, smoothing=True),
-    "cpu": Placement(identities=True, pooled=False, offsets=True, smoothing=True),  # OpenVINO's: it follows TensorRT's pattern
+    "cpu": Placement(
+        identities=True, pooled=False, offsets=True, smoothing=True
+    ),  # OpenVINO's: it follows TensorRT's pattern
 }
 
 
@@ -41,7 +43,9 @@ class Quantised:
     weight: np.ndarray  # int8
     scale: np.ndarray  # float32 [outputs]
     bias: np.ndarray  # float32 [outputs], for inputs without the range's offset
-    factors: np.ndarray | None = None  # float32 [channels], powers of two: the input is multiplied by them before rounding
+    factors: np.ndarray | None = (
+        None  # float32 [channels], powers of two: the input is multiplied by them before rounding
+    )
 
     @property
     def floats(self) -> np.ndarray:
@@ -125,9 +129,11 @@ def quantised_graph(
                 before = network.producers[tensor]
                 if before.op_type == "Mul":
                     added = helper.make_node(
-                        "Add", [tensor, constant(f"{node.name}_offset", np.float32(offset))], [f"{tensor}_moved"],
+                        "Add",
+                        [tensor, constant(f"{node.name}_offset", np.float32(offset))],
+                        [f"{tensor}_moved"],
                         f"{node.name}_offset",
-                    )  # fmt: skip
+                    )
                     nodes.append(added)
                     tensor = added.output[0]
                 else:

@@ -88,9 +88,14 @@ def _modelopt(source: Path, target: Path, pictures: CalibrationPictures, options
 
     # fp32 elsewhere, as in the other models, so that FP16's rounding is not counted as INT8's.
     quantize(
-        str(source), "int8", calibration_data_reader=pictures, calibration_eps=["cpu"], high_precision_dtype="fp32",
-        output_path=str(target), **options,
-    )  # fmt: skip
+        str(source),
+        "int8",
+        calibration_data_reader=pictures,
+        calibration_eps=["cpu"],
+        high_precision_dtype="fp32",
+        output_path=str(target),
+        **options,
+    )
 
 
 class _Preprocessed(Photographs):
@@ -140,25 +145,37 @@ _PERCENTILE = {**_LEGAL_EXTRA, "CalibPercentile": 99.99}
 _LAYERS = ["Conv", "Gemm"]
 
 METHODS = (
-    Method("ort-default", "onnxruntime", "quantize_static as it comes: activations with a zero point, weights per tensor"),
     Method(
-        "ort-per-channel", "onnxruntime", "as onnxruntime advises for x86: uint8 activations, int8 weights per channel",
+        "ort-default", "onnxruntime", "quantize_static as it comes: activations with a zero point, weights per tensor"
+    ),
+    Method(
+        "ort-per-channel",
+        "onnxruntime",
+        "as onnxruntime advises for x86: uint8 activations, int8 weights per channel",
         {"per_channel": True, "activation_type": "QUInt8", "weight_type": "QInt8"},
     ),
     Method(
-        "ort-trt-minmax", "onnxruntime", "TensorRT-legal, every operator, MinMax",
+        "ort-trt-minmax",
+        "onnxruntime",
+        "TensorRT-legal, every operator, MinMax",
         {**_LEGAL, "extra_options": _LEGAL_EXTRA},
     ),
     Method(
-        "ort-trt-entropy", "onnxruntime", "TensorRT-legal, every operator, Entropy",
+        "ort-trt-entropy",
+        "onnxruntime",
+        "TensorRT-legal, every operator, Entropy",
         {**_LEGAL, "calibrate_method": "Entropy", "extra_options": _LEGAL_EXTRA},
     ),
     Method(
-        "ort-trt-percentile", "onnxruntime", "TensorRT-legal, every operator, Percentile 99.99",
+        "ort-trt-percentile",
+        "onnxruntime",
+        "TensorRT-legal, every operator, Percentile 99.99",
         {**_LEGAL, "calibrate_method": "Percentile", "extra_options": _PERCENTILE},
     ),
     Method(
-        "ort-trt-inputs", "onnxruntime", "TensorRT-legal, inputs of Conv and Gemm only, Percentile 99.99",
+        "ort-trt-inputs",
+        "onnxruntime",
+        "TensorRT-legal, inputs of Conv and Gemm only, Percentile 99.99",
         {
             **_LEGAL,
             "calibrate_method": "Percentile",
@@ -167,9 +184,11 @@ METHODS = (
         },
     ),
     Method("modelopt-max", "modelopt", "ModelOpt's placement, max", {"calibration_method": "max"}),
-    Method("modelopt-entropy", "modelopt", "ModelOpt's placement, entropy (its default)", {"calibration_method": "entropy"}),
+    Method(
+        "modelopt-entropy", "modelopt", "ModelOpt's placement, entropy (its default)", {"calibration_method": "entropy"}
+    ),
     Method("ours", "calibration", "this project, TensorRT-legal", {"target": "tensorrt"}),
-)  # fmt: skip
+)
 
 
 def quantise_here(request: str) -> None:

@@ -151,9 +151,14 @@ def _inverse_root(covariances: np.ndarray, ridges: np.ndarray) -> np.ndarray:
 
 
 def corrected_bias(
-    layer: Layer, weight: np.ndarray, rounded: np.ndarray, bias: np.ndarray, mean: np.ndarray, input_error: np.ndarray,
+    layer: Layer,
+    weight: np.ndarray,
+    rounded: np.ndarray,
+    bias: np.ndarray,
+    mean: np.ndarray,
+    input_error: np.ndarray,
     height: int,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """`bias` [K] less the mean error of the output.
 
     `weight` and `rounded` (the same after rounding, as float), `mean` as in Moments, `input_error` [C] the mean error

@@ -27,7 +27,9 @@ class Budget:
     points: float | None = None  # largest loss of top-1, percentage points; needs labels
     sqnr: float = 0.0  # least, dB, of the held-out pictures
     allowance: float = 1.0  # largest share of multiply-adds in float
-    worth: float | None = None  # damage for a share of the multiply-adds: what does more stays in float though it needn't
+    worth: float | None = (
+        None  # damage for a share of the multiply-adds: what does more stays in float though it needn't
+    )
 
     def met(self, point: Point) -> bool:
         lost = 0.0 if self.points is None else point.lost
@@ -102,9 +104,12 @@ def _costs(network: Network) -> dict[str, float]:
 
 
 def search(
-    prepared: Prepared, damages: Mapping[str, float], budget: Budget,
-    measure: Callable[[onnx.ModelProto], tuple[float, float, float]], note: Callable[[Point], None] = lambda _: None,
-) -> tuple[Point, list[Point], bool]:  # fmt: skip
+    prepared: Prepared,
+    damages: Mapping[str, float],
+    budget: Budget,
+    measure: Callable[[onnx.ModelProto], tuple[float, float, float]],
+    note: Callable[[Point], None] = lambda _: None,
+) -> tuple[Point, list[Point], bool]:
     """(the fewest layers in float that meet `budget`, every point measured, whether it is met).
 
     `measure` gives same_class, lost and sqnr of a graph. Begins with the layers that are worth it, doubles their number until

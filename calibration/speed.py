@@ -37,7 +37,9 @@ class Speed:
     engine: str
     milliseconds: float  # one picture, the quickest tenth of the runs
     gain: float  # times faster than FP32 in onnxruntime
-    lost: float = 0.0  # points of the same-class rate that the engine's arithmetic costs, beside the file's; 0 where not measured
+    lost: float = (
+        0.0  # points of the same-class rate that the engine's arithmetic costs, beside the file's; 0 where not measured
+    )
 
 
 def measure_speed(fp32: onnx.ModelProto, int8: onnx.ModelProto, side: int, threads: int = 0) -> list[Speed]:

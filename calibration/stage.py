@@ -68,9 +68,13 @@ class Digests:
 
 
 def request_digests(
-    artifact: Artifact, photographs: Photographs, judging: Photographs | None, budget: Budget, target: str,
+    artifact: Artifact,
+    photographs: Photographs,
+    judging: Photographs | None,
+    budget: Budget,
+    target: str,
     training: Schedule | None = None,
-) -> Digests:  # fmt: skip
+) -> Digests:
     made_from = {
         "network": verify(artifact.path),
         "pictures": photographs.digest(),
@@ -107,7 +111,9 @@ def read_network(artifact: Artifact) -> Network:
     try:
         model = onnx.load(artifact.path)
     except Exception as error:  # protobuf's and onnx's have no common base
-        raise UserError(f"{artifact.path} can't be read as ONNX ({str(error).splitlines()[0]}): export it again.") from None
+        raise UserError(
+            f"{artifact.path} can't be read as ONNX ({str(error).splitlines()[0]}): export it again."
+        ) from None
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise UserError(f"{artifact.path} is quantised already: calibration starts from the FP32 artifact.")
     try:
@@ -123,9 +129,16 @@ def read_network(artifact: Artifact) -> Network:
 
 
 def calibrate(
-    artifact: Artifact, photographs: Photographs, judging: Photographs | None, budget: Budget, target: str,
-    folder: Path | None = None, threads: int = 0, say: Say = lambda *_: None, training: Schedule | None = None,
-) -> Result:  # fmt: skip
+    artifact: Artifact,
+    photographs: Photographs,
+    judging: Photographs | None,
+    budget: Budget,
+    target: str,
+    folder: Path | None = None,
+    threads: int = 0,
+    say: Say = lambda *_: None,
+    training: Schedule | None = None,
+) -> Result:
     """Writes the INT8 artifacts of `artifact` and their report.
 
     With `training`, no layer is chosen to stay in float: all are trained with int8's roundings in place instead.
@@ -185,9 +198,24 @@ def calibrate(
         speeds = measure_speed(network.to_model(), graph, artifact.preprocessing.resolution, threads)
         speeds = [replace(speed, lost=lost.get(speed.engine, 0.0)) for speed in speeds]
     result = Result(
-        artifact.variant, target, budget, met, best, points, damages, scores, judged_on, len(photographs),
-        photographs.skipped, photographs.origin, warnings, speeds, time.perf_counter() - began, training, kept_training,
-    )  # fmt: skip
+        artifact.variant,
+        target,
+        budget,
+        met,
+        best,
+        points,
+        damages,
+        scores,
+        judged_on,
+        len(photographs),
+        photographs.skipped,
+        photographs.origin,
+        warnings,
+        speeds,
+        time.perf_counter() - began,
+        training,
+        kept_training,
+    )
     from calibration.report import write_report  # here: only now is there something to draw
 
     # The artifacts last: they say what they were made from, and so whether all of this has been done.
@@ -236,9 +264,13 @@ def _left_in_float(network: Network) -> list[str]:
 
 
 def _write(
-    artifact: Artifact, graph: onnx.ModelProto, half: onnx.ModelProto, result: Result, digest: str,
+    artifact: Artifact,
+    graph: onnx.ModelProto,
+    half: onnx.ModelProto,
+    result: Result,
+    digest: str,
     folder: Path | None,
-) -> None:  # fmt: skip
+) -> None:
     metadata = {
         **{key: value for key, value in artifact.metadata.items() if not key.startswith("onnxsim.")},
         "made_from": digest,

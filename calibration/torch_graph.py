@@ -46,7 +46,9 @@ class TorchGraph(nn.Module):
         known = {*_OPERATORS, "Conv", "Gemm", "Constant"}
         missing = {node.op_type for node in network.model.graph.node if node.op_type not in known} | set(unfit.values())
         if missing:
-            raise UserError(f"QAT=1 can't train this network: its {', '.join(sorted(missing))} have no way through torch here.")
+            raise UserError(
+                f"QAT=1 can't train this network: its {', '.join(sorted(missing))} have no way through torch here."
+            )
         self.layers = {name: network.layer(name) for name in prepared.layers if name not in kept}
         self._index = {name: str(i) for i, name in enumerate(self.layers)}  # a parameter's name has no dots
         self.weights, self.biases, self.steps = (nn.ParameterDict() for _ in range(3))
@@ -182,9 +184,13 @@ def _max_pool(graph: TorchGraph, node: onnx.NodeProto, inputs: list[Tensor]) -> 
     top, left, bottom, right = given.get("pads", [0] * 4)
     padded = functional.pad(inputs[0], (left, right, top, bottom), value=float("-inf"))
     return functional.max_pool2d(
-        padded, given["kernel_shape"], given.get("strides", [1, 1]), 0, given.get("dilations", [1, 1]),
+        padded,
+        given["kernel_shape"],
+        given.get("strides", [1, 1]),
+        0,
+        given.get("dilations", [1, 1]),
         bool(given.get("ceil_mode", 0)),
-    )  # fmt: skip
+    )
 
 
 def _hard_sigmoid(graph: TorchGraph, node: onnx.NodeProto, inputs: list[Tensor]) -> Tensor:

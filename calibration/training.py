@@ -29,7 +29,9 @@ class Schedule:
 
     epochs: int = 3
     batch: int = 16
-    weights: float = 0.0  # levels of int8; 0 leaves the integers that calibration chose, which fit each other (docs/int8.md)
+    weights: float = (
+        0.0  # levels of int8; 0 leaves the integers that calibration chose, which fit each other (docs/int8.md)
+    )
     biases: float = 0.002  # of 127 levels of the input times one of the weight
     scales: float = 0.0003  # of the weights', in their logarithm
     warm_up: float = 0.1  # share of the steps
@@ -38,9 +40,14 @@ class Schedule:
 
 
 def train(
-    prepared: Prepared, photographs: Photographs, rows: Sequence[int] | np.ndarray, kept: Collection[str] = (),
-    schedule: Schedule = Schedule(), threads: int = 0, note: Note = lambda done, of: None,
-) -> Prepared:  # fmt: skip
+    prepared: Prepared,
+    photographs: Photographs,
+    rows: Sequence[int] | np.ndarray,
+    kept: Collection[str] = (),
+    schedule: Schedule = Schedule(),
+    threads: int = 0,
+    note: Note = lambda done, of: None,
+) -> Prepared:
     """`prepared` with the layers that are not `kept` trained on the photographs `rows`."""
     if threads:
         torch.set_num_threads(threads)

@@ -37,7 +37,9 @@ class Trials:
 
     def rest(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """`model`, the network with the layer moved to in another form, from `tensor` on."""
-        return model if self.tensor == self.network.input else part(model, self.network, self.tensor, self.network.output)
+        return (
+            model if self.tensor == self.network.input else part(model, self.network, self.tensor, self.network.output)
+        )
 
 
 def cuts(network: Network) -> Iterator[tuple[int, str]]:
@@ -71,13 +73,16 @@ def part(model: onnx.ModelProto, network: Network, start: str, end: str) -> onnx
             nodes.append(node)
             wanted.update(node.input)
     graph = onnx.helper.make_graph(
-        nodes[::-1], model.graph.name,
+        nodes[::-1],
+        model.graph.name,
         [_float(start, network.shapes[start])],
         [_float(end, network.shapes[end])],
         [tensor for tensor in model.graph.initializer if tensor.name in wanted],
-    )  # fmt: skip
+    )
     return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def _float(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
-    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *(size or None for size in shape[1:])])
+    return onnx.helper.make_tensor_value_info(
+        name, onnx.TensorProto.FLOAT, ["N", *(size or None for size in shape[1:])]
+    )

@@ -24,9 +24,10 @@ def main() -> int:
         description="Writes artifacts/<variant>/<variant>.fp32.onnx and .fp16.onnx once they agree with the torch network.",
     )
     parser.add_argument(
-        "--variant", metavar="NAME",
+        "--variant",
+        metavar="NAME",
         help=f"{', '.join(VARIANTS)}; timm:NAME for a classifier of timm; with --onnx, what it is to be called",
-    )  # fmt: skip
+    )
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="any ONNX image classifier instead")
     parser.add_argument(
         "--weights", metavar="PATH", help="a .pth or .safetensors file, or 'random' to measure latency alone"
@@ -35,14 +36,17 @@ def main() -> int:
     parser.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one a line")
     parser.add_argument("--classes", type=int, default=1000, metavar="N", help="number of classes, for random weights")
     parser.add_argument(
-        "--input", choices=INPUTS, default="float32",
+        "--input",
+        choices=INPUTS,
+        default="float32",
         help="float32: normalised pictures [N, 3, H, W] (default); uint8: pixels [N, H, W, 3], normalised in the graph",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--head", choices=HEADS,
+        "--head",
+        choices=HEADS,
         help="classifier: logits (default); embedding: the pooled vector before them; features: the maps of strides 4 to 32; "
         "these two are artifacts of their own, as b1-embedding",
-    )  # fmt: skip
+    )
     parser.add_argument("--force", action="store_true", help="export even if nothing has changed")
     parser.add_argument("--offline", action="store_true", help="never download weights")
     recipe = parser.add_argument_group("what the checkpoint's row says, set by hand")
@@ -75,9 +79,14 @@ def main() -> int:
     weights = find_weights(variant, options.weights, offline=options.offline)
     names = ("padding", "eps", "resolution", "crop", "interpolation", "mean", "std")
     request = Request(
-        variant, weights, {name: getattr(options, name) for name in names}, options.labels, options.classes,
-        options.input, head,
-    )  # fmt: skip
+        variant,
+        weights,
+        {name: getattr(options, name) for name in names},
+        options.labels,
+        options.classes,
+        options.input,
+        head,
+    )
     if weights.path is None:
         print(RANDOM_WEIGHTS, file=sys.stderr)
     if not options.force and up_to_date(request, folder):
@@ -131,7 +140,9 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     if ours and (options.onnx or options.variant.startswith("timm:")):
         parser.error(f"{', '.join(ours)}: belongs to the networks of the family")
     if options.head not in (None, "classifier") and (options.onnx or options.variant.startswith("timm:")):
-        parser.error(f"--head {options.head}: for the networks of the family; those of others are exported as classifiers")
+        parser.error(
+            f"--head {options.head}: for the networks of the family; those of others are exported as classifiers"
+        )
     if options.onnx and options.weights:
         parser.error("--weights: an ONNX file has its own")
     if options.resolution is not None and not 32 <= options.resolution <= 2048:

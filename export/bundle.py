@@ -34,9 +34,18 @@ PARTS = {
 
 # Artifacts that differ in one of these are not of the same network, and don't belong together.
 _NETWORK = (
-    "weights_sha256", "padding", "batchnorm_epsilon", "resolution", "crop", "interpolation", "mean", "std", "input", "labels",
+    "weights_sha256",
+    "padding",
+    "batchnorm_epsilon",
+    "resolution",
+    "crop",
+    "interpolation",
+    "mean",
+    "std",
+    "input",
+    "labels",
     "outputs",
-)  # fmt: skip
+)
 
 _YEAR_2000 = 946_684_800  # in seconds, as tar counts
 _LEVEL = 1  # of gzip: weights hardly shrink, at any level

@@ -158,7 +158,9 @@ def bare(source: onnx.ModelProto, side: int) -> tuple[onnx.ModelProto, list[str]
     graph, notes = model.graph, []
     del model.metadata_props[:], graph.value_info[:]
     weights = {tensor.name for tensor in graph.initializer}
-    for value in [value for value in graph.input if value.name in weights]:  # as IR 3 wants it: they can't be folded then
+    for value in [
+        value for value in graph.input if value.name in weights
+    ]:  # as IR 3 wants it: they can't be folded then
         graph.input.remove(value)
     if len(graph.output) > 1:
         notes.append(f"of {len(graph.output)} outputs the first is kept, {graph.output[0].name}")
@@ -295,7 +297,10 @@ def multiply_adds(model: onnx.ModelProto) -> int:
     """Of Conv, Gemm and MatMul with constant weights, for one picture."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in (*graph.value_info, *graph.output)}
+    shapes = {
+        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.output)
+    }
     total = 0
     for node in graph.node:
         if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in weights:

@@ -49,7 +49,9 @@ def artifact_name(variant: str) -> str:
     """timm:resnet50.a1_in1k -> timm-resnet50.a1_in1k. Raises UserError for what can't be a model's name."""
     name = variant_file(variant)
     if not NAME.fullmatch(name) or name == variant_file(TIMM):
-        raise UserError(f"'{variant}' names no model of timm: write timm:resnet50, or with its weights timm:resnet50.a1_in1k.")
+        raise UserError(
+            f"'{variant}' names no model of timm: write timm:resnet50, or with its weights timm:resnet50.a1_in1k."
+        )
     return name
 
 
@@ -137,7 +139,9 @@ def _preprocessing(timm: ModuleType, network: nn.Module, asked: Asked) -> tuple[
         raise UserError(f"It takes pictures of {held['input_size']}: only square ones in colour are supported.")
     interpolation = asked.interpolation or held["interpolation"]
     if interpolation not in INTERPOLATIONS:
-        raise UserError(f"It wants pictures resized by '{interpolation}': choose INTERPOLATION={' or '.join(INTERPOLATIONS)}.")
+        raise UserError(
+            f"It wants pictures resized by '{interpolation}': choose INTERPOLATION={' or '.join(INTERPOLATIONS)}."
+        )
     notes = []
     if held.get("crop_mode", "center") != "center":
         notes.append(f"timm evaluates it with crop mode '{held['crop_mode']}'; here the middle is cut out")
@@ -170,7 +174,9 @@ def _settle(network: nn.Module, side: int) -> None:
 def _digest(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode() + value.contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else name.encode())
+        digest.update(
+            name.encode() + value.contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else name.encode()
+        )
     return digest.hexdigest()
 
 

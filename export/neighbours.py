@@ -33,8 +33,9 @@ class Neighbour:
     classes: int = 1000  # of random weights
 
 
-def export_neighbour(request: Neighbour, folder: Path, say: Say = lambda _: None, force: bool = False,
-                     offline: bool = False) -> tuple[Artifact, Exported]:  # fmt: skip
+def export_neighbour(
+    request: Neighbour, folder: Path, say: Say = lambda _: None, force: bool = False, offline: bool = False
+) -> tuple[Artifact, Exported]:
     """Writes the artifacts of `request` unless they are there already; no lines then. Raises UserError or ParityError."""
     return (_from_onnx if request.onnx else _from_timm)(request, folder, say, force, offline)
 
@@ -45,7 +46,9 @@ def _from_onnx(request: Neighbour, folder: Path, say: Say, force: bool, offline:
     assert request.onnx is not None
     name = request.name or name_of(request.onnx)
     if head_named(name)[0] in VARIANTS:
-        raise UserError(f"'{name}' is a variant of the family, whose artifacts would be overwritten: give VARIANT=another name.")
+        raise UserError(
+            f"'{name}' is a variant of the family, whose artifacts would be overwritten: give VARIANT=another name."
+        )
     conversion = Conversion(request.input, say)
     made_by = f"{_made_by()} {request.input}"
     if force:
@@ -66,7 +69,9 @@ def _from_timm(request: Neighbour, folder: Path, say: Say, force: bool, offline:
     held = "timm's own"
     if weights:
         held = f"random, {request.classes} classes" if weights == RANDOM else file_digest(Path(weights).expanduser())
-    known = adopt.made_from([request.timm, held, request.asked, request.input, timm_version(), version("torch"), _made_by()])
+    known = adopt.made_from(
+        [request.timm, held, request.asked, request.input, timm_version(), version("torch"), _made_by()]
+    )
     there = None if force else adopt.there(name, folder, known, _labels(request.labels))
     if there is not None:
         return there, Exported(_files(there, folder), [])
@@ -82,7 +87,9 @@ def _from_timm(request: Neighbour, folder: Path, say: Say, force: bool, offline:
         model = traced(made.network, made.preprocessing.resolution)
     except Exception as error:  # torch's exporter has many: an operator without a symbol, a size that does not fit
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"torch can't write {request.timm} as ONNX at {made.preprocessing.resolution} px: {reason}") from None
+        raise UserError(
+            f"torch can't write {request.timm} as ONNX at {made.preprocessing.resolution} px: {reason}"
+        ) from None
     apart = gate_torch(made.network, model, gate_images(made.preprocessing), "traced")
     conversion = Conversion(request.input, say)
     shape = Shape(made.preprocessing.resolution, made.classes)
@@ -91,23 +98,30 @@ def _from_timm(request: Neighbour, folder: Path, say: Say, force: bool, offline:
     head = [f"weights      {made.origin}{f', sha256 {made.sha256[:12]}' if made.sha256 else ''}"]
     lines = [f"traced       relative error {apart:.1e} against torch", *conversion.lines]
     lines += [f"NOTE         {note}" for note in made.notes]
-    return artifact, _told(artifact, folder, head, "timm's for these weights, where it was not set by hand", request, lines)
+    return artifact, _told(
+        artifact, folder, head, "timm's for these weights, where it was not set by hand", request, lines
+    )
 
 
-def _told(artifact: Artifact, folder: Path, head: list[str], known: str, request: Neighbour, lines: list[str]) -> Exported:
+def _told(
+    artifact: Artifact, folder: Path, head: list[str], known: str, request: Neighbour, lines: list[str]
+) -> Exported:
     files, wants = _files(artifact, folder), artifact.preprocessing
     mean, std = ("/".join(f"{value:g}" for value in values) for values in (wants.mean, wants.std))
     named = f"named by {request.labels}" if request.labels else "taken to be ImageNet-1k's in the usual order"
     if not request.labels and artifact.labels[:1] == ["class 0"]:
         named = "without names (LABELS=file names them, one a line)"
-    return Exported(files, [
-        *head,
-        f"assumed      {wants.resolution} px, crop {wants.crop:.4g}, {wants.interpolation}, mean {mean}, std {std}:",
-        f"             {known}",
-        f"classes      {artifact.classes}, {named}",
-        *lines,
-        *(f"wrote        {path}  {path.stat().st_size / 1e6:.1f} MB" for path in files.values()),
-    ])  # fmt: skip
+    return Exported(
+        files,
+        [
+            *head,
+            f"assumed      {wants.resolution} px, crop {wants.crop:.4g}, {wants.interpolation}, mean {mean}, std {std}:",
+            f"             {known}",
+            f"classes      {artifact.classes}, {named}",
+            *lines,
+            *(f"wrote        {path}  {path.stat().st_size / 1e6:.1f} MB" for path in files.values()),
+        ],
+    )
 
 
 def _labels(given: Path | None) -> Labels:

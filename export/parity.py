@@ -92,9 +92,11 @@ def gate_fp16(model: onnx.ModelProto, half: onnx.ModelProto, images: np.ndarray)
 
 
 def gate_pixels(
-    network: torch.nn.Module, floats: Mapping[str, onnx.ModelProto], pixels: Mapping[str, onnx.ModelProto],
+    network: torch.nn.Module,
+    floats: Mapping[str, onnx.ModelProto],
+    pixels: Mapping[str, onnx.ModelProto],
     preprocessing: Preprocessing,
-) -> float:  # fmt: skip
+) -> float:
     """Largest relative error of each of `pixels` (by precision) against that of `floats`, which gets the same pictures
     as `runtime.preprocess.normalize` makes them; 0 where all bits are the same.
 

@@ -148,7 +148,9 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         "made_from": request.digest(),
     }
     parity = {"relative_error": errors["simplified"], "pictures": len(images)}
-    fp32_file, fp32_sha256 = sealed(models["fp32"].SerializeToString(), "fp32", {**metadata, "parity": json.dumps(parity)})
+    fp32_file, fp32_sha256 = sealed(
+        models["fp32"].SerializeToString(), "fp32", {**metadata, "parity": json.dumps(parity)}
+    )
     parity = {"cosine_to_fp32": cosine, "pictures": len(images)}
     fp16_metadata = {**metadata, "parity": json.dumps(parity), "fp32_sha256": fp32_sha256}
     fp16_file, _ = sealed(models["fp16"].SerializeToString(), "fp16", fp16_metadata)

@@ -61,9 +61,15 @@ def traced(network: torch.nn.Module, resolution: int, outputs: Sequence[str] = (
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter calls itself deprecated, and can't fold what onnxsim then folds
         torch.onnx.export(
-            network, (picture,), file, dynamo=False, opset_version=OPSET,
-            input_names=[INPUT], output_names=list(outputs), dynamic_axes={name: {0: BATCH} for name in (INPUT, *outputs)},
-        )  # fmt: skip
+            network,
+            (picture,),
+            file,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(outputs),
+            dynamic_axes={name: {0: BATCH} for name in (INPUT, *outputs)},
+        )
     return onnx.load_from_string(file.getvalue())
 
 

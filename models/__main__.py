@@ -30,7 +30,9 @@ def main() -> None:
         top1 = f"{checkpoint.top1:5.2f}" if checkpoint.top1 else "    -"
         size = f"{count / 1e6:14.3f}{cost / 1e9:11.3f}{variant.resolution:10}"
         print(f"{variant.name:8}{size}{variant.published:8.1f}   {top1}  {checkpoint.name}")
-    print("\nTop-1 on ImageNet as published by the papers' authors and the weights' makers; this command measured nothing.")
+    print(
+        "\nTop-1 on ImageNet as published by the papers' authors and the weights' makers; this command measured nothing."
+    )
     if options.picture:
         from models.picture import draw
 

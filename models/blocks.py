@@ -46,8 +46,9 @@ class Convolution(nn.Conv2d):
 class ConvNorm(nn.Module):
     """Convolution and BatchNorm, which export folds into one."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, *,
-                 padding: str, eps: float) -> None:  # fmt: skip
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, *, padding: str, eps: float
+    ) -> None:
         super().__init__()
         self.conv = Convolution(inputs, outputs, kernel, stride, groups, padding=padding)
         self.norm = nn.BatchNorm2d(outputs, eps=eps)

@@ -70,17 +70,43 @@ _TIMM_V2 = "https://github.com/huggingface/pytorch-image-models/releases/downloa
 _LUKEMELAS = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0"
 
 
-def _torchvision(variant: str, suffix: str, top1: float, resolution: int, resize: int, interpolation: str = "bicubic",
-                 weights: str = "IMAGENET1K_V1", statistics: Statistics = IMAGENET) -> Checkpoint:  # fmt: skip
+def _torchvision(
+    variant: str,
+    suffix: str,
+    top1: float,
+    resolution: int,
+    resize: int,
+    interpolation: str = "bicubic",
+    weights: str = "IMAGENET1K_V1",
+    statistics: Statistics = IMAGENET,
+) -> Checkpoint:
     # torchvision builds b5-b7 and V2 with epsilon 1e-3.
     eps = 1e-3 if variant in ("b5", "b6", "b7") or variant.startswith("v2") else 1e-5
     file = f"efficientnet_{variant.replace('-', '_')}{suffix}.pth"
-    return Checkpoint(f"torchvision/{variant}.{weights}", variant, "torchvision", file, _TORCHVISION, top1,
-                      resolution, resolution / resize, interpolation, statistics, eps)  # fmt: skip
+    return Checkpoint(
+        f"torchvision/{variant}.{weights}",
+        variant,
+        "torchvision",
+        file,
+        _TORCHVISION,
+        top1,
+        resolution,
+        resolution / resize,
+        interpolation,
+        statistics,
+        eps,
+    )
 
 
-def _timm(name: str, variant: str, file: str, resolution: int | None = None, crop: float | None = None,
-          interpolation: str | None = None, half: bool = False) -> Checkpoint:  # fmt: skip
+def _timm(
+    name: str,
+    variant: str,
+    file: str,
+    resolution: int | None = None,
+    crop: float | None = None,
+    interpolation: str | None = None,
+    half: bool = False,
+) -> Checkpoint:
     form = "timm tf_" if name.startswith("tf_") else "timm"
     url = _TIMM_V2 if "v2_" in name else _TIMM
     return Checkpoint(
@@ -181,8 +207,9 @@ def _follow(variant: Variant, form: str, row: Checkpoint | None, because: str) -
         return recipe
     if row.statistics:
         mean, std = row.statistics
-    preprocessing = Preprocessing(row.resolution or variant.resolution, row.crop or variant.crop,
-                                  row.interpolation or "bicubic", mean, std)  # fmt: skip
+    preprocessing = Preprocessing(
+        row.resolution or variant.resolution, row.crop or variant.crop, row.interpolation or "bicubic", mean, std
+    )
     return replace(recipe, eps=row.eps or eps, preprocessing=preprocessing)
 
 

@@ -56,32 +56,81 @@ _LUKEMELAS_PARTS = {
     "project": ("_project_conv", "_bn2"),
 }
 NAMES = {
-    "ours": Names(("stem.conv", "stem.norm"), ("head.conv", "head.norm"), "classifier", "stages.{stage}.{block}", {
-        kind: {"squeeze": ("squeeze.reduce", "squeeze.expand"), **{part: (f"{part}.conv", f"{part}.norm") for part in parts}}
-        for kind, parts in {"mbconv": ("expand", "depthwise", "project"), "mbconv-1": ("depthwise", "project"),
-                            "fused": ("fused", "project"), "fused-1": ("fused",)}.items()
-    }, "stem.conv.weight"),
-    "timm": Names(("conv_stem", "bn1"), ("conv_head", "bn2"), "classifier", "blocks.{stage}.{block}", {
-        "mbconv": {"expand": ("conv_pw", "bn1"), "depthwise": ("conv_dw", "bn2"),
-                   "squeeze": ("se.conv_reduce", "se.conv_expand"), "project": ("conv_pwl", "bn3")},
-        "mbconv-1": {"depthwise": ("conv_dw", "bn1"), "squeeze": ("se.conv_reduce", "se.conv_expand"),
-                     "project": ("conv_pw", "bn2")},
-        "fused": {"fused": ("conv_exp", "bn1"), "project": ("conv_pwl", "bn2")},
-        "fused-1": {"fused": ("conv", "bn1")},
-    }, "conv_stem.weight"),
-    "torchvision": Names(("features.0.0", "features.0.1"), ("features.{last}.0", "features.{last}.1"), "classifier.1",
-                         "features.{stage_from_1}.{block}", {
-        "mbconv": {"expand": ("block.0.0", "block.0.1"), "depthwise": ("block.1.0", "block.1.1"),
-                   "squeeze": ("block.2.fc1", "block.2.fc2"), "project": ("block.3.0", "block.3.1")},
-        "mbconv-1": {"depthwise": ("block.0.0", "block.0.1"), "squeeze": ("block.1.fc1", "block.1.fc2"),
-                     "project": ("block.2.0", "block.2.1")},
-        "fused": {"fused": ("block.0.0", "block.0.1"), "project": ("block.1.0", "block.1.1")},
-        "fused-1": {"fused": ("block.0.0", "block.0.1")},
-    }, "features.0.0.weight"),
-    "lukemelas": Names(("_conv_stem", "_bn0"), ("_conv_head", "_bn1"), "_fc", "_blocks.{index}", {
-        "mbconv": {"expand": ("_expand_conv", "_bn0"), **_LUKEMELAS_PARTS}, "mbconv-1": _LUKEMELAS_PARTS,
-    }, "_conv_stem.weight"),
-}  # fmt: skip
+    "ours": Names(
+        ("stem.conv", "stem.norm"),
+        ("head.conv", "head.norm"),
+        "classifier",
+        "stages.{stage}.{block}",
+        {
+            kind: {
+                "squeeze": ("squeeze.reduce", "squeeze.expand"),
+                **{part: (f"{part}.conv", f"{part}.norm") for part in parts},
+            }
+            for kind, parts in {
+                "mbconv": ("expand", "depthwise", "project"),
+                "mbconv-1": ("depthwise", "project"),
+                "fused": ("fused", "project"),
+                "fused-1": ("fused",),
+            }.items()
+        },
+        "stem.conv.weight",
+    ),
+    "timm": Names(
+        ("conv_stem", "bn1"),
+        ("conv_head", "bn2"),
+        "classifier",
+        "blocks.{stage}.{block}",
+        {
+            "mbconv": {
+                "expand": ("conv_pw", "bn1"),
+                "depthwise": ("conv_dw", "bn2"),
+                "squeeze": ("se.conv_reduce", "se.conv_expand"),
+                "project": ("conv_pwl", "bn3"),
+            },
+            "mbconv-1": {
+                "depthwise": ("conv_dw", "bn1"),
+                "squeeze": ("se.conv_reduce", "se.conv_expand"),
+                "project": ("conv_pw", "bn2"),
+            },
+            "fused": {"fused": ("conv_exp", "bn1"), "project": ("conv_pwl", "bn2")},
+            "fused-1": {"fused": ("conv", "bn1")},
+        },
+        "conv_stem.weight",
+    ),
+    "torchvision": Names(
+        ("features.0.0", "features.0.1"),
+        ("features.{last}.0", "features.{last}.1"),
+        "classifier.1",
+        "features.{stage_from_1}.{block}",
+        {
+            "mbconv": {
+                "expand": ("block.0.0", "block.0.1"),
+                "depthwise": ("block.1.0", "block.1.1"),
+                "squeeze": ("block.2.fc1", "block.2.fc2"),
+                "project": ("block.3.0", "block.3.1"),
+            },
+            "mbconv-1": {
+                "depthwise": ("block.0.0", "block.0.1"),
+                "squeeze": ("block.1.fc1", "block.1.fc2"),
+                "project": ("block.2.0", "block.2.1"),
+            },
+            "fused": {"fused": ("block.0.0", "block.0.1"), "project": ("block.1.0", "block.1.1")},
+            "fused-1": {"fused": ("block.0.0", "block.0.1")},
+        },
+        "features.0.0.weight",
+    ),
+    "lukemelas": Names(
+        ("_conv_stem", "_bn0"),
+        ("_conv_head", "_bn1"),
+        "_fc",
+        "_blocks.{index}",
+        {
+            "mbconv": {"expand": ("_expand_conv", "_bn0"), **_LUKEMELAS_PARTS},
+            "mbconv-1": _LUKEMELAS_PARTS,
+        },
+        "_conv_stem.weight",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -261,7 +310,9 @@ def classes_of(file: CheckpointFile) -> int:
             f"{file.path} has no classifier ({NAMES[file.form].classifier}.weight), so it can't name classes."
         )
     if not 1 <= weight.shape[0] <= MOST_CLASSES:
-        raise UserError(f"{file.path} tells {weight.shape[0]} classes apart: between 1 and {MOST_CLASSES} are supported.")
+        raise UserError(
+            f"{file.path} tells {weight.shape[0]} classes apart: between 1 and {MOST_CLASSES} are supported."
+        )
     return weight.shape[0]
 
 

@@ -130,13 +130,18 @@ class Variant:
         for stage, count in zip(self.stages, repeats):
             outputs, blocks = self.channels(stage.channels), []
             for i in range(count):
-                blocks.append(Block(
-                    kind=stage.block if stage.expand != 1 else f"{stage.block}-1",
-                    inputs=inputs, expanded=round_channels(inputs * stage.expand), outputs=outputs,
-                    kernel=stage.kernel, stride=stage.stride if i == 0 else 1,
-                    squeezed=max(1, inputs // 4) if stage.squeeze else 0,
-                    drop=self.stochastic_depth * index / total,
-                ))  # fmt: skip
+                blocks.append(
+                    Block(
+                        kind=stage.block if stage.expand != 1 else f"{stage.block}-1",
+                        inputs=inputs,
+                        expanded=round_channels(inputs * stage.expand),
+                        outputs=outputs,
+                        kernel=stage.kernel,
+                        stride=stage.stride if i == 0 else 1,
+                        squeezed=max(1, inputs // 4) if stage.squeeze else 0,
+                        drop=self.stochastic_depth * index / total,
+                    )
+                )
                 inputs, index = outputs, index + 1
             scaled.append(blocks)
         return scaled

@@ -1,7 +1,7 @@
 """Runs exported networks on a device: needs numpy, Pillow and one backend, never torch or onnx.
 
-    from runtime import Classifier
-    Classifier("artifacts/b1/b1.fp32.onnx")("photo.jpg")
+from runtime import Classifier
+Classifier("artifacts/b1/b1.fp32.onnx")("photo.jpg")
 """
 
 import os

@@ -42,7 +42,9 @@ class Asked(NamedTuple):
     std: Optional[Triple] = None
 
     def preprocessing(self, side: int) -> Preprocessing:
-        return Preprocessing(side, self.crop or CROP, self.interpolation or INTERPOLATION, self.mean or MEAN, self.std or STD)
+        return Preprocessing(
+            side, self.crop or CROP, self.interpolation or INTERPOLATION, self.mean or MEAN, self.std or STD
+        )
 
 
 USUAL = Asked()
@@ -110,14 +112,30 @@ def adopted(
         return found
     shape = shape_of(path, asked.resolution)
     weights = f"{path.name}, a network of others"
-    return write(name, folder, shape, asked.preprocessing(shape.side), labels(shape.classes), weights, source, known,
-                 convert(without_metadata(path), shape, asked.preprocessing(shape.side)))  # fmt: skip
+    return write(
+        name,
+        folder,
+        shape,
+        asked.preprocessing(shape.side),
+        labels(shape.classes),
+        weights,
+        source,
+        known,
+        convert(without_metadata(path), shape, asked.preprocessing(shape.side)),
+    )
 
 
 def write(
-    name: str, folder: Path, shape: Shape, preprocessing: Preprocessing, labels: Tuple[List[str], List[str]], weights: str,
-    weights_sha256: str, known: str, graphs: Mapping[str, Graph],
-) -> Artifact:  # fmt: skip
+    name: str,
+    folder: Path,
+    shape: Shape,
+    preprocessing: Preprocessing,
+    labels: Tuple[List[str], List[str]],
+    weights: str,
+    weights_sha256: str,
+    known: str,
+    graphs: Mapping[str, Graph],
+) -> Artifact:
     """Writes `graphs` as the artifacts of the network `name`; what was there in another precision is of another network then,
     and removed. `weights_sha256`: "" for random ones; `known`: what `made_from` gave."""
     metadata = {

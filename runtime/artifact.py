@@ -87,9 +87,15 @@ def read_artifact(path: Union[str, Path]) -> Artifact:
         if preprocessing.input not in INPUTS:
             raise ValueError(f"input {preprocessing.input!r}")
         # A crop near 0 would enlarge a picture to terabytes.
-        if not 1 <= preprocessing.resolution <= 10_000 or not 0.05 <= preprocessing.crop <= 20 or min(preprocessing.std) <= 0:
+        if (
+            not 1 <= preprocessing.resolution <= 10_000
+            or not 0.05 <= preprocessing.crop <= 20
+            or min(preprocessing.std) <= 0
+        ):
             raise ValueError(f"impossible {preprocessing}")
-        if not NAME.fullmatch(metadata["variant"]) or metadata["precision"] not in PRECISIONS:  # files are called by them
+        if (
+            not NAME.fullmatch(metadata["variant"]) or metadata["precision"] not in PRECISIONS
+        ):  # files are called by them
             raise ValueError(f"no name of a file: {metadata['variant']}.{metadata['precision']}")
         return Artifact(
             path=path,
@@ -131,7 +137,9 @@ def require_classes(artifact: Artifact) -> None:
     if artifact.head == CLASSIFIER:
         return
     base, gives = head_named(artifact.variant)[0], ", ".join(output.name for output in artifact.outputs)
-    reader = "python -m runtime.embed takes it" if artifact.head == EMBEDDING else "runtime.Features takes it, in Python"
+    reader = (
+        "python -m runtime.embed takes it" if artifact.head == EMBEDDING else "runtime.Features takes it, in Python"
+    )
     raise UserError(
         f"{artifact.path} has no classes, it gives {gives}: {reader}. For classes take --variant {base} "
         f"('make export VARIANT={base}' makes it)."
@@ -185,7 +193,9 @@ def set_latest(variant: str, folder: Optional[Path] = None, precision: Optional[
     write_whole((folder or artifacts_folder()) / "latest", f"{' '.join(words)}\n".encode())
 
 
-def find_artifact(variant: Optional[str] = None, precision: Optional[str] = None, folder: Optional[Path] = None) -> Path:
+def find_artifact(
+    variant: Optional[str] = None, precision: Optional[str] = None, folder: Optional[Path] = None
+) -> Path:
     """Path of an artifact of `variant` (None: the one exported last) in `precision` (None: the one that artifacts/latest
     names for that variant, else fp32).
 
@@ -210,7 +220,9 @@ def find_artifact(variant: Optional[str] = None, precision: Optional[str] = None
     if not path.is_file():
         head = head_named(variant)[1]
         if head != CLASSIFIER and precision.startswith("int8"):
-            raise UserError(f"There is no {path}: INT8 is for classifiers, whose classes calibration judges it by. Take fp16.")
+            raise UserError(
+                f"There is no {path}: INT8 is for classifiers, whose classes calibration judges it by. Take fp16."
+            )
         found = sorted(p.name for p in folder.glob("*/*.onnx"))
         there = f" There are: {', '.join(found)}." if found else ""
         make = "export" if precision in ("fp32", "fp16") else "calibrate"

@@ -29,9 +29,21 @@ SCHEMA = 1  # of the JSON; grows when a reader of today would misunderstand the 
 _IDLE = 2.0  # seconds of doing nothing, whose power is subtracted
 _ENERGY = 0.5  # of --seconds that each model runs alone for its energy
 _HEAD = (
-    "model", "backend", "batch", "p50 ms", "+-%", "p90", "p99", "mean", "std", "images/s", "x first", "cold ms",
-    "peak MB", "MB",
-)  # fmt: skip
+    "model",
+    "backend",
+    "batch",
+    "p50 ms",
+    "+-%",
+    "p90",
+    "p99",
+    "mean",
+    "std",
+    "images/s",
+    "x first",
+    "cold ms",
+    "peak MB",
+    "MB",
+)
 
 
 def main() -> int:
@@ -41,15 +53,27 @@ def main() -> int:
         "the caller; cold start, memory, and energy where the machine can tell.",
         epilog="Exit status: 0 all measured, 1 some could not be, 2 wrong use.",
     )
-    parser.add_argument("--models", type=_words, default=[], metavar="A,B", help="exported .onnx files, or engines of them")
+    parser.add_argument(
+        "--models", type=_words, default=[], metavar="A,B", help="exported .onnx files, or engines of them"
+    )
     parser.add_argument("--foreign", type=_words, default=[], metavar="A,B", help="other ONNX classifiers")
     parser.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
-    parser.add_argument("--precisions", type=_words, default=[], metavar="P,Q", help=f"of the variant: {', '.join(PRECISIONS)}")
-    parser.add_argument("--backend", type=_words, default=["auto"], metavar="B,C", help=f"auto (default), {', '.join(BACKENDS)}")
+    parser.add_argument(
+        "--precisions", type=_words, default=[], metavar="P,Q", help=f"of the variant: {', '.join(PRECISIONS)}"
+    )
+    parser.add_argument(
+        "--backend", type=_words, default=["auto"], metavar="B,C", help=f"auto (default), {', '.join(BACKENDS)}"
+    )
     parser.add_argument("--batch", type=_counts, default=[1], metavar="N,M", help="pictures a run (default 1)")
-    parser.add_argument("--images", metavar="DIR", help="pictures; the one of median size is timed (default: a made-up one)")
-    parser.add_argument("--seconds", type=_seconds, default=10.0, metavar="S", help="for each model and batch (default 10)")
-    parser.add_argument("--threads", type=_count, metavar="N", help="CPU threads of the network (default: the backend's)")
+    parser.add_argument(
+        "--images", metavar="DIR", help="pictures; the one of median size is timed (default: a made-up one)"
+    )
+    parser.add_argument(
+        "--seconds", type=_seconds, default=10.0, metavar="S", help="for each model and batch (default 10)"
+    )
+    parser.add_argument(
+        "--threads", type=_count, metavar="N", help="CPU threads of the network (default: the backend's)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything measured, and the machine")
     options = parser.parse_args()
     if options.models and (options.variant or options.precisions):
@@ -81,10 +105,17 @@ def _bench(
     if options.json:
         result = {
             "rows": rows,
-            "machine": {**before, "after": {key: after[key] for key in ("temperatures", "throttled", "load") if key in after}},
+            "machine": {
+                **before,
+                "after": {key: after[key] for key in ("temperatures", "throttled", "load") if key in after},
+            },
             "energy": {"source": meter.source, "idle_watts": meter.idle_watts} if meter else None,
-            "warnings": said, "failed": failed, "picture": name, "written_by": "runtime.bench", "schema": SCHEMA,
-        }  # fmt: skip
+            "warnings": said,
+            "failed": failed,
+            "picture": name,
+            "written_by": "runtime.bench",
+            "schema": SCHEMA,
+        }
         write_whole(options.json, (json.dumps(result, indent=1) + "\n").encode())
     return 1 if failed else 0
 
@@ -119,7 +150,9 @@ def _opened(options: argparse.Namespace, folder: Path) -> Tuple[List[Subject], L
         for path, ready in models:
             for backend in options.backend:
                 try:
-                    subjects.append(Subject(open_network(ready(), backend=backend, threads=options.threads), backend, path))
+                    subjects.append(
+                        Subject(open_network(ready(), backend=backend, threads=options.threads), backend, path)
+                    )
                 except UserError as error:
                     if len(models) * len(options.backend) == 1:
                         raise
@@ -139,9 +172,13 @@ def _adopted(path: Path, folder: Path) -> Path:
 
 
 def _measured(
-    subjects: Sequence[Subject], batches: Sequence[int], picture: bytes, seconds: float, threads: Optional[int],
+    subjects: Sequence[Subject],
+    batches: Sequence[int],
+    picture: bytes,
+    seconds: float,
+    threads: Optional[int],
     meter: Optional[Meter],
-) -> Tuple[List[Dict[str, Any]], List[Dict[str, Any]]]:  # fmt: skip
+) -> Tuple[List[Dict[str, Any]], List[Dict[str, Any]]]:
     """Rows of the JSON, batch by batch, and what could not run. Raises UserError if nothing could."""
     rows: List[Dict[str, Any]] = []
     failed: List[Dict[str, Any]] = []
@@ -255,15 +292,25 @@ def table(rows: Sequence[Dict[str, Any]]) -> str:
     lines = [[*_HEAD, "J/image"] if energy else list(_HEAD)]
     for row in rows:
         total = row["total"]
-        lines.append([
-            _name(row), _short(row), str(row["batch"]),
-            f"{total['p50']:.2f}", f"{50 * (total['high'] - total['low']) / total['p50']:.1f}{'!' if row['noisy'] else ''}",
-            f"{total['p90']:.2f}", f"{total['p99']:.2f}", f"{total['mean']:.2f}", f"{total['std']:.2f}",
-            f"{row['throughput_per_s']:.1f}", f"{row['ratio_to_first']['median']:.3f}",
-            f"{row['cold_start_ms']:.0f}" if "cold_start_ms" in row else "-",
-            f"{row['peak_mb']:.0f}" if "peak_mb" in row else "-", f"{row['file_mb']:.1f}",
-            *([f"{row['joules_per_image']:.4f}" if "joules_per_image" in row else "-"] if energy else []),
-        ])  # fmt: skip
+        lines.append(
+            [
+                _name(row),
+                _short(row),
+                str(row["batch"]),
+                f"{total['p50']:.2f}",
+                f"{50 * (total['high'] - total['low']) / total['p50']:.1f}{'!' if row['noisy'] else ''}",
+                f"{total['p90']:.2f}",
+                f"{total['p99']:.2f}",
+                f"{total['mean']:.2f}",
+                f"{total['std']:.2f}",
+                f"{row['throughput_per_s']:.1f}",
+                f"{row['ratio_to_first']['median']:.3f}",
+                f"{row['cold_start_ms']:.0f}" if "cold_start_ms" in row else "-",
+                f"{row['peak_mb']:.0f}" if "peak_mb" in row else "-",
+                f"{row['file_mb']:.1f}",
+                *([f"{row['joules_per_image']:.4f}" if "joules_per_image" in row else "-"] if energy else []),
+            ]
+        )
     names = list(dict.fromkeys(name for row in rows for name in row["stages"]))
     stages = [["stage p50 in ms", "", "batch", *names]]
     for row, line in zip(rows, lines[1:]):
@@ -285,7 +332,9 @@ def _short(row: Dict[str, Any]) -> str:
 def _aligned(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = (
-        "  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths)))
+        "  ".join(
+            cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))
+        )
         for line in lines
     )
     return "\n".join(printable(line.rstrip()) for line in text)

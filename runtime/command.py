@@ -102,10 +102,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--model", metavar="FILE", help="an exported .onnx file, or an .engine built from one")
     model.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
-    parser.add_argument("--precision", metavar="P", help="of the variant: fp32 (default, but in a bundle its own), fp16, int8")
+    parser.add_argument(
+        "--precision", metavar="P", help="of the variant: fp32 (default, but in a bundle its own), fp16, int8"
+    )
     parser.add_argument("--backend", default="auto", metavar="B", help=f"auto (default), {', '.join(BACKENDS)}")
-    parser.add_argument("--no-rebuild", action="store_true", help="fail rather than build a TensorRT engine that doesn't fit")
-    parser.add_argument("--trust-engine", action="store_true", help="load an engine without a manifest: it is code, and will run")
+    parser.add_argument(
+        "--no-rebuild", action="store_true", help="fail rather than build a TensorRT engine that doesn't fit"
+    )
+    parser.add_argument(
+        "--trust-engine", action="store_true", help="load an engine without a manifest: it is code, and will run"
+    )
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="CPU threads for one run of the network (default: the backend's)"
     )
@@ -119,7 +125,9 @@ def open_model(options: argparse.Namespace, lanes: int = 1, model: Union[str, Pa
     return open_as(Classifier, options, lanes, model)
 
 
-def open_as(kind: Type[Kind], options: argparse.Namespace, lanes: int = 1, model: Union[str, Path, None] = None) -> Kind:
+def open_as(
+    kind: Type[Kind], options: argparse.Namespace, lanes: int = 1, model: Union[str, Path, None] = None
+) -> Kind:
     """The same for another kind of network."""
     from runtime.backends import Engines
 
@@ -142,19 +150,30 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     from runtime.decode import DECODING
 
     group = parser.add_argument_group("decoding")
-    group.add_argument("--exact", action="store_true", help="decode all pixels, also of pictures much larger than needed")
     group.add_argument(
-        "--max-bytes", type=_size(1024), default=DECODING.max_bytes, metavar="SIZE",
+        "--exact", action="store_true", help="decode all pixels, also of pictures much larger than needed"
+    )
+    group.add_argument(
+        "--max-bytes",
+        type=_size(1024),
+        default=DECODING.max_bytes,
+        metavar="SIZE",
         help=f"refuse larger files (default {DECODING.max_bytes >> 20}M)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--max-pixels", type=_size(1000), default=DECODING.max_pixels, metavar="N",
+        "--max-pixels",
+        type=_size(1000),
+        default=DECODING.max_pixels,
+        metavar="N",
         help=f"refuse larger pictures (default {DECODING.max_pixels // 10**6}M)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--max-seconds", type=_seconds, default=DECODING.max_seconds, metavar="S",
+        "--max-seconds",
+        type=_seconds,
+        default=DECODING.max_seconds,
+        metavar="S",
         help=f"give up a picture that takes longer to decode (default {DECODING.max_seconds:g})",
-    )  # fmt: skip
+    )
 
 
 def decoding_of(options: argparse.Namespace) -> Decoding:

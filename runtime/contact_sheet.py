@@ -21,9 +21,17 @@ _PAPER, _FRAME, _INK, _FAINT = (255, 255, 255), (233, 233, 236), (24, 24, 28), (
 
 # Looked for where the system keeps its fonts, for names that Pillow's own font has no letters for.
 _FONTS = (
-    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "NotoSansArabic-Regular.ttf", "unifont.ttf",
-    "Arial Unicode.ttf", "PingFang.ttc", "segoeui.ttf", "msyh.ttc", "malgun.ttf",
-)  # fmt: skip
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansArabic-Regular.ttf",
+    "unifont.ttf",
+    "Arial Unicode.ttf",
+    "PingFang.ttc",
+    "segoeui.ttf",
+    "msyh.ttc",
+    "malgun.ttf",
+)
 
 
 class Cell(NamedTuple):

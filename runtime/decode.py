@@ -147,7 +147,9 @@ def _format(head: bytes, name: str) -> formats.Format:
             raise ImageError(f"{name}: not an image in a format that is read ({read}).")
         raise ImageError(f"{name}: a file in {other} format, which is not read: convert it to JPEG.")
     if not formats.supported(found):
-        raise ImageError(f"{name}: a picture in {found.name} format, which this Pillow cannot read: convert it to JPEG.")
+        raise ImageError(
+            f"{name}: a picture in {found.name} format, which this Pillow cannot read: convert it to JPEG."
+        )
     return found
 
 
@@ -227,13 +229,17 @@ def _errors_named(name: str, decoding: Decoding) -> Iterator[None]:
     except UserError:
         raise
     except formats.OverdueError as error:
-        raise ImageError(f"{name}: decoding takes longer than the {decoding.max_seconds:g} s that are accepted.") from error
+        raise ImageError(
+            f"{name}: decoding takes longer than the {decoding.max_seconds:g} s that are accepted."
+        ) from error
     except Image.DecompressionBombError as error:  # a tile or frame larger than the picture
         raise ImageError(f"{name}: absurdly large ({error}).") from error
     except MemoryError as error:
         raise ImageError(f"{name}: decoding it takes more memory than there is.") from error
     except Exception as error:
         reason = str(error).strip().rstrip(".") or type(error).__name__
-        if isinstance(error, EOFError) or "truncated" in reason.lower() or "requires a buffer" in reason:  # struct.error
+        if (
+            isinstance(error, EOFError) or "truncated" in reason.lower() or "requires a buffer" in reason
+        ):  # struct.error
             raise ImageError(f"{name}: the file is truncated ({reason}): copy or download it again.") from error
         raise ImageError(f"{name}: the file is damaged ({reason}).") from error

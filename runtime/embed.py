@@ -29,14 +29,21 @@ def main() -> int:
         epilog="Exit status: 0 all embedded, 1 some failed, 2 wrong use.",
     )
     parser.add_argument(
-        "source", nargs="+", metavar="SOURCE",
+        "source",
+        nargs="+",
+        metavar="SOURCE",
         help="pictures, folders or quoted patterns; or with --nearest one .npy or .parquet that this command wrote",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--out", type=Path, action="append", metavar="FILE",
+        "--out",
+        type=Path,
+        action="append",
+        metavar="FILE",
         help=f"a .npy or .parquet file; may be given twice (default: {OUT}, but with --nearest none)",
-    )  # fmt: skip
-    parser.add_argument("--raw", action="store_true", help="vectors as the network gives them, not divided by their length")
+    )
+    parser.add_argument(
+        "--raw", action="store_true", help="vectors as the network gives them, not divided by their length"
+    )
     parser.add_argument("--nearest", metavar="PICTURE", help="print the pictures most similar to this one")
     parser.add_argument("--count", type=positive, metavar="N", help="how many of them (default 9)")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them: a .png, .jpg or .webp file")

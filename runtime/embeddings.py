@@ -121,7 +121,9 @@ def write(path: Path, embeddings: Embeddings) -> None:
     digest = hashlib.sha256(content.getbuffer()).hexdigest()
     facts = {"schema": SCHEMA, **embeddings.origin._asdict(), "npy_sha256": digest, "files": embeddings.files}
     write_whole(path, content.getvalue())
-    write_whole(names_file(path), (json.dumps(facts, indent=1) + "\n").encode())  # cut off before it, the old one doesn't fit
+    write_whole(
+        names_file(path), (json.dumps(facts, indent=1) + "\n").encode()
+    )  # cut off before it, the old one doesn't fit
 
 
 def read(path: Path) -> Embeddings:
@@ -137,7 +139,12 @@ def read(path: Path) -> Embeddings:
         origin = Origin(**{name: facts[name] for name in Origin._fields})
         if not all(isinstance(facts[name], kind) for name, kind in kinds.items()):
             raise ValueError("facts of the wrong kind")
-        if rows.dtype != np.float32 or rows.ndim != 2 or len(rows) != len(files) or not all(isinstance(f, str) for f in files):
+        if (
+            rows.dtype != np.float32
+            or rows.ndim != 2
+            or len(rows) != len(files)
+            or not all(isinstance(f, str) for f in files)
+        ):
             raise ValueError(f"{rows.dtype} {list(rows.shape)} for {len(files)} files")
         return Embeddings(files, rows, origin)
     except UserError:
@@ -151,7 +158,9 @@ def read(path: Path) -> Embeddings:
         raise UserError(f"{path} can't be read: {error.strerror or error}.") from None
     except Exception as error:  # pyarrow has many kinds
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path} holds no embeddings that python -m runtime.embed wrote, or is damaged ({reason}).") from None
+        raise UserError(
+            f"{path} holds no embeddings that python -m runtime.embed wrote, or is damaged ({reason})."
+        ) from None
 
 
 def _read_npy(path: Path) -> Tuple[Dict[str, Any], List[str], np.ndarray]:

@@ -56,9 +56,13 @@ def main() -> int:
         wanted = ("tensorrt_rtx", "tensorrt") if target else MODULES
         module = next((name for name in wanted if installed(name)), wanted[0])
     options = BuildOptions(
-        given.precision, parse_batch(given.batch), parse_size(given.workspace) if given.workspace else None,
-        given.opt_level, given.dla, target,
-    )  # fmt: skip
+        given.precision,
+        parse_batch(given.batch),
+        parse_size(given.workspace) if given.workspace else None,
+        given.opt_level,
+        given.dla,
+        target,
+    )
     folder: Path = given.artifacts or artifacts_folder()
     site = open_site(module, target)
     artifact = read_artifact(find_artifact(given.variant, site.generation.sources[given.precision], folder))

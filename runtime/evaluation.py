@@ -62,7 +62,11 @@ def evaluate(
 
 def reference_path(reference: str, artifact: Artifact) -> Union[str, Path]:
     """What `--reference` names: a file, or a precision of the same variant."""
-    return find_artifact(artifact.variant, reference, artifact.path.parent.parent) if reference in PRECISIONS else reference
+    return (
+        find_artifact(artifact.variant, reference, artifact.path.parent.parent)
+        if reference in PRECISIONS
+        else reference
+    )
 
 
 def read_samples(

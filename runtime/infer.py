@@ -24,16 +24,24 @@ def main() -> int:
         description="Names what photographs show, on the model exported last or the one named.",
         epilog="Exit status: 0 all classified, 1 some failed, 2 wrong use.",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, a quoted pattern, or - for standard input")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="a file, a folder, a quoted pattern, or - for standard input"
+    )
     add_model_options(parser)
     add_output_options(parser)
     parser.add_argument(
-        "--time", action="store_true", help="milliseconds for each stage; one image after the other, without overlapping them"
+        "--time",
+        action="store_true",
+        help="milliseconds for each stage; one image after the other, without overlapping them",
     )
     add_decoding_options(parser)
     table = add_fleet_options(parser)
-    table.add_argument("--out", metavar="FOLDER", help="write Parquet there, a row a picture, instead of lines; may be a URL")
-    table.add_argument("--column", metavar="NAME", help="of a manifest or of Parquet: what holds the pictures or their paths")
+    table.add_argument(
+        "--out", metavar="FOLDER", help="write Parquet there, a row a picture, instead of lines; may be a URL"
+    )
+    table.add_argument(
+        "--column", metavar="NAME", help="of a manifest or of Parquet: what holds the pictures or their paths"
+    )
     table.add_argument("--fresh", action="store_true", help="do not go on with a job that was interrupted")
     options = parser.parse_args()
     fleet = fleet_of(options)

@@ -31,15 +31,21 @@ def main() -> int:
         description="Names what photographs show, as runtime.infer does, on a Triton server with the models of runtime.serving.",
         epilog="Exit status: 0 all classified, 1 some failed or the server did, 2 wrong use.",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, a quoted pattern, or - for standard input")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="a file, a folder, a quoted pattern, or - for standard input"
+    )
     parser.add_argument("--url", default="localhost", metavar="HOST:PORT", help=f"(default: localhost:{PORTS['http']})")
     parser.add_argument("--grpc", action="store_true", help=f"gRPC instead of HTTP (default port: {PORTS['grpc']})")
     parser.add_argument("--model", metavar="NAME", help="on the server, as b0 or b0_ensemble (default: the only one)")
     add_output_options(parser)
     parser.add_argument("--time", action="store_true", help="milliseconds for each request; one image after the other")
     parser.add_argument("--timeout", type=float, default=30.0, metavar="S", help="for one attempt (default 30)")
-    parser.add_argument("--retries", type=int, default=RETRIES, metavar="N", help=f"of each request (default {RETRIES})")
-    parser.add_argument("--at-once", type=positive, default=AT_ONCE, metavar="N", help=f"requests under way (default {AT_ONCE})")
+    parser.add_argument(
+        "--retries", type=int, default=RETRIES, metavar="N", help=f"of each request (default {RETRIES})"
+    )
+    parser.add_argument(
+        "--at-once", type=positive, default=AT_ONCE, metavar="N", help=f"requests under way (default {AT_ONCE})"
+    )
     options = parser.parse_args()
 
     from runtime.artifact import RANDOM_WEIGHTS
@@ -75,7 +81,11 @@ def _results(
         except RequestError as error:
             return name, Answered([], f"{name}: {error}", {}), {}
         ended = time.perf_counter()
-        return name, answered, {"read": (read - began) * 1e3, "request": (ended - read) * 1e3, "total": (ended - began) * 1e3}
+        return (
+            name,
+            answered,
+            {"read": (read - began) * 1e3, "request": (ended - read) * 1e3, "total": (ended - began) * 1e3},
+        )
 
     for name, answered, spent in in_order(one, pictures, 1 if options.time else options.at_once):
         weights = model.pop("weights", None)

@@ -53,7 +53,9 @@ def watch(
                 continue
             if answer.error is not None:
                 failed += 1
-                write({**now, "event": "unreadable", **item.about, "error": str(answer.error), "dropped": source.dropped})
+                write(
+                    {**now, "event": "unreadable", **item.about, "error": str(answer.error), "dropped": source.dropped}
+                )
                 continue
             classified += 1
             found = classifier.predictions(answer.logits[0][None], top)[0]
@@ -99,7 +101,9 @@ def open_source(options: argparse.Namespace, stop: Stop) -> Pictures:
 
     camera = capture.is_camera(name)
     if not camera and not os.path.isfile(name):
-        raise UserError(f"There is no {name}: give a folder, a video file, a camera (0 or /dev/video0) or a GStreamer pipeline.")
+        raise UserError(
+            f"There is no {name}: give a folder, a video file, a camera (0 or /dev/video0) or a GStreamer pipeline."
+        )
     open_it = capture.opener(name)
     if camera or options.live:
         return capture.Camera(name, open_it, stop, rate, options.keep, ends=not camera)
@@ -114,29 +118,49 @@ def main() -> int:
         "can't be opened, 2 wrong use. A camera that is lost later is opened again.",
     )
     parser.add_argument(
-        "source", metavar="SOURCE", help="0 or /dev/video0, a GStreamer pipeline that ends in appsink, a video file, or a folder"
+        "source",
+        metavar="SOURCE",
+        help="0 or /dev/video0, a GStreamer pipeline that ends in appsink, a video file, or a folder",
     )
     add_model_options(parser)
     what = parser.add_argument_group("what is classified")
     what.add_argument(
-        "--rate", type=_rate, metavar="FPS", help="at most so many pictures a second; of a video file, a second of the video"
+        "--rate",
+        type=_rate,
+        metavar="FPS",
+        help="at most so many pictures a second; of a video file, a second of the video",
     )
     what.add_argument("--count", type=positive, metavar="N", help="stop after N classified pictures")
     what.add_argument(
-        "--keep", type=positive, default=1, metavar="N", help="frames of a camera that may wait; older are dropped (default 1)"
+        "--keep",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="frames of a camera that may wait; older are dropped (default 1)",
     )
-    what.add_argument("--live", action="store_true", help="play a video file at its own speed, dropping frames as of a camera")
+    what.add_argument(
+        "--live", action="store_true", help="play a video file at its own speed, dropping frames as of a camera"
+    )
     what.add_argument("--existing", action="store_true", help="of a folder, also the files that are there at the start")
     what.add_argument(
-        "--settle", type=_rate, default=0.5, metavar="S",
+        "--settle",
+        type=_rate,
+        default=0.5,
+        metavar="S",
         help="a file in a folder is complete when it did not change for so many seconds (default 0.5)",
-    )  # fmt: skip
+    )
     said = parser.add_argument_group("what is printed")
     said.add_argument("--top", type=positive, default=5, metavar="N", help="classes (default 5)")
     said.add_argument(
-        "--min-probability", type=_probability, default=0.0, metavar="P", help="leave out classes below it, 0 to 1 (default 0)"
+        "--min-probability",
+        type=_probability,
+        default=0.0,
+        metavar="P",
+        help="leave out classes below it, 0 to 1 (default 0)",
     )
-    said.add_argument("--on-change", action="store_true", help="a picture only if its best class is another than the last one's")
+    said.add_argument(
+        "--on-change", action="store_true", help="a picture only if its best class is another than the last one's"
+    )
     add_decoding_options(parser)
     options = parser.parse_args()
 

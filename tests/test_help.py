@@ -11,7 +11,9 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def test_every_command_explains_itself() -> None:
-    files = [file for room in ("models", "export", "calibration", "runtime") for file in (REPOSITORY / room).rglob("*.py")]
+    files = [
+        file for room in ("models", "export", "calibration", "runtime") for file in (REPOSITORY / room).rglob("*.py")
+    ]
     commands = [file for file in files if "\n    run(main)\n" in file.read_text()]
     assert len(commands) >= 15
 

@@ -17,10 +17,26 @@ from pathlib import Path
 
 # What the commands import, but not the commands' own modules: they run as __main__, with the memory of a fresh process.
 _PRELOADED = [
-    "pytest", "numpy", "PIL.Image", "onnx", "onnxsim", "onnxruntime", "torch", "safetensors.torch", "export.stage",
-    "export.parity", "export.to_onnx", "export.fp16", "models.pretrained", "calibration.stage", "calibration.report",
-    "runtime.classifier", "runtime.backends.tensorrt.loader", "runtime.sweep.run", "tests.warm",
-]  # fmt: skip
+    "pytest",
+    "numpy",
+    "PIL.Image",
+    "onnx",
+    "onnxsim",
+    "onnxruntime",
+    "torch",
+    "safetensors.torch",
+    "export.stage",
+    "export.parity",
+    "export.to_onnx",
+    "export.fp16",
+    "models.pretrained",
+    "calibration.stage",
+    "calibration.report",
+    "runtime.classifier",
+    "runtime.backends.tensorrt.loader",
+    "runtime.sweep.run",
+    "tests.warm",
+]
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_PRELOADED)
 

@@ -31,14 +31,20 @@ def main() -> int:
     parser.add_argument("--data", required=True, type=Path, metavar="DATA", help="folder of photographs")
     parser.add_argument("--dataset", choices=("folder", "cifar10"), default="folder", help="what DATA holds")
     parser.add_argument("--variant", default="lite0", metavar="NAME", help=", ".join(VARIANTS) + " (default lite0)")
-    parser.add_argument("--weights", metavar="PATH", help=f"checkpoint to start from, or '{RANDOM}' to learn from nothing")
+    parser.add_argument(
+        "--weights", metavar="PATH", help=f"checkpoint to start from, or '{RANDOM}' to learn from nothing"
+    )
     parser.add_argument("--name", help="of the result: finetuned/NAME/ (default: the data folder's name)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write instead of finetuned/NAME")
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda")
     parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU (default: all cores)")
-    parser.add_argument("--memory", type=parse_size, metavar="SIZE", help="for decoded pictures (default: half of what is free)")
+    parser.add_argument(
+        "--memory", type=parse_size, metavar="SIZE", help="for decoded pictures (default: half of what is free)"
+    )
     parser.add_argument("--offline", action="store_true", help="never download weights")
-    parser.add_argument("--fresh", action="store_true", help="go on with no interrupted training, stop at no finished one")
+    parser.add_argument(
+        "--fresh", action="store_true", help="go on with no interrupted training, stop at no finished one"
+    )
     recipe = parser.add_argument_group("what the starting checkpoint's row says, set by hand")
     recipe.add_argument("--resolution", type=int, metavar="PX")
     recipe.add_argument("--crop", type=float, metavar="FRACTION")
@@ -69,11 +75,17 @@ def main() -> int:
         raise UserError(f"'{name}' can't name a folder: give --name letters and digits.")
     variant = variant_named(options.variant)
     request = Request(
-        options.data, variant, find_weights(variant, options.weights, offline=options.offline),
-        options.output or Path("finetuned") / name, options.dataset,
+        options.data,
+        variant,
+        find_weights(variant, options.weights, offline=options.offline),
+        options.output or Path("finetuned") / name,
+        options.dataset,
         {"resolution": options.resolution, "crop": options.crop},
-        {each.name: getattr(options, each.name) for each in fields(Settings)}, options.device, options.memory, options.fresh,
-    )  # fmt: skip
+        {each.name: getattr(options, each.name) for each in fields(Settings)},
+        options.device,
+        options.memory,
+        options.fresh,
+    )
     shown = Shown(variant.name)
     try:
         finished = finetune(request, shown, shown.say)

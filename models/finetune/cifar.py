@@ -125,8 +125,12 @@ def _pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
         held = {key.decode() if isinstance(key, bytes) else key: value for key, value in held.items()}
         return _checked(path, np.array(held["labels"], np.int64), held["data"].pixels())
     except _Foreign as error:
-        raise UserError(f"{path} is no batch of CIFAR-10: it would run {error}, and nothing of it was run. Delete it.") from None
+        raise UserError(
+            f"{path} is no batch of CIFAR-10: it would run {error}, and nothing of it was run. Delete it."
+        ) from None
     except UserError:
         raise
     except Exception as error:  # a damaged pickle raises whatever that leads to
-        raise UserError(f"{path} is damaged, or no batch of CIFAR-10 ({type(error).__name__}). Unpack it again.") from None
+        raise UserError(
+            f"{path} is damaged, or no batch of CIFAR-10 ({type(error).__name__}). Unpack it again."
+        ) from None

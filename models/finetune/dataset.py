@@ -56,7 +56,9 @@ def find(folder: Path) -> Found:
     empty one, names that can't be told apart, pictures beside the classes, a class that only val/ has.
     """
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: DATA= names a folder that holds a folder of photographs for each class.")
+        raise UserError(
+            f"There is no folder {folder}: DATA= names a folder that holds a folder of photographs for each class."
+        )
     inside = _folders(folder)
     notes = []
     if "train" in inside and set(inside) <= {"train", *VALIDATION}:
@@ -88,7 +90,9 @@ def _folders(folder: Path) -> list[str]:
 
 def _class_names(folder: Path) -> dict[str, str]:
     """Name of each class by its folder's name, in the classes' order."""
-    stray = next((entry for entry in sorted(os.listdir(folder)) if (folder / entry).is_file() and _pictured(entry)), None)
+    stray = next(
+        (entry for entry in sorted(os.listdir(folder)) if (folder / entry).is_file() and _pictured(entry)), None
+    )
     if stray:
         raise UserError(f"{folder / stray} lies beside the folders of classes: which class is it of? Move it into one.")
     inside = _folders(folder)
@@ -136,7 +140,9 @@ class Data:
     classes: list[str]
     train: list[Picture]
     val: list[Picture]
-    kept: list[np.ndarray | None]  # of train: uint8 [H, W, 3], the shorter side at most `resize_to`; None: decode it again
+    kept: list[
+        np.ndarray | None
+    ]  # of train: uint8 [H, W, 3], the shorter side at most `resize_to`; None: decode it again
     squares: np.ndarray  # of val: uint8 [n, side, side, 3], as runtime.preprocess gives them
     preprocessing: Preprocessing
     origin: str
@@ -159,8 +165,14 @@ class Data:
         return np.asarray(resize_crop(Image.fromarray(self.pixels(row)), self.preprocessing))
 
 
-def load(found: Found, preprocessing: Preprocessing, share: float, seed: int, memory: int,
-         note: Callable[[int, int], None] = lambda *_: None) -> Data:  # fmt: skip
+def load(
+    found: Found,
+    preprocessing: Preprocessing,
+    share: float,
+    seed: int,
+    memory: int,
+    note: Callable[[int, int], None] = lambda *_: None,
+) -> Data:
     """Decodes every picture of `found` once, on all cores, and splits off `share` of each class where no split is given.
 
     At most `memory` bytes of pixels are kept; the rest is decoded whenever it is wanted. Pictures that can't be read are
@@ -201,14 +213,26 @@ def load(found: Found, preprocessing: Preprocessing, share: float, seed: int, me
         sides = {same[row]: row for row in train}
         leaked = [f"{pictures[row].name} = {pictures[sides[same[row]]].name}" for row in val if same[row] in sides]
         if leaked:
-            notes.append(f"{len(leaked)} pictures of the validation are in train too, so it is judged too well: {_some(leaked)}.")
+            notes.append(
+                f"{len(leaked)} pictures of the validation are in train too, so it is judged too well: {_some(leaked)}."
+            )
     _check(found, [pictures[row] for row in train], [pictures[row] for row in val], skipped, notes)
     recipe = preprocessing._replace(input="uint8")
     squares = recipe.empty(len(val))
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         list(pool.map(lambda at: preprocess(pictures[val[at]].source, recipe, out=squares[at]), range(len(val))))
-    return Data(found.classes, [pictures[row] for row in train], [pictures[row] for row in val], [kept[row] for row in train],
-                squares, preprocessing, found.origin, found.val is not None, notes, skipped)  # fmt: skip
+    return Data(
+        found.classes,
+        [pictures[row] for row in train],
+        [pictures[row] for row in val],
+        [kept[row] for row in train],
+        squares,
+        preprocessing,
+        found.origin,
+        found.val is not None,
+        notes,
+        skipped,
+    )
 
 
 def _look(picture: Picture, preprocessing: Preprocessing) -> tuple[Look, np.ndarray]:
@@ -247,7 +271,11 @@ def _without_contradictions(
     for row in rows:
         if row not in out:
             near[same[row]].append(row)
-    alike = [f"{pictures[g[0]].name} ~ {pictures[g[-1]].name}" for g in near.values() if len({pictures[r].label for r in g}) > 1]
+    alike = [
+        f"{pictures[g[0]].name} ~ {pictures[g[-1]].name}"
+        for g in near.values()
+        if len({pictures[r].label for r in g}) > 1
+    ]
     if alike:
         notes.append(f"{len(alike)} pictures look the same as one of another class: {_some(alike)}. Both stay.")
     return [row for row in rows if row not in out], same

@@ -45,7 +45,9 @@ def groups(looks: Sequence[Look]) -> list[int]:
         return i
 
     unique = np.array(sorted(first.values()))
-    thumbnails = np.stack([looks[i].thumbnail for i in unique]) if len(unique) else np.empty((0, _SIDE, _SIDE, 3), np.uint8)
+    thumbnails = (
+        np.stack([looks[i].thumbnail for i in unique]) if len(unique) else np.empty((0, _SIDE, _SIDE, 3), np.uint8)
+    )
     for a, b in _alike(thumbnails):
         low, high = sorted((root(int(unique[a])), root(int(unique[b]))))
         parent[high] = low

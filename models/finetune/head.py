@@ -31,8 +31,14 @@ def forward_batches(
             yield network(normal(x)).float().cpu()
 
 
-def fit_head(network: EfficientNet, data: Data, settings: Settings, weights: Tensor | None, device: torch.device,
-             note: Callable[[int, int], None]) -> None:  # fmt: skip
+def fit_head(
+    network: EfficientNet,
+    data: Data,
+    settings: Settings,
+    weights: Tensor | None,
+    device: torch.device,
+    note: Callable[[int, int], None],
+) -> None:
     """Sets the classifier of `network` (evaluation mode) by multinomial logistic regression with a unit Gaussian prior, on
     centre crops of the training pictures. `weights` [classes] count the classes in the loss."""
     classes = len(data.classes)
@@ -43,7 +49,9 @@ def fit_head(network: EfficientNet, data: Data, settings: Settings, weights: Ten
     classifier, network.classifier = network.classifier, nn.Identity()  # type: ignore[assignment]
     gathered: list[Tensor] = []
     try:
-        for part in forward_batches(network, lambda at: data.square(int(rows[at])), len(rows), data, device, settings.batch):
+        for part in forward_batches(
+            network, lambda at: data.square(int(rows[at])), len(rows), data, device, settings.batch
+        ):
             gathered.append(part)
             note(sum(map(len, gathered)), len(rows))
     finally:

@@ -45,18 +45,37 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; fon
 """
 
 
-def write_report(checkpoint: Path, data: Data, settings: Settings, progress: Progress, answers: Answers, start: str,
-                 recipe: Recipe, seconds: float) -> Path:  # fmt: skip
+def write_report(
+    checkpoint: Path,
+    data: Data,
+    settings: Settings,
+    progress: Progress,
+    answers: Answers,
+    start: str,
+    recipe: Recipe,
+    seconds: float,
+) -> Path:
     """Writes `<variant>.html` and `.json` beside `checkpoint`; the page's path. Raises UserError without scikit-learn."""
     truth = np.array([picture.label for picture in data.val])
     facts: dict[str, Any] = {
-        "checkpoint": checkpoint.name, "from": start, "origin": data.origin, "train": len(data.train), "val": len(data.val),
-        "split": "given" if data.given else "made", "unreadable": data.skipped, "notes": data.notes,
-        "top1": answers.top1(truth), "top1_interval": [100 * v for v in wilson(int((answers.top == truth).sum()), len(truth))],
-        "balanced": answers.balanced(truth), "val_loss": answers.loss, "classes": per_class(data, truth, answers.top),
-        "confusions": confusions(data.classes, truth, answers.top), "settings": settings.facts(),
-        "epochs": [{k: None if math.isnan(v) else v for k, v in row.items()} for row in progress.rows], "seconds": round(seconds, 1),
-    }  # fmt: skip
+        "checkpoint": checkpoint.name,
+        "from": start,
+        "origin": data.origin,
+        "train": len(data.train),
+        "val": len(data.val),
+        "split": "given" if data.given else "made",
+        "unreadable": data.skipped,
+        "notes": data.notes,
+        "top1": answers.top1(truth),
+        "top1_interval": [100 * v for v in wilson(int((answers.top == truth).sum()), len(truth))],
+        "balanced": answers.balanced(truth),
+        "val_loss": answers.loss,
+        "classes": per_class(data, truth, answers.top),
+        "confusions": confusions(data.classes, truth, answers.top),
+        "settings": settings.facts(),
+        "epochs": [{k: None if math.isnan(v) else v for k, v in row.items()} for row in progress.rows],
+        "seconds": round(seconds, 1),
+    }
     page_path = checkpoint.with_suffix(".html")
     write_whole(checkpoint.with_suffix(".json"), (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
     write_whole(page_path, page(facts, data, truth, answers, recipe).encode())
@@ -68,15 +87,24 @@ def per_class(data: Data, truth: np.ndarray, top: np.ndarray) -> list[dict[str, 
     try:
         from sklearn.metrics import precision_recall_fscore_support
     except ImportError as error:
-        raise UserError(f"The report needs scikit-learn ({error}): pip install -e '.[finetune]' in this repository.") from None
+        raise UserError(
+            f"The report needs scikit-learn ({error}): pip install -e '.[finetune]' in this repository."
+        ) from None
     labels = np.arange(len(data.classes))
     figures = precision_recall_fscore_support(truth, top, labels=labels, zero_division=np.nan)
     learnt = data.counts()
     return [
-        {"name": name, "train": learnt[i], "val": int(support), **{
-            key: None if math.isnan(value) else 100 * float(value) for key, value in zip(("precision", "recall", "f1"), values)}}
+        {
+            "name": name,
+            "train": learnt[i],
+            "val": int(support),
+            **{
+                key: None if math.isnan(value) else 100 * float(value)
+                for key, value in zip(("precision", "recall", "f1"), values)
+            },
+        }
         for i, (name, *values, support) in enumerate(zip(data.classes, *figures))
-    ]  # fmt: skip
+    ]
 
 
 def confusions(classes: Sequence[str], truth: np.ndarray, top: np.ndarray) -> list[dict[str, Any]]:
@@ -95,7 +123,9 @@ def page(facts: dict[str, Any], data: Data, truth: np.ndarray, answers: Answers,
         f"classes {facts['balanced']:.1f} %). Learnt from {facts['train']} pictures of {len(data.classes)} classes in {facts['seconds']:.0f} s, "
         f"starting from {facts['from']}."
     )
-    settings = "".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts["settings"].items())
+    settings = "".join(
+        f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts["settings"].items()
+    )
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(name)}: own classes</title><style>{_STYLE}</style></head><body>
@@ -118,9 +148,11 @@ def _curves(rows: list[dict[str, Any]]) -> str:
         return f"<p>The classifier alone was trained: validation loss {rows[0]['val_loss']:.3f}, the rest of the network as it was.</p>"
     losses = [("training loss", "#d9822b", "loss"), ("validation loss", "#7d8798", "val_loss")]
     shares = [("top-1", "#3b6fd4", "top1"), ("mean of the classes", "#2f9e62", "balanced")]
-    return (f'<div class="grid">{_chart(rows, losses, "", 2)}{_chart(rows, shares, " %", 1)}</div>'
-            "<p>Epoch 0 is the classifier alone, the rest of the network as it was. Accuracies are of the averaged weights; "
-            "the training loss is on augmented pictures with smoothed labels, so it lies above what it would be without.</p>")  # fmt: skip
+    return (
+        f'<div class="grid">{_chart(rows, losses, "", 2)}{_chart(rows, shares, " %", 1)}</div>'
+        "<p>Epoch 0 is the classifier alone, the rest of the network as it was. Accuracies are of the averaged weights; "
+        "the training loss is on augmented pictures with smoothed labels, so it lies above what it would be without.</p>"
+    )
 
 
 def _chart(rows: list[dict[str, Any]], lines: list[tuple[str, str, str]], unit: str, digits: int) -> str:
@@ -142,8 +174,10 @@ def _chart(rows: list[dict[str, Any]], lines: list[tuple[str, str, str]], unit: 
     parts = []
     for i in range(5):
         value = low + (high - low) * i / 4
-        parts.append(f'<line x1="{left}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
-                     f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.{digits}f}{unit}</text>')  # fmt: skip
+        parts.append(
+            f'<line x1="{left}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
+            f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.{digits}f}{unit}</text>'
+        )
     for epoch in range(0, int(last) + 1, max(1, math.ceil(last / 6))):
         parts.append(f'<text x="{x(epoch):.1f}" y="{height - 8}" text-anchor="middle">{epoch}</text>')
     for _, colour, key in lines:
@@ -167,12 +201,17 @@ def _matrix(classes: Sequence[str], truth: np.ndarray, top: np.ndarray) -> str:
             shade = f' style="background:rgba(var({colour}), {0.12 + 0.6 * count / whole:.2f})"' if count else ""
             cells.append(f"<td{shade}>{count or ''}</td>")
         body.append(f"<tr><th>{escape(name)}</th>{''.join(cells)}</tr>")
-    return (f'<p>Rows: what it is. Columns: what it is taken for.</p><div class="scroll"><table class="matrix"><thead><tr><td></td>{head}</tr></thead>'
-            f"<tbody>{''.join(body)}</tbody></table></div>")  # fmt: skip
+    return (
+        f'<p>Rows: what it is. Columns: what it is taken for.</p><div class="scroll"><table class="matrix"><thead><tr><td></td>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
 
 
 def _pairs(confused: list[dict[str, Any]]) -> str:
-    rows = "".join(f'<tr><td>{escape(pair["is"])}<td>{escape(pair["taken_for"])}<td class="n">{pair["pictures"]}' for pair in confused[:MATRIX])
+    rows = "".join(
+        f'<tr><td>{escape(pair["is"])}<td>{escape(pair["taken_for"])}<td class="n">{pair["pictures"]}'
+        for pair in confused[:MATRIX]
+    )
     return f'<p>The {min(MATRIX, len(confused))} pairs that are confused most often.</p><table><tr><th>is<th>taken for<th class="n">pictures{rows}</table>'
 
 
@@ -190,8 +229,10 @@ def _mistakes(data: Data, truth: np.ndarray, answers: Answers) -> str:
             f"{answers.truth[row]:.0%}<br><small>{escape(_readable(picture.name))}</small></figcaption></figure>"
         )
     which = "all of them" if len(worst) == len(wrong) else f"the {len(worst)} of which it is surest"
-    return (f"<p>{len(wrong)} of {len(truth)} are wrong; {which}, as the network sees them, the surest first. "
-            f'Some may be labelled wrongly: look.</p><div class="grid">{"".join(shown)}</div>')  # fmt: skip
+    return (
+        f"<p>{len(wrong)} of {len(truth)} are wrong; {which}, as the network sees them, the surest first. "
+        f'Some may be labelled wrongly: look.</p><div class="grid">{"".join(shown)}</div>'
+    )
 
 
 def _thumbnail(square: np.ndarray) -> str:
@@ -210,8 +251,12 @@ def _classes(rows: list[dict[str, Any]]) -> str:
     about = f"<p>The {LISTED} worst of {len(rows)}.</p>" if len(rows) > LISTED else ""
     body = "".join(
         f'<tr><td>{escape(row["name"])}<td class="n">{row["train"]}<td class="n">{row["val"]}'
-        + "".join(f'<td class="n">{"" if row[key] is None else f"{row[key]:.1f}"}' for key in ("precision", "recall", "f1"))
+        + "".join(
+            f'<td class="n">{"" if row[key] is None else f"{row[key]:.1f}"}' for key in ("precision", "recall", "f1")
+        )
         for row in shown
     )
-    return (f'{about}<div class="scroll"><table><tr><th>class<th class="n">learnt from<th class="n">judged by<th class="n">precision %<th class="n">recall %'
-            f'<th class="n">F1 %{body}</table></div>')  # fmt: skip
+    return (
+        f'{about}<div class="scroll"><table><tr><th>class<th class="n">learnt from<th class="n">judged by<th class="n">precision %<th class="n">recall %'
+        f'<th class="n">F1 %{body}</table></div>'
+    )

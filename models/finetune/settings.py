@@ -32,13 +32,17 @@ class Settings:
     batch: int = _set(32, "pictures a step", 2, 65_536)
     head: int = _set(100, "first, iterations of the classifier on features of the network as it is; 0: none", 0, 10_000)
     frozen: int = _set(0, "leading parts (stem, then stages) that are left as they are", 0, 20)
-    optimiser: str = _set("adamw", "rmsprop as in the paper: decay 0.9, momentum 0.9, epsilon 0.001", choices=OPTIMISERS)
+    optimiser: str = _set(
+        "adamw", "rmsprop as in the paper: decay 0.9, momentum 0.9, epsilon 0.001", choices=OPTIMISERS
+    )
     lr: float = _set(1e-3, "learning rate of the classifier, at its highest", 1e-8, 10)
     backbone: float = _set(0.2, "rate of everything before the classifier, as a share of that", 0, 10)
     weight_decay: float = _set(0.02, "of weights, not of biases and BatchNorm", 0, 1)
     warmup: float = _set(0.1, "share of the steps in which the rate rises; it then falls as a cosine", 0, 0.9)
     smoothing: float = _set(0.1, "of labels", 0, 0.9)
-    drop_path: float = _set(0.1, "stochastic depth: probability of skipping the last block, less for earlier ones", 0, 0.9)
+    drop_path: float = _set(
+        0.1, "stochastic depth: probability of skipping the last block, less for earlier ones", 0, 0.9
+    )
     dropout: float = _set(0.2, "before the classifier", 0, 0.9)
     policy: str = _set("randaugment", "operations drawn for a picture, by kornia", choices=POLICIES)
     operations: int = _set(2, "of randaugment, on one picture", 1, 10)
@@ -48,7 +52,9 @@ class Settings:
     flip: float = _set(0.5, "probability of the mirror image; 0 where left and right mean something", 0, 1)
     mixup: float = _set(0.0, "alpha of the share in which two pictures are mixed; 0: never", 0, 10)
     norm: str = _set("learn", "statistics of BatchNorm: learn them, or keep those it starts from", choices=NORMS)
-    ema: float = _set(0.99, "decay of the averaged weights, which are what is judged and written; 0: no averaging", 0, 0.99999)
+    ema: float = _set(
+        0.99, "decay of the averaged weights, which are what is judged and written; 0: no averaging", 0, 0.99999
+    )
     patience: int = _set(4, "epochs without progress until it stops early", 1, 10_000)
     class_weights: str = _set("none", "by 1 / count (balanced), its root (sqrt), or none", choices=CLASS_WEIGHTS)
     val_share: float = _set(0.2, "of each class, held out where the folder has no val/", 0.01, 0.9)
@@ -72,10 +78,21 @@ class Settings:
 # pictures enlarged to the network's resolution, all layers trained) with the optimiser of this project.
 PRESETS: dict[str, dict[str, Any]] = {
     "cifar10": {
-        "epochs": 15, "batch": 64, "head": 0, "lr": 1e-3, "backbone": 0.5, "weight_decay": 0.05, "smoothing": 0.1,
-        "drop_path": 0.2, "policy": "autoaugment", "area": 0.5, "mixup": 0.2, "ema": 0.999, "patience": 15,
+        "epochs": 15,
+        "batch": 64,
+        "head": 0,
+        "lr": 1e-3,
+        "backbone": 0.5,
+        "weight_decay": 0.05,
+        "smoothing": 0.1,
+        "drop_path": 0.2,
+        "policy": "autoaugment",
+        "area": 0.5,
+        "mixup": 0.2,
+        "ema": 0.999,
+        "patience": 15,
     },
-}  # fmt: skip
+}
 
 
 def settings_for(
@@ -96,8 +113,16 @@ def settings_for(
         if total >= 20_000:
             chosen |= {"mixup": 0.1, "magnitude": 9}
     else:
-        chosen |= {"epochs": min(200, max(30, 60_000 // total)), "head": 0, "backbone": 1.0, "lr": 2e-3, "weight_decay": 0.05,
-                   "area": 0.25, "magnitude": 9, "drop_path": 0.2}  # fmt: skip
+        chosen |= {
+            "epochs": min(200, max(30, 60_000 // total)),
+            "head": 0,
+            "backbone": 1.0,
+            "lr": 2e-3,
+            "weight_decay": 0.05,
+            "area": 0.25,
+            "magnitude": 9,
+            "drop_path": 0.2,
+        }
     if min(sizes) * _LOPSIDED < max(sizes):
         chosen["class_weights"] = "sqrt"
     chosen |= PRESETS[preset] if preset else {}
@@ -109,7 +134,9 @@ def settings_for(
         settings = replace(settings, norm="keep")
     steps = settings.epochs * max(1, total // settings.batch)
     if given.get("ema") is None and not (preset and "ema" in PRESETS[preset]):
-        settings = replace(settings, ema=round(min(0.9999, max(0.9, 1 - 10 / max(steps, 1))), 5))  # over a tenth of the steps
+        settings = replace(
+            settings, ema=round(min(0.9999, max(0.9, 1 - 10 / max(steps, 1))), 5)
+        )  # over a tenth of the steps
     if given.get("patience") is None and not (preset and "patience" in PRESETS[preset]):
         settings = replace(settings, patience=max(3, settings.epochs // 3))
     return settings

@@ -92,8 +92,13 @@ def finetune(request: Request, note: Note = lambda *_: None, say: Callable[[str]
 
     memory = request.memory if request.memory is not None else free_memory() // 2
     share = settings.val_share
-    data = load(found, recipe.preprocessing, share, settings.seed, memory, lambda done, of: note("reading pictures", done, of))
-    for line in [*data.notes, *([f"{len(data.skipped)} pictures can't be read: {data.skipped[0]}"] if data.skipped else [])]:
+    data = load(
+        found, recipe.preprocessing, share, settings.seed, memory, lambda done, of: note("reading pictures", done, of)
+    )
+    for line in [
+        *data.notes,
+        *([f"{len(data.skipped)} pictures can't be read: {data.skipped[0]}"] if data.skipped else []),
+    ]:
         say(line)
     training = Training(network, data, settings, device)
     if held:
@@ -162,7 +167,9 @@ def _trained_already(path: Path, key: str) -> bool:
         return False
 
 
-def _judge_best(request: Request, recipe: Recipe, data: Data, device: torch.device, settings: Settings, note: Note) -> Answers:
+def _judge_best(
+    request: Request, recipe: Recipe, data: Data, device: torch.device, settings: Settings, note: Note
+) -> Answers:
     """What the checkpoint on the disk says: not the last network, and read as export will read it."""
     network = EfficientNet(request.variant, len(data.classes), recipe.padding, recipe.eps).eval()
     load_into(network, read_checkpoint(request.checkpoint))
@@ -186,4 +193,6 @@ def _lines(request: Request, data: Data, training: Training, answers: Answers, p
 
 
 def _next(request: Request) -> str:
-    return f"Next         make export VARIANT={request.variant.name} WEIGHTS={shlex.quote(os.fspath(request.checkpoint))}"
+    return (
+        f"Next         make export VARIANT={request.variant.name} WEIGHTS={shlex.quote(os.fspath(request.checkpoint))}"
+    )

@@ -23,7 +23,9 @@ from runtime.whole_file import write_whole
 
 def key_of(found: Found, settings: Settings, start: str, recipe: Recipe) -> str:
     """Digest of what a training depends on: pictures (names, sizes, times), settings, what it starts from, how it is run."""
-    digest = hashlib.sha256(json.dumps([settings.facts(), start, repr(recipe), found.classes, torch.__version__]).encode())
+    digest = hashlib.sha256(
+        json.dumps([settings.facts(), start, repr(recipe), found.classes, torch.__version__]).encode()
+    )
     for picture in found.pictures:
         digest.update(f"{picture.name}\0{picture.label}\0".encode("utf-8", "surrogateescape"))
         if isinstance(picture.source, str):
@@ -56,16 +58,24 @@ def read_state(path: Path, key: str) -> tuple[dict[str, Any] | None, str]:
         return None, f"{path} is damaged ({type(error).__name__}): starting anew"
 
 
-def write_checkpoint(path: Path, network: nn.Module, recipe: Recipe, classes: list[str], training: Mapping[str, Any]) -> None:
+def write_checkpoint(
+    path: Path, network: nn.Module, recipe: Recipe, classes: list[str], training: Mapping[str, Any]
+) -> None:
     """The network's weights in our own format, with how to run it, the names of its classes, and how it was trained.
 
     The same weights give the same bytes. Raises UserError if there is no room.
     """
     pre = recipe.preprocessing
     how = {
-        "padding": recipe.padding, "eps": recipe.eps, "resolution": pre.resolution, "crop": pre.crop,
-        "interpolation": pre.interpolation, "mean": list(pre.mean), "std": list(pre.std), "labels": classes,
-    }  # fmt: skip
+        "padding": recipe.padding,
+        "eps": recipe.eps,
+        "resolution": pre.resolution,
+        "crop": pre.crop,
+        "interpolation": pre.interpolation,
+        "mean": list(pre.mean),
+        "std": list(pre.std),
+        "labels": classes,
+    }
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in network.state_dict().items()

@@ -103,7 +103,9 @@ def optimiser(network: EfficientNet, settings: Settings) -> torch.optim.Optimize
             held = [
                 parameter
                 for name, parameter in network.named_parameters()
-                if parameter.requires_grad and name.startswith("classifier.") == head and (parameter.ndim > 1) == decayed
+                if parameter.requires_grad
+                and name.startswith("classifier.") == head
+                and (parameter.ndim > 1) == decayed
             ]
             if held:
                 groups.append({"params": held, "weight_decay": settings.weight_decay * decayed, "scale": scale})
@@ -184,9 +186,12 @@ class Training:
 
     def held(self) -> dict[str, Any]:
         return {
-            "network": self.network.state_dict(), "averaged": self.averaged.state_dict(), "progress": vars(self.progress),
-            "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(),
-        }  # fmt: skip
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "progress": vars(self.progress),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
 
     def restore(self, held: dict[str, Any]) -> None:
         self.network.load_state_dict(held["network"])
@@ -202,8 +207,14 @@ class Training:
         with ctrl_c() as interrupted, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             if not p.rows:
                 if settings.head:
-                    fit_head(self.network, self.data, settings, self.weights, self.device,
-                             lambda done, of: self._listen(interrupted, note, "features", done, of))  # fmt: skip
+                    fit_head(
+                        self.network,
+                        self.data,
+                        settings,
+                        self.weights,
+                        self.device,
+                        lambda done, of: self._listen(interrupted, note, "features", done, of),
+                    )
                     self.averaged.load_state_dict(self.network.state_dict())
                 self._close_epoch(write_best, save, note)
             while not p.done:
@@ -212,8 +223,11 @@ class Training:
                     p.loss += self._learn(pixels, labels)
                     p.step += 1
                     score = p.rows[-1]["top1"]
-                    note(f"epoch {p.epoch}/{settings.epochs}, loss {p.loss / p.step:.3f}, val {score:.1f} %",
-                         (p.epoch - 1) * self.steps + p.step, settings.epochs * self.steps)  # fmt: skip
+                    note(
+                        f"epoch {p.epoch}/{settings.epochs}, loss {p.loss / p.step:.3f}, val {score:.1f} %",
+                        (p.epoch - 1) * self.steps + p.step,
+                        settings.epochs * self.steps,
+                    )
                     now = time.monotonic()
                     if interrupted() or now - saved > max(_SAVE_EVERY, 20 * cost):
                         save(self.held())
@@ -267,11 +281,18 @@ class Training:
             else:
                 tensor.copy_(theirs[name])
 
-    def _close_epoch(self, write_best: Callable[[nn.Module], None], save: Callable[[dict[str, Any]], None], note: Note) -> None:
+    def _close_epoch(
+        self, write_best: Callable[[nn.Module], None], save: Callable[[dict[str, Any]], None], note: Note
+    ) -> None:
         p, settings = self.progress, self.settings
         answers = judge(self.averaged, self.data, self.device, settings.batch, note)
-        row = {"epoch": p.epoch, "loss": p.loss / p.step if p.step else math.nan, "val_loss": answers.loss,
-               "top1": answers.top1(self.labels), "balanced": answers.balanced(self.labels)}  # fmt: skip
+        row = {
+            "epoch": p.epoch,
+            "loss": p.loss / p.step if p.step else math.nan,
+            "val_loss": answers.loss,
+            "top1": answers.top1(self.labels),
+            "balanced": answers.balanced(self.labels),
+        }
         p.rows.append(row)
         score = [row["top1" if settings.class_weights == "none" else "balanced"], -row["val_loss"]]
         if not p.best or score > p.best:

@@ -58,7 +58,9 @@ class OnnxRuntime:
         used = self._session.get_providers()[0]  # it falls back to the CPU without an error
         if used != provider:
             where = PROVIDERS[provider]
-            raise UserError(f"onnxruntime {onnxruntime.__version__} would run {artifact.path} on the CPU instead of {where}.")
+            raise UserError(
+                f"onnxruntime {onnxruntime.__version__} would run {artifact.path} on the CPU instead of {where}."
+            )
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         shapes, wanted = [output.shape for output in outputs], artifact.outputs
         if len(inputs) != 1 or len(shapes) < len(wanted) or not all(map(_fits, shapes, wanted)):

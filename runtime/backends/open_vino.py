@@ -34,7 +34,9 @@ class OpenVino:
         try:
             self._model = openvino.Core().compile_model(str(artifact.path), "CPU", options)
         except Exception as error:  # RuntimeError, or what the artifact's damage leads to
-            raise UserError(f"OpenVINO {openvino.__version__} can't load {artifact.path}: {str(error).splitlines()[0]}") from None
+            raise UserError(
+                f"OpenVINO {openvino.__version__} can't load {artifact.path}: {str(error).splitlines()[0]}"
+            ) from None
         batch = self._model.input(0).partial_shape[0]
         self.fixed = batch.get_length() if batch.is_static else None  # as many graphs of others are exported
         self.batch = self.fixed or cpu_batch(artifact)

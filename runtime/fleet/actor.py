@@ -68,11 +68,14 @@ class Networks:
         if not self.opened:
             self.opened = [
                 Classifier(
-                    local_copy(model), backend=model.backend, threads=model.threads, engines=model.engines,
+                    local_copy(model),
+                    backend=model.backend,
+                    threads=model.threads,
+                    engines=model.engines,
                     decoding=self.job.decoding,
                 )
                 for model in self.job.models
-            ]  # fmt: skip
+            ]
         return self.opened
 
     def facts(self) -> Facts:
@@ -114,8 +117,16 @@ class Classify:
     def __call__(self, block: pyarrow.Table) -> pyarrow.Table:
         group, start, text = (block.column(name)[0].as_py() for name in ("group", "start", "facts"))
         facts = json.loads(text)
-        found = {"group": group, "answered": "", "pictures": len(facts["names"]), "unreadable": len(facts["errors"]),
-                 "lost": facts["lost"], "node": platform.node(), "failure": facts["failure"], "user": facts["user"]}  # fmt: skip
+        found = {
+            "group": group,
+            "answered": "",
+            "pictures": len(facts["names"]),
+            "unreadable": len(facts["errors"]),
+            "lost": facts["lost"],
+            "node": platform.node(),
+            "failure": facts["failure"],
+            "user": facts["user"],
+        }
         table, bad = b"", b""
         if not found["failure"]:
             try:
@@ -128,9 +139,13 @@ class Classify:
             except Exception:
                 found.update(failure=traceback.format_exc(), user=False)
         kind = pyarrow.large_binary()
-        return pyarrow.table({
-            "found": [json.dumps(found)], "table": pyarrow.array([table], kind), "bad": pyarrow.array([bad], kind),
-        })  # fmt: skip
+        return pyarrow.table(
+            {
+                "found": [json.dumps(found)],
+                "table": pyarrow.array([table], kind),
+                "bad": pyarrow.array([bad], kind),
+            }
+        )
 
     def _answered(self, start: int, facts: Dict[str, Any], pixels: np.ndarray) -> Tuple[bytes, bytes]:
         networks, job = self.networks.get(), self.networks.job

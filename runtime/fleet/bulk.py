@@ -61,7 +61,9 @@ def share_of(fleet: Fleet) -> Share:
         return Share(actors, 0.75, 1.0 if cpus >= 2 * actors else 0.25)
     actors = fleet.actors or max(1, int(cpus) // fleet.threads)
     if cpus < 0.75 * fleet.threads + 0.25:
-        raise UserError(f"The cluster has {cpus:g} CPUs, too few for a model with {fleet.threads} threads: --threads sets them.")
+        raise UserError(
+            f"The cluster has {cpus:g} CPUs, too few for a model with {fleet.threads} threads: --threads sets them."
+        )
     return Share(actors, 0.75 * fleet.threads, 0.25)
 
 
@@ -82,9 +84,15 @@ def _facts(job: Job) -> Any:
 
 
 def run_job(
-    job: Job, groups: Groups, missing: Sequence[int], listing: Listing, recipes: List[Preprocessing],
-    fleet: Fleet, share: Share, facts: Facts,
-) -> Generator[Part, None, None]:  # fmt: skip
+    job: Job,
+    groups: Groups,
+    missing: Sequence[int],
+    listing: Listing,
+    recipes: List[Preprocessing],
+    fleet: Fleet,
+    share: Share,
+    facts: Facts,
+) -> Generator[Part, None, None]:
     """The groups that are `missing`, each once, as they get done.
 
     A node that is lost takes groups with it: they are done in another round, by the nodes that are there then.
@@ -102,7 +110,10 @@ def run_job(
                         yield part
         except Failure:
             raise
-        except (ray.exceptions.RayError, RuntimeError) as error:  # the second: Ray Data's, on nodes too busy to answer it
+        except (
+            ray.exceptions.RayError,
+            RuntimeError,
+        ) as error:  # the second: Ray Data's, on nodes too busy to answer it
             reason = str(error).strip().splitlines()[0]
         idle = idle + 1 if len(left) == before else 0
         if idle == _ROUNDS:
@@ -115,14 +126,23 @@ def run_job(
 
 
 def _round(
-    job: Job, groups: Groups, missing: Sequence[int], listing: Listing, recipes: List[Preprocessing],
-    fleet: Fleet, share: Share, facts: Facts,
-) -> Generator[Part, None, None]:  # fmt: skip
+    job: Job,
+    groups: Groups,
+    missing: Sequence[int],
+    listing: Listing,
+    recipes: List[Preprocessing],
+    fleet: Fleet,
+    share: Share,
+    facts: Facts,
+) -> Generator[Part, None, None]:
     # A task that its node took along is left out, not waited for: its actor may never find a place again (Ray Data would keep the
     # task for it), and the next round knows what is missing. Errors of ours are in the rows, see Classify.
     DataContext.get_current().max_errored_blocks = -1
     pictures = Pictures(groups, missing, listing, recipes, job.decoding)
-    decoding = {"num_cpus": share.decode_cpus, "max_retries": 3}  # Ray Data's own would try a picture that kills Pillow for ever
+    decoding = {
+        "num_cpus": share.decode_cpus,
+        "max_retries": 3,
+    }  # Ray Data's own would try a picture that kills Pillow for ever
     read = ray.data.read_datasource(pictures, override_num_blocks=len(missing), ray_remote_args=decoding)
     answers = read.map_batches(
         Classify,

@@ -66,7 +66,13 @@ class Pictures(Datasource):
         self, groups: Groups, missing: Sequence[int], listing: Listing, recipes: List[Preprocessing], decoding: Decoding
     ) -> None:
         super().__init__()
-        self.groups, self.missing, self.listing, self.recipes, self.decoding = groups, missing, listing, recipes, decoding
+        self.groups, self.missing, self.listing, self.recipes, self.decoding = (
+            groups,
+            missing,
+            listing,
+            recipes,
+            decoding,
+        )
 
     def get_name(self) -> str:
         return "Pictures"

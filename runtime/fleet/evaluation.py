@@ -45,10 +45,14 @@ def evaluate_spread(options: argparse.Namespace, fleet: Fleet) -> Dict[str, Any]
         print(f"{artifacts[0].path}: {RANDOM_WEIGHTS}", file=sys.stderr)
     asked = {"samples": _digest(samples)}
     task = Task(
-        artifacts, options, fleet, growing=False,
+        artifacts,
+        options,
+        fleet,
+        growing=False,
         form=lambda _: recorded,
-        entries=lambda: (Entry(sample.path, str(Path(sample.path).absolute())) for sample in samples), asked=asked,
-    )  # fmt: skip
+        entries=lambda: (Entry(sample.path, str(Path(sample.path).absolute())) for sample in samples),
+        asked=asked,
+    )
     folder = Folder(Store(own_folder(task, "evaluation")), ".jsonl")
     checked = _Checked(folder, samples, artifacts[0], options.force)
     began = time.perf_counter()

@@ -83,19 +83,33 @@ def finish(task: Task, folder: Folder, seen: Seen, fresh: bool) -> Tuple[Dict[st
 
 
 def _advance(
-    task: Task, folder: Folder, facts: Dict[str, Any], asked: Dict[str, Any], listing: Listing, count: int, ray: Any,
+    task: Task,
+    folder: Folder,
+    facts: Dict[str, Any],
+    asked: Dict[str, Any],
+    listing: Listing,
+    count: int,
+    ray: Any,
     seen: Seen,
-) -> Tuple[Dict[str, Any], Groups]:  # fmt: skip
+) -> Tuple[Dict[str, Any], Groups]:
     models = tuple(_model(artifact, task, ray) for artifact in task.artifacts)
     job = Job(models, decoding_of(task.options), task.growing, _nothing)
     share = share_of(task.fleet)
     answering = facts_of(job, task.fleet, share)
-    print(f"{share.actors} x {answering.description} ({answering.processor}), {answering.batch} a time", file=sys.stderr)
+    print(
+        f"{share.actors} x {answering.description} ({answering.processor}), {answering.batch} a time", file=sys.stderr
+    )
     recipes = recipes_of(task.artifacts)
     if not facts:
         groups = cut(count, answering.batch, recipes, share.actors, task.growing)
-        facts = {"asked": asked, "groups": list(groups), "backend": answering.backend, "description": answering.description,
-                 "batch": answering.batch, "answered": []}  # fmt: skip
+        facts = {
+            "asked": asked,
+            "groups": list(groups),
+            "backend": answering.backend,
+            "description": answering.description,
+            "batch": answering.batch,
+            "answered": [],
+        }
         folder.begin(facts)
     elif (facts["description"], facts["batch"]) != (answering.description, answering.batch):
         raise UserError(
@@ -120,7 +134,10 @@ def _advance(
                 facts["answered"].append(part.answered)
                 folder.begin(facts)
                 if len(facts["answered"]) > 1:
-                    print(f"note: answered on {' and on '.join(facts['answered'])}: last digits may differ", file=sys.stderr)
+                    print(
+                        f"note: answered on {' and on '.join(facts['answered'])}: last digits may differ",
+                        file=sys.stderr,
+                    )
             seen(pictures, count, [part])
     return facts, groups
 
@@ -132,9 +149,13 @@ def _nothing(*_: Any) -> Tuple[bytes, bytes]:
 def _model(artifact: Artifact, task: Task, ray: Any) -> Model:
     options = task.options
     return Model(
-        str(artifact.path.resolve()), artifact.metadata["sha256"], ray.put(artifact.path.read_bytes()), options.backend,
-        task.fleet.threads, Engines(rebuild=not options.no_rebuild, trust=options.trust_engine),
-    )  # fmt: skip
+        str(artifact.path.resolve()),
+        artifact.metadata["sha256"],
+        ray.put(artifact.path.read_bytes()),
+        options.backend,
+        task.fleet.threads,
+        Engines(rebuild=not options.no_rebuild, trust=options.trust_engine),
+    )
 
 
 def asked_of(task: Task) -> Dict[str, Any]:

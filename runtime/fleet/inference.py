@@ -31,10 +31,14 @@ def infer(options: argparse.Namespace, fleet: Fleet) -> int:
         print(f"{artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
     asked = {"sources": options.images, "column": options.column, "top": options.top}
     task = Task(
-        [artifact], options, fleet, growing=True,
+        [artifact],
+        options,
+        fleet,
+        growing=True,
         form=lambda answering: form(facts(artifact, answering.backend), options.top),
-        entries=lambda: entries(options.images, options.column), asked=asked,
-    )  # fmt: skip
+        entries=lambda: entries(options.images, options.column),
+        asked=asked,
+    )
     folder = Folder(Store(options.out or own_folder(task, "infer")))
     progress = Progress("classified")
     with folder.store.mine():
@@ -77,7 +81,9 @@ class Progress:
             return
         spent = time.perf_counter() - self.began
         self.rate = (done - self.first) / max(spent, 1e-9)
-        self.line.show(f"{self.what} {done} of {of}{time_left(done - self.first, of - self.first, spent)}", now=done >= of)
+        self.line.show(
+            f"{self.what} {done} of {of}{time_left(done - self.first, of - self.first, spent)}", now=done >= of
+        )
 
     def end(self) -> None:
         self.line.end()

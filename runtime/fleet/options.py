@@ -29,11 +29,18 @@ def add_fleet_options(parser: argparse.ArgumentParser) -> Any:
     """The options from which `fleet_of` makes a Fleet; the group they stand in."""
     group = parser.add_argument_group("on a Ray cluster")
     group.add_argument(
-        "--ray", nargs="?", const="", metavar="ADDRESS",
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
         help="spread the work: over the cluster at HOST:PORT, the one running here (auto), or this machine alone (no ADDRESS)",
-    )  # fmt: skip
-    group.add_argument("--ray-actors", type=positive, metavar="N", help="models held at once (default: one a GPU, or a CPU)")
-    group.add_argument("--ray-gpus", type=_share, default=0.0, metavar="G", help="GPUs of each: 1, or a share (default 0)")
+    )
+    group.add_argument(
+        "--ray-actors", type=positive, metavar="N", help="models held at once (default: one a GPU, or a CPU)"
+    )
+    group.add_argument(
+        "--ray-gpus", type=_share, default=0.0, metavar="G", help="GPUs of each: 1, or a share (default 0)"
+    )
     return group
 
 
@@ -45,7 +52,9 @@ def fleet_of(options: argparse.Namespace) -> Optional[Fleet]:
         return None
     address = options.ray
     if address and os.path.exists(address):
-        raise UserError(f"'{address}' is a file or folder, no address of a cluster: put --ray last, or write --ray=HOST:PORT.")
+        raise UserError(
+            f"'{address}' is a file or folder, no address of a cluster: put --ray last, or write --ray=HOST:PORT."
+        )
     return Fleet(address, options.ray_actors, options.ray_gpus, options.threads or 1)
 
 

@@ -37,7 +37,12 @@ _ROWS = {
 
 
 def predicted(
-    facts: Dict[str, str], top: int, start: int, names: Sequence[str], answers: Sequence[Answer], networks: Sequence[Classifier]
+    facts: Dict[str, str],
+    top: int,
+    start: int,
+    names: Sequence[str],
+    answers: Sequence[Answer],
+    networks: Sequence[Classifier],
 ) -> Tuple[bytes, bytes]:
     """A group as runtime.infer would print it: the tables of its results and of its unreadable pictures (see actor.Form)."""
     good: List[Any] = []

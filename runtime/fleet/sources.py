@@ -132,7 +132,9 @@ def choose_column(path: str, names: Sequence[str], usual: Sequence[str], column:
         raise UserError(f"{path} has no column '{column}': it has {', '.join(names) or 'none'}.")
     found = next((each for name in usual for each in names if each.lower() == name), None)
     if found is None:
-        raise UserError(f"Which column of {path} has the pictures? It has {', '.join(names) or 'none'}: name one with --column.")
+        raise UserError(
+            f"Which column of {path} has the pictures? It has {', '.join(names) or 'none'}: name one with --column."
+        )
     return found
 
 

@@ -79,7 +79,9 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(file)
-            raise UserError(f"Another process is writing to {self.root}: wait for it, or choose another folder.") from None
+            raise UserError(
+                f"Another process is writing to {self.root}: wait for it, or choose another folder."
+            ) from None
         try:
             yield
         finally:

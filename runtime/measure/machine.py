@@ -16,18 +16,54 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 _LIBRARIES = (
-    "numpy", "Pillow", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "openvino", "tensorrt", "tensorrt-rtx",
-    "tensorrt_rtx", "cuda-bindings", "pycuda", "torch",
-)  # fmt: skip
+    "numpy",
+    "Pillow",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "tensorrt_rtx",
+    "cuda-bindings",
+    "pycuda",
+    "torch",
+)
 
 # https://developer.nvidia.com/embedded/jetpack-archive; a release that came later is shown by its L4T number alone.
 _JETPACK = {
-    "32.7.1": "4.6.1", "32.7.2": "4.6.2", "32.7.3": "4.6.3", "32.7.4": "4.6.4", "32.7.5": "4.6.5", "32.7.6": "4.6.6",
-    "35.1.0": "5.0.2", "35.2.1": "5.1", "35.3.1": "5.1.1", "35.4.1": "5.1.2", "35.5.0": "5.1.3", "35.6.0": "5.1.4",
-    "35.6.1": "5.1.5", "36.3.0": "6.0", "36.4.0": "6.1", "36.4.3": "6.2", "36.4.4": "6.2.1", "36.5.0": "6.2.2",
-    "36.5.2": "6.2.3", "38.2.0": "7.0", "38.2.1": "7.0", "38.4.0": "7.1", "39.2.0": "7.2", "39.2.1": "7.2.1",
-}  # fmt: skip
-_GPU_NAMES = {"gv11b", "gp10b", "ga10b", "gpu", "gpu-gpc-0"}  # by the device tree or devfreq: Xavier, TX2, Orin, any, Thor
+    "32.7.1": "4.6.1",
+    "32.7.2": "4.6.2",
+    "32.7.3": "4.6.3",
+    "32.7.4": "4.6.4",
+    "32.7.5": "4.6.5",
+    "32.7.6": "4.6.6",
+    "35.1.0": "5.0.2",
+    "35.2.1": "5.1",
+    "35.3.1": "5.1.1",
+    "35.4.1": "5.1.2",
+    "35.5.0": "5.1.3",
+    "35.6.0": "5.1.4",
+    "35.6.1": "5.1.5",
+    "36.3.0": "6.0",
+    "36.4.0": "6.1",
+    "36.4.3": "6.2",
+    "36.4.4": "6.2.1",
+    "36.5.0": "6.2.2",
+    "36.5.2": "6.2.3",
+    "38.2.0": "7.0",
+    "38.2.1": "7.0",
+    "38.4.0": "7.1",
+    "39.2.0": "7.2",
+    "39.2.1": "7.2.1",
+}
+_GPU_NAMES = {
+    "gv11b",
+    "gp10b",
+    "ga10b",
+    "gpu",
+    "gpu-gpc-0",
+}  # by the device tree or devfreq: Xavier, TX2, Orin, any, Thor
 _BUSY = 0.1  # of all cores, taken by other programs, from where it is worth a warning
 _SLOW_GOVERNORS = ("powersave", "conservative")
 
@@ -77,12 +113,16 @@ def warnings(before: Dict[str, Any], after: Dict[str, Any]) -> List[str]:
         said.append(f"The machine throttled itself during the run ({told}): cool it, or give it a stronger supply.")
     if before.get("clocks_locked") is False:
         lock = "'sudo jetson_clocks' does" if "jetson" in before else "'cpupower frequency-set' does"
-        ranges = ", ".join(f"{name} {low:.0f} to {high:.0f} MHz" for name, (low, high) in before.get("clocks_mhz", {}).items())
+        ranges = ", ".join(
+            f"{name} {low:.0f} to {high:.0f} MHz" for name, (low, high) in before.get("clocks_mhz", {}).items()
+        )
         said.append(f"The clocks are not locked ({ranges}): figures vary with what ran before ({lock}).")
     if before.get("governor") in _SLOW_GOVERNORS:
         said.append(f"The CPU's governor is {before['governor']}: it saves power rather than time.")
     if before.get("power_mode") != after.get("power_mode"):
-        said.append(f"The power mode changed from {before.get('power_mode')} to {after.get('power_mode')} during the run.")
+        said.append(
+            f"The power mode changed from {before.get('power_mode')} to {after.get('power_mode')} during the run."
+        )
     share = _others(before, after)
     if share is not None and share > _BUSY:
         said.append(f"Other programs took {share:.0%} of the CPU during the run: close them, or trust only the ratios.")

@@ -35,10 +35,16 @@ def main() -> int:
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS[:3], help="(default: fp32)")
     parser.add_argument("--repository", type=Path, metavar="DIR", help="where to write (default: artifacts/triton)")
     parser.add_argument("--device", choices=DEVICES, default="gpu", help="of the server (default: gpu)")
-    parser.add_argument("--models", type=kinds, metavar="M", help=f"some of {','.join(KINDS)} (default: all that the device has)")
-    parser.add_argument("--backend", default="auto", choices=("auto", *BACKENDS), help="of the python models (default: auto)")
+    parser.add_argument(
+        "--models", type=kinds, metavar="M", help=f"some of {','.join(KINDS)} (default: all that the device has)"
+    )
+    parser.add_argument(
+        "--backend", default="auto", choices=("auto", *BACKENDS), help="of the python models (default: auto)"
+    )
     parser.add_argument("--instances", type=positive, metavar="N", help="processes of each python model, on each GPU")
-    parser.add_argument("--sweep", type=Path, metavar="DIR", help="a sweep with several batch sizes, to take batching from")
+    parser.add_argument(
+        "--sweep", type=Path, metavar="DIR", help="a sweep with several batch sizes, to take batching from"
+    )
     options = parser.parse_args()
 
     if "tensorrt" in (options.models or ()) and options.device == "cpu":

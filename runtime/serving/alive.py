@@ -72,7 +72,11 @@ def _dead(url: str, config: Dict[str, Any]) -> bool:
 
     def gone(_: int) -> bool:
         try:
-            _ask(url, f"models/{config['name']}/infer", {"inputs": inputs, "outputs": [{"name": config["output"][-1]["name"]}]})
+            _ask(
+                url,
+                f"models/{config['name']}/infer",
+                {"inputs": inputs, "outputs": [{"name": config["output"][-1]["name"]}]},
+            )
         except NoAnswer as error:
             if _DEAD not in str(error).lower():
                 raise
@@ -95,9 +99,13 @@ def _ask(url: str, path: str, content: Optional[Dict[str, Any]] = None, timeout:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Asks a Triton server's Python models whether their processes are alive.")
+    parser = argparse.ArgumentParser(
+        description="Asks a Triton server's Python models whether their processes are alive."
+    )
     parser.add_argument("--url", default="localhost:8000", metavar="HOST:PORT", help="(default: localhost:8000)")
-    parser.add_argument("--reload", action="store_true", help="load anew what is not: needs --model-control-mode=explicit")
+    parser.add_argument(
+        "--reload", action="store_true", help="load anew what is not: needs --model-control-mode=explicit"
+    )
     parser.add_argument("--every", type=float, metavar="S", help="again every S seconds, until interrupted")
     options = parser.parse_args()
     while True:

@@ -22,10 +22,14 @@ class Batching(NamedTuple):
 
 # Batches that engines are built for unless told otherwise (runtime.backends.tensorrt.options), and more than which the
 # CPU gains nothing from. The delay is below a tenth of what one picture takes whole way on any machine seen here.
-DEFAULT = Batching(8, (), 500, True, "a default, not measured: a sweep with BATCH=1,8 and SWEEP=reports/NAME gives measured ones")
+DEFAULT = Batching(
+    8, (), 500, True, "a default, not measured: a sweep with BATCH=1,8 and SWEEP=reports/NAME gives measured ones"
+)
 
 
-def batching_of(report: Optional[Report], variant: str, precision: str, backends: Sequence[str], network: bool) -> Batching:
+def batching_of(
+    report: Optional[Report], variant: str, precision: str, backends: Sequence[str], network: bool
+) -> Batching:
     """From the rows of `variant` in `precision` on one of `backends` (of several the one with the most throughput).
 
     `network`: by the time of the network alone, not the whole way from JPEG bytes. Without rows of at least two batch
@@ -35,7 +39,12 @@ def batching_of(report: Optional[Report], variant: str, precision: str, backends
         return DEFAULT
     by_backend: Dict[str, List[Row]] = {}
     for row in report.rows:
-        if row["variant"] == variant and row["precision"] == precision and "total" in row and row["backend_name"] in backends:
+        if (
+            row["variant"] == variant
+            and row["precision"] == precision
+            and "total" in row
+            and row["backend_name"] in backends
+        ):
             by_backend.setdefault(row["backend_name"], []).append(row)
     several = [rows for rows in by_backend.values() if len({row["batch"] for row in rows}) > 1]
     if not several:
@@ -57,7 +66,9 @@ def batching_of(report: Optional[Report], variant: str, precision: str, backends
         return Batching(largest, (), 0, False, f"off, since batches gain nothing in {told}")
     saved = first[1] / first[0] - best[1] / best[0]  # ms: who waits longer loses more than the batch gives back
     sizes = tuple(batch for batch, *_ in worth if batch > 1)
-    return Batching(best[0], sizes, max(1, round(saved * 1000)), True, f"from {told}; the delay is what the largest saves each")
+    return Batching(
+        best[0], sizes, max(1, round(saved * 1000)), True, f"from {told}; the delay is what the largest saves each"
+    )
 
 
 def _milliseconds(row: Row, network: bool) -> float:

@@ -20,13 +20,22 @@ from runtime.serving.model import PICTURE
 
 PORTS = {"http": 8000, "grpc": 8001}  # Triton's own
 RETRIES = 5  # a model that is loaded anew is away for some seconds: these wait 6 to 9
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts; each is twice the one before, and up to half as long again
+_FIRST_PAUSE, _LONGEST_PAUSE = (
+    0.2,
+    5.0,
+)  # seconds between attempts; each is twice the one before, and up to half as long again
 # What Triton answers where another attempt may do: it starts, or changes models; its queue is full; a process of its
 # Python backend died.
 _PASSING = ("503", "StatusCode.UNAVAILABLE", "StatusCode.RESOURCE_EXHAUSTED")
 _PASSING_WORDS = ("stub process", "unknown model", "no available versions", "not at ready state", "maximum queue size")
 _TIMES_OUT = ("499", "504", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED")
-_STEPS = ("_preprocess", "_onnxruntime", "_tensorrt", "_postprocess", "_ensemble")  # of a variant, beside the model itself
+_STEPS = (
+    "_preprocess",
+    "_onnxruntime",
+    "_tensorrt",
+    "_postprocess",
+    "_ensemble",
+)  # of a variant, beside the model itself
 
 
 class ServerError(UserError):
@@ -55,7 +64,9 @@ class Server:
         self.protocol = "grpc" if grpc else "http"
         self.host, self.secure = _host_of(url, self.protocol)
         if not 0 < timeout < float("inf") or retries < 0:
-            raise UserError(f"{retries} retries of {timeout:g} s each: give a number of seconds above 0, and 0 retries or more.")
+            raise UserError(
+                f"{retries} retries of {timeout:g} s each: give a number of seconds above 0, and 0 retries or more."
+            )
         self.timeout, self.retries = timeout, retries
         self._module, self._error = _tritonclient(self.protocol)
         self._own = threading.local()  # gevent, below the HTTP client, belongs to one thread
@@ -132,7 +143,9 @@ class Server:
             self._own.client = client
         return client
 
-    def _try(self, ask: Callable[[Any, Dict[str, Any]], Any], as_json: bool = False, retries: Optional[int] = None) -> Any:
+    def _try(
+        self, ask: Callable[[Any, Dict[str, Any]], Any], as_json: bool = False, retries: Optional[int] = None
+    ) -> Any:
         """What `ask(client, options)` gives, in as many attempts as it takes."""
         retries = self.retries if retries is None else retries
         limit: Dict[str, Any] = {"client_timeout": self.timeout} if self.protocol == "grpc" else {}

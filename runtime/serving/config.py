@@ -25,10 +25,16 @@ DEVICES = ("gpu", "cpu")
 # Processes, or copies of a network, on each GPU or on the processor. A second one on a GPU decodes while the first is
 # computing; on the processor both would ask for the same cores. Decoding beside a GPU takes as many cores as there are.
 INSTANCES = {
-    ("python", "gpu"): 2, ("python", "cpu"): 1, ("preprocess", "gpu"): 4, ("preprocess", "cpu"): 1,
-    ("postprocess", "gpu"): 1, ("postprocess", "cpu"): 1, ("onnxruntime", "gpu"): 1, ("onnxruntime", "cpu"): 1,
+    ("python", "gpu"): 2,
+    ("python", "cpu"): 1,
+    ("preprocess", "gpu"): 4,
+    ("preprocess", "cpu"): 1,
+    ("postprocess", "gpu"): 1,
+    ("postprocess", "cpu"): 1,
+    ("onnxruntime", "gpu"): 1,
+    ("onnxruntime", "cpu"): 1,
     ("tensorrt", "gpu"): 2,
-}  # fmt: skip
+}
 
 # onnxruntime's TensorRT accelerator: precision_mode by the artifact's precision.
 # https://github.com/triton-inference-server/onnxruntime_backend#onnx-runtime-with-tensorrt-optimization
@@ -66,7 +72,9 @@ def name_of(variant: str, kind: str) -> str:
     return variant if kind == "python" else f"{variant}_{kind}"
 
 
-def classify(artifact: Artifact, device: str, batching: Batching, backend: str, instances: Optional[int]) -> Dict[str, Any]:
+def classify(
+    artifact: Artifact, device: str, batching: Batching, backend: str, instances: Optional[int]
+) -> Dict[str, Any]:
     """The model that holds preprocessing and a backend of this project."""
     return {
         **_comment(artifact, "encoded pictures to classes, preprocessing and network in one process"),
@@ -82,7 +90,9 @@ def classify(artifact: Artifact, device: str, batching: Batching, backend: str, 
 def preprocess(network: Network, device: str, batching: Batching, instances: Optional[int]) -> Dict[str, Any]:
     prepared = (("prepared", network.pixels, network.shape), ("error", STRING, (1,)))
     return {
-        **_comment(network.artifact, "the step before the network; each request by itself, since batches gain decoding nothing"),
+        **_comment(
+            network.artifact, "the step before the network; each request by itself, since batches gain decoding nothing"
+        ),
         **_head(name_of(network.artifact.variant, "preprocess"), "python", batching.most, PICTURES, prepared),
         "instance_group": _instances("preprocess", device, instances),
         **_versions(),
@@ -187,7 +197,13 @@ def _network(kind: str, backend: str, network: Network, device: str, batching: B
 
 
 def _head(name: str, backend: str, most: int, takes: Tensors, gives: Tensors) -> Dict[str, Any]:
-    return {"name": name, "backend": backend, "max_batch_size": most, "input": _tensors(takes), "output": _tensors(gives)}
+    return {
+        "name": name,
+        "backend": backend,
+        "max_batch_size": most,
+        "input": _tensors(takes),
+        "output": _tensors(gives),
+    }
 
 
 def _tensors(tensors: Tensors) -> List[Dict[str, Any]]:

@@ -37,7 +37,9 @@ class TritonPythonModel:
 
     def initialize(self, args: Dict[str, str]) -> None:
         """Raises UserError if the model can't be opened; Triton prints it and calls the model unavailable."""
-        parameters = {key: value["string_value"] for key, value in json.loads(args["model_config"])["parameters"].items()}
+        parameters = {
+            key: value["string_value"] for key, value in json.loads(args["model_config"])["parameters"].items()
+        }
         if args["model_instance_kind"] == "GPU":  # before anything asks the driver: all see this one alone
             os.environ["CUDA_VISIBLE_DEVICES"] = args["model_instance_device_id"]
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -171,7 +173,9 @@ class _Asked:
             self.wrong = f"The parameter top is {top!r}: give a whole number above 0."
 
 
-def classes_response(classifier: Classifier, asked: _Asked, logits: np.ndarray, errors: Sequence[str], about: bytes) -> Any:
+def classes_response(
+    classifier: Classifier, asked: _Asked, logits: np.ndarray, errors: Sequence[str], about: bytes
+) -> Any:
     """The response to one request, with the outputs of CLASSES_OUTPUTS."""
     if asked.wrong:
         return failure(asked.wrong, "INVALID_ARG")

@@ -97,11 +97,15 @@ def models_of(variant: str, precision: str, wanted: Wanted) -> List[Model]:
             models.append(_model(config.onnxruntime(network, wanted.device, batching), file, _labels(artifact)))
         if "ensemble" in kinds:
             if not models:
-                raise UserError("An ensemble chains a network of Triton's: add onnxruntime, or tensorrt on a GPU, to --models.")
+                raise UserError(
+                    "An ensemble chains a network of Triton's: add onnxruntime, or tensorrt on a GPU, to --models."
+                )
             kind = models[0].name[len(artifact.variant) + 1 :]
             models += _ensemble(network, kind, models[0].config["max_batch_size"], wanted)
     if "python" in kinds:
-        auto = {"gpu": ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda"), "cpu": ("onnxruntime", "openvino")}[wanted.device]
+        auto = {"gpu": ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda"), "cpu": ("onnxruntime", "openvino")}[
+            wanted.device
+        ]
         backends = auto if wanted.backend == "auto" else (wanted.backend,)
         batching = batching_of(wanted.sweep, artifact.variant, artifact.precision, backends, network=False)
         values = config.classify(artifact, wanted.device, batching, wanted.backend, wanted.instances)
@@ -132,7 +136,9 @@ def write_model(model: Model, folder: Path) -> Tuple[int, bool]:
         finally:
             shutil.rmtree(str(temporary), ignore_errors=True)
     except OSError as error:
-        raise UserError(f"{target} can't be written: {error.strerror}. Free some space or choose another folder.") from None
+        raise UserError(
+            f"{target} can't be written: {error.strerror}. Free some space or choose another folder."
+        ) from None
     for old in versions[: 1 - KEPT]:
         shutil.rmtree(str(target / str(old)), ignore_errors=True)
     return newest + 1, True
@@ -182,7 +188,9 @@ def _network_of(artifact: Artifact) -> Network:
     inputs, outputs = ends_of(artifact.path)
     batch = inputs[0].shape[0]
     if isinstance(batch, int):
-        raise UserError(f"{artifact.path} takes just {batch} at once, and Triton can't batch for it: --models python serves it.")
+        raise UserError(
+            f"{artifact.path} takes just {batch} at once, and Triton can't batch for it: --models python serves it."
+        )
     return Network(inputs[0].name, outputs[0].name, artifact)
 
 

@@ -52,7 +52,9 @@ def main() -> int:
     fleet = fleet_of(options)
     if fleet is not None:
         require_ray(fleet.address)
-    report = sweep(plan, folder, say=lambda text: print(text, file=sys.stderr, flush=True), fresh=options.fresh, fleet=fleet)
+    report = sweep(
+        plan, folder, say=lambda text: print(text, file=sys.stderr, flush=True), fresh=options.fresh, fleet=fleet
+    )
     written = write_report(report, folder)
     print(_table(report))
     for path in ("sweep.csv", "sweep.json", *written):
@@ -64,7 +66,9 @@ def write_report(report: Report, folder: Path) -> List[str]:
     """The picture, where there is something to draw and something to draw it with, and the page; their names."""
     drawn: Dict[str, bytes] = {}
     pictures: List[str] = []
-    instead = "There is no picture: nothing is known of any accuracy. DATA= a folder of labelled photographs has it measured."
+    instead = (
+        "There is no picture: nothing is known of any accuracy. DATA= a folder of labelled photographs has it measured."
+    )
     if picture.can_draw(report.rows):
         try:
             drawn = {"sweep.png": picture.png(report.rows), "sweep.svg": picture.svg(report.rows).encode()}
@@ -95,7 +99,9 @@ def _table(report: Report) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(7)]
     right = (False, False, False, True, True, False, True)
     return "\n".join(
-        printable("  ".join([*(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right)), line[7]]).rstrip())
+        printable(
+            "  ".join([*(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right)), line[7]]).rstrip()
+        )
         for line in lines
     )
 
@@ -108,15 +114,23 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 measured or chosen, 1 nothing could be, 2 wrong use.",
     )
     parser.add_argument("--variants", default="b0..b7", metavar="V", help="b0..b7 (default), or lite0,v2-b0,...")
-    parser.add_argument("--precisions", default="fp32,fp16,int8", metavar="P", help="fp32,fp16,int8 (default), int8-fp16")
+    parser.add_argument(
+        "--precisions", default="fp32,fp16,int8", metavar="P", help="fp32,fp16,int8 (default), int8-fp16"
+    )
     parser.add_argument("--backends", default="auto", metavar="B", help="auto (default), or several by name")
     parser.add_argument("--batch", metavar="N", help="1 (default), or several: 1,8")
-    parser.add_argument("--onnx", default="", metavar="FILE[:NAME],...", help="ONNX classifiers of others, measured the same way")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="labelled photographs; without: the published accuracy")
+    parser.add_argument(
+        "--onnx", default="", metavar="FILE[:NAME],...", help="ONNX classifiers of others, measured the same way"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="labelled photographs; without: the published accuracy"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="about N of those photographs")
     parser.add_argument("--calib", type=Path, metavar="DIR", help="photographs to make missing INT8 artifacts with")
     parser.add_argument("--images", type=Path, metavar="DIR", help="pictures that latency is measured on")
-    parser.add_argument("--weights", choices=("random",), help="random weights: for latency alone, in a folder of their own")
+    parser.add_argument(
+        "--weights", choices=("random",), help="random weights: for latency alone, in a folder of their own"
+    )
     parser.add_argument("--seconds", type=float, metavar="S", help="of measuring latency, for each artifact and batch")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the network (default: the backend's)")
     parser.add_argument("--name", help="of the sweep: the folder in reports/ (default: sweep, or random)")

@@ -39,7 +39,9 @@ class Maker:
             raise self._failed[module, variant]
         try:
             if importlib.util.find_spec(module) is None:
-                raise Failed(f"There is no {path}, and this machine only runs artifacts: make it elsewhere and copy it here.")
+                raise Failed(
+                    f"There is no {path}, and this machine only runs artifacts: make it elsewhere and copy it here."
+                )
             arguments = ["--variant", variant, "--artifacts", str(self.folder)]
             if module == "export" and self.plan.random:
                 arguments += ["--weights", "random"]

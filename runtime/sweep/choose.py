@@ -50,7 +50,9 @@ def choose(report: Report, limits: Dict[str, float], batch: Optional[int] = None
         f"why                 {why} {len(known)} measured",
     ]
     if best["top1_interval"][0] < limits.get("min_top1", 0):
-        lines.append(f"beware              on so few pictures its top-1 may be {best['top1_interval'][0]:.1f} % as well")
+        lines.append(
+            f"beware              on so few pictures its top-1 may be {best['top1_interval'][0]:.1f} % as well"
+        )
     if best["noisy"]:
         lines.append("beware              its latency was measured on a noisy machine")
     better = [row for row in known if row["top1"] > best["top1"]]
@@ -98,7 +100,9 @@ def _nearest(rows: Sequence[Row], limits: Dict[str, float]) -> List[str]:
 
 
 def _nothing_measured(rows: Sequence[Row], limits: Dict[str, float]) -> List[str]:
-    lines = ["No accuracy was measured, so none can be chosen: run the sweep with DATA= a folder of labelled photographs."]
+    lines = [
+        "No accuracy was measured, so none can be chosen: run the sweep with DATA= a folder of labelled photographs."
+    ]
     others = {name: bound for name, bound in limits.items() if name != "min_top1"}
     known = [(found.top1, row) for row in rows if (found := accuracy(row))]
     fitting = [(top1, row) for top1, row in known if not _broken(row, others) and top1 >= limits.get("min_top1", 0)]

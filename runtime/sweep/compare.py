@@ -30,7 +30,9 @@ class Pair(NamedTuple):
     def latency(self) -> str:
         """ "faster", "slower", SAME if the 95 % intervals of the medians meet, or what is missing."""
         if self.change is None:
-            return "failed in " + " and ".join(name for name, row in (("A", self.a), ("B", self.b)) if "total" not in row)
+            return "failed in " + " and ".join(
+                name for name, row in (("A", self.a), ("B", self.b)) if "total" not in row
+            )
         a, b = self.a["total"], self.b["total"]
         if a["low"] <= b["high"] and b["low"] <= a["high"]:
             return SAME
@@ -58,12 +60,39 @@ def pairs(a: Report, b: Report) -> List[Pair]:
 def table(a: Report, b: Report) -> str:
     """Everything that there is to say, for people."""
     found = pairs(a, b)
-    lines = [["variant", "precision", "backend", "batch", "A ms", "B ms", "change", "latency", "A top-1", "B top-1", "accuracy"]]
+    lines = [
+        [
+            "variant",
+            "precision",
+            "backend",
+            "batch",
+            "A ms",
+            "B ms",
+            "change",
+            "latency",
+            "A top-1",
+            "B top-1",
+            "accuracy",
+        ]
+    ]
     for pair in found:
         one, two = pair
         change = "" if pair.change is None else f"{pair.change:+.1%}"
-        lines.append([one["variant"], one["precision"], one["backend_name"], str(one["batch"]), _ms(one), _ms(two), change,
-                      pair.latency, _top1(one), _top1(two), pair.accuracy])  # fmt: skip
+        lines.append(
+            [
+                one["variant"],
+                one["precision"],
+                one["backend_name"],
+                str(one["batch"]),
+                _ms(one),
+                _ms(two),
+                change,
+                pair.latency,
+                _top1(one),
+                _top1(two),
+                pair.accuracy,
+            ]
+        )
     text = [_aligned(lines)] if found else ["The two have no combination in common."]
     matched = {_key(pair.a) for pair in found}
     for name, report in (("A", a), ("B", b)):

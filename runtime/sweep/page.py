@@ -10,8 +10,16 @@ from runtime.command import printable
 from runtime.sweep.rows import Report, Row, accuracy, facts, frontier, measured, milliseconds, title
 
 # By stage of the way from JPEG bytes to top-5; a stage without a colour takes the last.
-_STAGES = {"decode": "#3b78c4", "resize": "#5fa8d3", "normalise": "#9cc9e0", "copy in": "#c9a44c", "compute": "#d9822b",
-           "copy out": "#b8860b", "launch": "#a05cc0", "softmax": "#2f9e62"}  # fmt: skip
+_STAGES = {
+    "decode": "#3b78c4",
+    "resize": "#5fa8d3",
+    "normalise": "#9cc9e0",
+    "copy in": "#c9a44c",
+    "compute": "#d9822b",
+    "copy out": "#b8860b",
+    "launch": "#a05cc0",
+    "softmax": "#2f9e62",
+}
 _OTHER = "#7d8798"
 
 _STYLE = """
@@ -143,7 +151,9 @@ def _notes(rows: Sequence[Row]) -> List[str]:
         notes.append("Some weights are random: good for measuring latency, their classes mean nothing.")
     unknown = [row for row in rows if accuracy(row) is None]
     if unknown and len(unknown) < len(rows):
-        notes.append(f"Not in the picture, since nothing is known of their accuracy: {', '.join(title(row, backend=False) for row in unknown)}.")
+        notes.append(
+            f"Not in the picture, since nothing is known of their accuracy: {', '.join(title(row, backend=False) for row in unknown)}."
+        )
     reasons = {row["accuracy_reason"]: title(row, backend=False) for row in rows if row.get("accuracy_reason")}
     return notes + [f"Accuracy of {name} could not be measured: {reason}" for reason, name in reasons.items()]
 
@@ -156,7 +166,9 @@ def _warnings(report: Report) -> str:
 
 
 def _machine(report: Report) -> str:
-    lines = [(name, text) for name, text in facts(report.machine) if "load" not in name.split()]  # counters, for bench alone
+    lines = [
+        (name, text) for name, text in facts(report.machine) if "load" not in name.split()
+    ]  # counters, for bench alone
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(text)}</dd>' for name, text in lines)}</dl>"
 
 
@@ -182,7 +194,8 @@ def _table(rows: Sequence[Row]) -> str:
     )
     best = frontier(rows)
     body = "".join(
-        f"<tr{' class=best' if row in best else ''}>{''.join(_cell(column, row) for column in columns)}</tr>" for row in rows
+        f"<tr{' class=best' if row in best else ''}>{''.join(_cell(column, row) for column in columns)}</tr>"
+        for row in rows
     )
     said = "Press a heading to sort." + (" In bold: nothing measured is both faster and more accurate." if best else "")
     return (
@@ -221,7 +234,9 @@ def _failures(failed: Sequence[Row]) -> str:
 def _stages(rows: Sequence[Row]) -> str:
     """Medians of the stages: bars of their shares, with the numbers beside them."""
     names = list(dict.fromkeys(name for row in rows for name in row["stages"]))
-    key = "".join(f'<span><i style="background:{_STAGES.get(name, _OTHER)}"></i>{escape(name)}</span>' for name in names)
+    key = "".join(
+        f'<span><i style="background:{_STAGES.get(name, _OTHER)}"></i>{escape(name)}</span>' for name in names
+    )
     head = "".join(f'<th scope="col" class="n">{escape(name)}</th>' for name in names)
     body = []
     for row in rows:
@@ -231,9 +246,12 @@ def _stages(rows: Sequence[Row]) -> str:
             for name, stage in row["stages"].items()
         )
         numbers = "".join(
-            f'<td class="n">{row["stages"][name]["p50"]:.2f}</td>' if name in row["stages"] else "<td></td>" for name in names
+            f'<td class="n">{row["stages"][name]["p50"]:.2f}</td>' if name in row["stages"] else "<td></td>"
+            for name in names
         )
-        body.append(f'<tr><td>{escape(title(row, backend=False))}<br><small>{escape(row["backend"])}</small></td><td><div class="bar" aria-hidden="true">{bar}</div></td>{numbers}</tr>')
+        body.append(
+            f'<tr><td>{escape(title(row, backend=False))}<br><small>{escape(row["backend"])}</small></td><td><div class="bar" aria-hidden="true">{bar}</div></td>{numbers}</tr>'
+        )
     return (
         "<p>Median ms of each stage, for a whole batch.</p>"
         f'<p class="key" aria-hidden="true">{key}</p><div class="scroll" tabindex="0" role="region" aria-label="stages"><table>'

@@ -70,8 +70,17 @@ def _figure(rows: Sequence[Row], size: Size) -> Any:
     from matplotlib import pyplot
 
     shown = [row for row in of_batch(_timed(rows)) if accuracy(row)]
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "sweep", "font.size": 9, "text.color": INK, "axes.edgecolor": MUTED,
-             "axes.labelcolor": INK, "xtick.color": MUTED, "ytick.color": MUTED, "grid.color": LINE}  # fmt: skip
+    style: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "sweep",
+        "font.size": 9,
+        "text.color": INK,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": INK,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "grid.color": LINE,
+    }
     with pyplot.rc_context(style):
         figure, axes = pyplot.subplots(figsize=size)
         _draw(axes, shown)
@@ -99,21 +108,40 @@ def _draw(axes: Any, rows: Sequence[Row]) -> None:
             for row in line:  # how sure the accuracy is
                 low, high = row["top1_interval"]
                 axes.vlines(row["total"]["p50"], low, high, color=colour, linewidth=0.8, alpha=0.55, zorder=1)
-        axes.scatter(x, y, s=[_area(row) for row in line], marker=marker, facecolor=colour if full else PAPER,
-                     edgecolor=PAPER if full else colour, linewidth=0.8 if full else 1.4, zorder=3)  # fmt: skip
+        axes.scatter(
+            x,
+            y,
+            s=[_area(row) for row in line],
+            marker=marker,
+            facecolor=colour if full else PAPER,
+            edgecolor=PAPER if full else colour,
+            linewidth=0.8 if full else 1.4,
+            zorder=3,
+        )
         label = (precision.upper() if precision in COLOURS else "other networks") + (
             f", {backend}" if len(backends) > 1 else ""
         )
-        handles.setdefault(label, Line2D([], [], color=colour, linestyle=dash, marker=marker, markersize=5, linewidth=1.2,
-                                         label=label))  # fmt: skip
+        handles.setdefault(
+            label, Line2D([], [], color=colour, linestyle=dash, marker=marker, markersize=5, linewidth=1.2, label=label)
+        )
     best = frontier(rows)
     if len(best) > 1:
         x, y = [row["total"]["p50"] for row in best], [row["top1"] for row in best]
         axes.step(x, y, where="post", color=INK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1.5)
-        handles["frontier"] = Line2D([], [], color=INK, linewidth=0.9, linestyle=(0, (2, 2)), label="nothing measured is better")
+        handles["frontier"] = Line2D(
+            [], [], color=INK, linewidth=0.9, linestyle=(0, (2, 2)), label="nothing measured is better"
+        )
     if not all(_is_measured(row) for row in rows):
-        handles["hollow"] = Line2D([], [], linestyle="", marker="o", markerfacecolor=PAPER, markeredgecolor=MUTED,
-                                   markersize=6, label="hollow: accuracy as published")  # fmt: skip
+        handles["hollow"] = Line2D(
+            [],
+            [],
+            linestyle="",
+            marker="o",
+            markerfacecolor=PAPER,
+            markeredgecolor=MUTED,
+            markersize=6,
+            label="hollow: accuracy as published",
+        )
     axes.legend(handles=list(handles.values()), loc="lower right", fontsize=8, frameon=False)
 
 
@@ -138,7 +166,12 @@ def _label_axes(axes: Any, rows: Sequence[Row]) -> None:
     ticks = [m * 10.0**e for e in range(-3, 7) for m in ((1, 3) if wide else (1, 2, 5))]
     inside = [tick for tick in ticks if low <= tick <= high]
     if len(inside) < 3:
-        inside = [m * 10.0**e for e in range(-3, 7) for m in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if low <= m * 10.0**e <= high]
+        inside = [
+            m * 10.0**e
+            for e in range(-3, 7)
+            for m in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+            if low <= m * 10.0**e <= high
+        ]
     axes.xaxis.set_major_locator(FixedLocator(inside))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -188,16 +221,29 @@ def _name(figure: Any, axes: Any, rows: Sequence[Row]) -> None:
     for row, x, y, radius in sorted(discs, key=lambda disc: disc[1]):
         foreign = row.get("foreign")
         name = row["variant"] if not foreign or row["precision"] == "fp32" else f"{row['variant']} {row['precision']}"
-        text = axes.text(0, 0, name, fontsize=8, color=MUTED if foreign else COLOURS[row["precision"]],
-                         transform=None, ha="center", va="center", zorder=4)  # fmt: skip
+        text = axes.text(
+            0,
+            0,
+            name,
+            fontsize=8,
+            color=MUTED if foreign else COLOURS[row["precision"]],
+            transform=None,
+            ha="center",
+            va="center",
+            zorder=4,
+        )
         box = text.get_window_extent(renderer)
         width, height = box.width / 2 + scale, box.height / 2
         places = []
         for far, (right, up) in itertools.product((1.0, 1.5), _AROUND):
             cx, cy = x + right * (radius + width) * far, y + up * (radius + height) * far
             place = Bbox.from_extents(cx - width, cy - height, cx + width, cy + height)
-            hidden = sum(_overlap(place, other) for other in taken) + 4 * (place.width * place.height - _overlap(place, frame))
-            hidden += 0.05 * place.width * place.height * far * (1 + _AROUND.index((right, up)) / 8)  # near, and in this order
+            hidden = sum(_overlap(place, other) for other in taken) + 4 * (
+                place.width * place.height - _overlap(place, frame)
+            )
+            hidden += (
+                0.05 * place.width * place.height * far * (1 + _AROUND.index((right, up)) / 8)
+            )  # near, and in this order
             places.append((hidden, cx, cy, place))
         _, cx, cy, place = min(places, key=lambda candidate: candidate[0])
         text.set_transform(axes.transData)

@@ -25,7 +25,11 @@ _COLUMNS: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
     ("repetitions", ("total", "n")),
     *((name, (name,)) for name in ("throughput_per_s", "cold_start_ms", "load_ms", "peak_mb")),
     *((name, (name,)) for name in ("joules_per_image", "images_per_joule", "pictures", "top1", "top5")),
-    *((f"{name}_{end}", (f"{name}_interval", str(i))) for name in ("top1", "top5") for i, end in enumerate(("low", "high"))),
+    *(
+        (f"{name}_{end}", (f"{name}_interval", str(i)))
+        for name in ("top1", "top5")
+        for i, end in enumerate(("low", "high"))
+    ),
     *((name, (name,)) for name in ("agreement", "sqnr_db", "published_top1", "published_source")),
     *((name, (name,)) for name in ("artifact", "sha256", "reason", "accuracy_reason")),
 )
@@ -98,11 +102,15 @@ def title(row: Row, backend: bool = True) -> str:
 def facts(value: Any, prefix: str = "") -> List[Tuple[str, str]]:
     """A nested record as lines of (name, text): {"gpu": [{"name": "Orin"}]} -> [("gpu name", "Orin")]."""
     if isinstance(value, dict):
-        return [line for key, inner in value.items() for line in facts(inner, f"{prefix} {key}".strip().replace("_", " "))]
+        return [
+            line for key, inner in value.items() for line in facts(inner, f"{prefix} {key}".strip().replace("_", " "))
+        ]
     if isinstance(value, (list, tuple)):
         if any(isinstance(inner, (dict, list)) for inner in value):
             many = len(value) > 1
-            return [line for i, inner in enumerate(value) for line in facts(inner, f"{prefix} {i + 1}" if many else prefix)]
+            return [
+                line for i, inner in enumerate(value) for line in facts(inner, f"{prefix} {i + 1}" if many else prefix)
+            ]
         return [(prefix, ", ".join(map(str, value)))] if value else []
     if isinstance(value, bool):
         return [(prefix, "yes" if value else "no")]

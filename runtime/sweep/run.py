@@ -23,8 +23,22 @@ from runtime.sweep.rows import Report, Row, read_rows, write_rows
 Key = Tuple[str, str, str, int]  # variant, precision, backend that was asked for, batch
 Say = Callable[[str], None]
 # What a row takes over from runtime.evaluate's result.
-_ACCURACY = ("top1", "top1_interval", "top5", "top5_interval", "agreement", "agreement_interval", "sqnr_db", "difference",
-             "difference_interval", "mcnemar_p", "pictures", "data", "accuracy_key", "accuracy_reason")  # fmt: skip
+_ACCURACY = (
+    "top1",
+    "top1_interval",
+    "top5",
+    "top5_interval",
+    "agreement",
+    "agreement_interval",
+    "sqnr_db",
+    "difference",
+    "difference_interval",
+    "mcnemar_p",
+    "pictures",
+    "data",
+    "accuracy_key",
+    "accuracy_reason",
+)
 
 
 def sweep(plan: Plan, folder: Path, say: Say, fresh: bool = False, fleet: Optional[Fleet] = None) -> Report:
@@ -108,8 +122,14 @@ class _Sweep:
             if isinstance(found, Failed):
                 self.rows[key] = _failed(key, self.site, found)
             else:
-                self.rows[key] = {**found, "variant": variant, "precision": artifact.precision, "backend_asked": backend,
-                                  "latency_key": self._latency_key(artifact, key), "site": self.site}  # fmt: skip
+                self.rows[key] = {
+                    **found,
+                    "variant": variant,
+                    "precision": artifact.precision,
+                    "backend_asked": backend,
+                    "latency_key": self._latency_key(artifact, key),
+                    "site": self.site,
+                }
             self.rows[key].update(_of_artifact(artifact))
         self.save()
         if self.fleet is None:
@@ -155,8 +175,15 @@ def _place(row: Row) -> Any:
 
 def _failed(key: Key, here: Dict[str, str], error: Exception) -> Row:
     variant, precision, backend, batch = key
-    return {"variant": variant, "precision": precision, "backend_asked": backend, "backend_name": backend, "batch": batch,
-            "site": here, "reason": str(error)}  # fmt: skip
+    return {
+        "variant": variant,
+        "precision": precision,
+        "backend_asked": backend,
+        "backend_name": backend,
+        "batch": batch,
+        "site": here,
+        "reason": str(error),
+    }
 
 
 def _of_artifact(artifact: Artifact) -> Row:
@@ -223,9 +250,15 @@ def _bench(
 
 
 def _accuracy(
-    plan: Plan, artifact: Artifact, fp32: Optional[Artifact], backend: str, data: str, earlier: Sequence[Row], say: Say,
+    plan: Plan,
+    artifact: Artifact,
+    fp32: Optional[Artifact],
+    backend: str,
+    data: str,
+    earlier: Sequence[Row],
+    say: Say,
     fleet: Optional[Fleet] = None,
-) -> Row:  # fmt: skip
+) -> Row:
     """What a row says of accuracy, taken from `earlier` rows of the artifact where it was measured in the same way; without
     pictures to measure it on, where it was measured at all."""
     reference = None if fp32 is None or artifact.precision == "fp32" else fp32

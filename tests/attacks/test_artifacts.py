@@ -20,7 +20,21 @@ from runtime.errors import UserError
 from tests.calibration.small_network import small_model
 from tests.warm import command
 
-ELSEWHERE = ["../../../outside/b0", "/outside", "..", ".", "", ".hidden", "a/b", "a\\b", "a\0b", "a\nb", "x" * 300, "-rf", "a b"]
+ELSEWHERE = [
+    "../../../outside/b0",
+    "/outside",
+    "..",
+    ".",
+    "",
+    ".hidden",
+    "a/b",
+    "a\\b",
+    "a\0b",
+    "a\nb",
+    "x" * 300,
+    "-rf",
+    "a b",
+]
 
 
 def as_variant(artifact: Artifact, name: str, precision: str = "fp32") -> None:
@@ -79,9 +93,19 @@ def engine(artifact: Artifact, **changed: object) -> Path:
     content = b"\x7fELF: code that must not run"
     path = artifact.path.with_name("small.fp32.orin-sm87.engine")
     made = Manifest(
-        hashlib.sha256(content).hexdigest(), len(content), artifact.path.name, artifact.metadata["sha256"], "tensorrt",
-        "10.3.0", "sm_87", "Orin", BuildOptions("fp32"), 1.0, 1, {},
-    )  # fmt: skip
+        hashlib.sha256(content).hexdigest(),
+        len(content),
+        artifact.path.name,
+        artifact.metadata["sha256"],
+        "tensorrt",
+        "10.3.0",
+        "sm_87",
+        "Orin",
+        BuildOptions("fp32"),
+        1.0,
+        1,
+        {},
+    )
     write_engine(path, content, made._replace(**changed))  # type: ignore[arg-type]
     return path
 

@@ -56,8 +56,17 @@ def gif() -> bytes:
 def tiff() -> bytes:
     """One strip of 900 megapixels, deflated; the first 32 MB of it really there."""
     packed = zlib.compress(bytes(1 << 25), 1)
-    entries = [(256, 4, 1, SIDE), (257, 4, 1, SIDE), (258, 3, 1, 1), (259, 3, 1, 8), (262, 3, 1, 1), (273, 4, 1, 0),
-               (277, 3, 1, 1), (278, 4, 1, SIDE), (279, 4, 1, len(packed))]  # fmt: skip
+    entries = [
+        (256, 4, 1, SIDE),
+        (257, 4, 1, SIDE),
+        (258, 3, 1, 1),
+        (259, 3, 1, 8),
+        (262, 3, 1, 1),
+        (273, 4, 1, 0),
+        (277, 3, 1, 1),
+        (278, 4, 1, SIDE),
+        (279, 4, 1, len(packed)),
+    ]
     offset = 8 + 2 + 12 * len(entries) + 4
     fields = b"".join(struct.pack("<HHII", *(entry if entry[0] != 273 else (*entry[:3], offset))) for entry in entries)
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + fields + bytes(4) + packed
@@ -95,9 +104,15 @@ def bmp() -> bytes:
 
 
 BOMBS: dict[str, Callable[[], bytes]] = {
-    "png": png, "png-text": png_text, "gif": gif, "tiff": tiff, "webp": webp, "jpeg": jpeg,
-    "progressive-jpeg": progressive_jpeg, "bmp": bmp,
-}  # fmt: skip
+    "png": png,
+    "png-text": png_text,
+    "gif": gif,
+    "tiff": tiff,
+    "webp": webp,
+    "jpeg": jpeg,
+    "progressive-jpeg": progressive_jpeg,
+    "bmp": bmp,
+}
 
 
 @pytest.fixture(scope="module")
@@ -139,13 +154,13 @@ def test_programs_are_no_pictures(canary: Path, inside: Path) -> None:
     target = os.fsencode(canary / "canary")
     attacks = {
         "ghost.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
-                     b"(%pipe%echo changed > " + target + b") (w) file closefile\n",
+        b"(%pipe%echo changed > " + target + b") (w) file closefile\n",
         "vector.svg": b'<svg xmlns:x="http://www.w3.org/1999/xlink"><image x:href="file://' + target + b'"/></svg>',
         "magick.jpg": b"push graphic-context\nimage over 0,0 0,0 'ephemeral:" + target + b"'\n",
         "page.pdf.jpg": b"%PDF-1.7\n1 0 obj<</OpenAction<</S/Launch/F(rm " + target + b")>>>>endobj",
         "movie.fli": bytes([9, 0, 0, 0, 0x11, 0xAF]) + bytes(200),
         "list.gbr": struct.pack(">IIIIII", 28, 2, 9, 9, 4, 0) + bytes(99),
-    }  # fmt: skip
+    }
     for name, content in attacks.items():
         (inside / name).write_bytes(content)
         with pytest.raises(ImageError, match=name):

@@ -166,15 +166,18 @@ STEM = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         "elements beyond 64 bits": header({"stem.conv.weight": {**STEM, "shape": [1 << 32, 1 << 32, 2]}}) + bytes(8),
         "no such type": header({"stem.conv.weight": {**STEM, "dtype": "F31"}}) + bytes(8),
         "a type twice as wide": header({"stem.conv.weight": {**STEM, "dtype": "F64"}}) + bytes(8),
-        "a name twice": header(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
-                               b'"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}') + bytes(8),
+        "a name twice": header(
+            b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+            b'"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+        )
+        + bytes(8),
         "nested": header(b'{"a":' + b"[" * 100_000) + bytes(8),
         "no text": header(b'{"\xff\xfe":1}') + bytes(8),
         "data after the end": header({"stem.conv.weight": STEM}) + bytes(800),
         "header of no object": header(b"[]") + bytes(8),
     }.items(),
     ids=lambda item: item[0],
-)  # fmt: skip
+)
 def test_safetensors_that_lie(content: tuple[str, bytes], inside: Path) -> None:
     path = inside / "b0.safetensors"
     path.write_bytes(content[1])
@@ -196,20 +199,41 @@ def test_a_header_of_a_gigabyte_that_is_really_there(name: str, size: int, insid
     path.unlink()
 
 
-RECIPE = {"padding": "same", "eps": 1e-3, "resolution": 192, "crop": 0.9, "interpolation": "bilinear",
-          "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}  # fmt: skip
+RECIPE = {
+    "padding": "same",
+    "eps": 1e-3,
+    "resolution": 192,
+    "crop": 0.9,
+    "interpolation": "bilinear",
+    "mean": [0.1, 0.2, 0.3],
+    "std": [0.4, 0.5, 0.6],
+}
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"resolution": 10**9}, {"resolution": -1}, {"resolution": 0}, {"crop": 1e-300}, {"crop": -1}, {"crop": 1e999},
-        {"eps": 0}, {"eps": -1}, {"eps": float("nan")}, {"std": [0, 1, 1]}, {"mean": [float("nan"), 0, 0]},
-        {"labels": [1, 2]}, {"labels": "abc"}, {"labels": ["\x1b[2J", "b"]}, {"labels": [["a"]]}, {"padding": ["same"]},
-        {"resolution": "9" * 5000}, {"crop": 10**400},
+        {"resolution": 10**9},
+        {"resolution": -1},
+        {"resolution": 0},
+        {"crop": 1e-300},
+        {"crop": -1},
+        {"crop": 1e999},
+        {"eps": 0},
+        {"eps": -1},
+        {"eps": float("nan")},
+        {"std": [0, 1, 1]},
+        {"mean": [float("nan"), 0, 0]},
+        {"labels": [1, 2]},
+        {"labels": "abc"},
+        {"labels": ["\x1b[2J", "b"]},
+        {"labels": [["a"]]},
+        {"padding": ["same"]},
+        {"resolution": "9" * 5000},
+        {"crop": 10**400},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_recipes_that_would_cost_a_machine(change: dict[str, object], inside: Path) -> None:
     path = inside / "b0.safetensors"
     save_file({"stem.conv.weight": torch.zeros(4)}, path, metadata={"recipe": json.dumps({**RECIPE, **change})})

@@ -66,7 +66,16 @@ def test_infer(form: tuple[str, ...], artifact: Artifact, pictures: Path) -> Non
 def test_evaluate_and_its_flips(artifact: Artifact, pictures: Path, inside: Path) -> None:
     other = artifact_path("small", "fp16", inside / "artifacts")
     other.write_bytes(sealed(small_model(7).SerializeToString(), "fp16", artifact.metadata)[0])
-    arguments = ("--data", pictures / "good", "--model", artifact.path, "--reference", other, "--backend", "onnxruntime")
+    arguments = (
+        "--data",
+        pictures / "good",
+        "--model",
+        artifact.path,
+        "--reference",
+        other,
+        "--backend",
+        "onnxruntime",
+    )
     for form in ((), ("--json",)):
         ended = command("runtime.evaluate", *arguments, *form)
         harmless(ended.output)
@@ -116,7 +125,9 @@ def test_export_of_weights_under_such_a_name(
     for name in NAMES.values():
         path = Path(os.fsdecode(os.fsencode(inside) + b"/" + name.replace(b".jpg", b".pth")))
         path.write_bytes(b"damaged")
-        monkeypatch.setattr(sys, "argv", ["export", "--variant", "b0", "--weights", str(path), "--artifacts", str(inside)])
+        monkeypatch.setattr(
+            sys, "argv", ["export", "--variant", "b0", "--weights", str(path), "--artifacts", str(inside)]
+        )
         main()
         out, err = capfd.readouterr()
         harmless((out + err).encode("utf-8", "backslashreplace"))

@@ -135,7 +135,9 @@ def test_every_door(place: Callable[[Path, Path], str], artifact: Artifact, cana
         "calibration": lambda: read_network(bad),
         "engine": lambda: make_engine(bad, site, BuildOptions("fp32")),
         "bundle": lambda: bundle("small", "fp32", folder),
-        "export --onnx": lambda: export_neighbour(Neighbour(Asked(), onnx=bad.path, name="theirs"), inside / "networks"),
+        "export --onnx": lambda: export_neighbour(
+            Neighbour(Asked(), onnx=bad.path, name="theirs"), inside / "networks"
+        ),
         "bench --foreign, sweep --onnx": lambda: adopted(bad.path, inside / "networks", "theirs"),
     }
     for name, door in doors.items():

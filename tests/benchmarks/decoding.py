@@ -38,7 +38,9 @@ B0 = Preprocessing(224, 0.875, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 
 LARGE, ORDINARY = (4032, 3024), (500, 375)
 QUALITY = 92  # what phones write
 NOISE = 3.0  # standard deviation, of 255: a sensor's at moderate gain
-SLOPE = 1.23  # amplitude of detail falls with frequency ** -SLOPE: by 0.85 an octave, as measured on 50 of the photographs
+SLOPE = (
+    1.23  # amplitude of detail falls with frequency ** -SLOPE: by 0.85 an octave, as measured on 50 of the photographs
+)
 LENS = 0.35  # cycles per pixel, where a lens and a demosaicer leave 1/e
 EXACT = Decoding(exact=True)
 PLAIN = "plain Pillow code"
@@ -47,11 +49,15 @@ PLAIN = "plain Pillow code"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=Path, metavar="DIR", help="photographs (default: two that come along)")
-    parser.add_argument("--models", default="", metavar="A,B", help="exported .onnx files (default: the one exported last)")
+    parser.add_argument(
+        "--models", default="", metavar="A,B", help="exported .onnx files (default: the one exported last)"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only every k-th photograph, so that about N are taken")
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="of each timing (default 15)")
     parser.add_argument("--times-only", action="store_true")
-    parser.add_argument("--size", default="4032x3024", metavar="WxH", help="what photographs are enlarged to for the answers")
+    parser.add_argument(
+        "--size", default="4032x3024", metavar="WxH", help="what photographs are enlarged to for the answers"
+    )
     given = parser.parse_args()
     folder = given.images or ROOT / "tests" / "data"
     files = sorted(path for path in folder.rglob("*.jp*g"))
@@ -104,7 +110,9 @@ def detail(size: Tuple[int, int], height: int) -> np.ndarray:
 def activity(photograph: Image.Image, size: Tuple[int, int]) -> np.ndarray:
     """Local standard deviation of the photograph's own finest octave. float32 [H, W] for `size`."""
     grey = photograph.convert("L")
-    coarse = grey.resize((grey.width // 2, grey.height // 2), Image.Resampling.BOX).resize(grey.size, Image.Resampling.BICUBIC)
+    coarse = grey.resize((grey.width // 2, grey.height // 2), Image.Resampling.BOX).resize(
+        grey.size, Image.Resampling.BICUBIC
+    )
     squares = np.square(np.asarray(grey, np.float32) - np.asarray(coarse, np.float32))
     smooth = Image.fromarray(squares).resize((grey.width // 8, grey.height // 8), Image.Resampling.BOX)
     return np.sqrt(np.asarray(smooth.resize(size, Image.Resampling.BILINEAR)).clip(0))
@@ -136,7 +144,11 @@ def decoders(data: bytes, size: Tuple[int, int]) -> Iterator[Tuple[str, int, Cal
         import simplejpeg
 
         for n in fractions:
-            yield "simplejpeg", n, lambda n=n: simplejpeg.decode_jpeg(data, "RGB", True, False, size[1] // n, size[0] // n, 1)  # type: ignore[misc]
+            yield (
+                "simplejpeg",
+                n,
+                lambda n=n: simplejpeg.decode_jpeg(data, "RGB", True, False, size[1] // n, size[0] // n, 1),
+            )  # type: ignore[misc]
     except ImportError:
         pass
     try:
@@ -173,20 +185,26 @@ def times(file: Path, rounds: int) -> float:
         data = encoded(Image.open(file).convert("RGB"), size, fine)
         seen = by_turns(ways(data, size), rounds if size == LARGE else 20 * rounds)
         fine_detail = ", with fine detail" if fine else ""
-        print(f"\n{size[0]} x {size[1]}{fine_detail}, {len(data) / 1e6:.2f} MB; ms (quickest, median), part of the first")
+        print(
+            f"\n{size[0]} x {size[1]}{fine_detail}, {len(data) / 1e6:.2f} MB; ms (quickest, median), part of the first"
+        )
         for name, values in seen.items():
             ratio = statistics.median(value / base for value, base in zip(values, seen[PLAIN]))
             print(f"  {name:20} {min(values):8.2f} {statistics.median(values):8.2f}   {ratio:.3f}")
         if size == LARGE:
             saved = statistics.median(a / b for a, b in zip(seen[PLAIN], seen["preprocess"]))
             from_exact = statistics.median(a / b for a, b in zip(seen["preprocess, exact"], seen["preprocess"]))
-            print(f"  {saved:.2f} times quicker than plain Pillow code, {from_exact:.2f} times than exact preprocessing")
+            print(
+                f"  {saved:.2f} times quicker than plain Pillow code, {from_exact:.2f} times than exact preprocessing"
+            )
         elif "simplejpeg 1/1" in seen:
             turbo = seen["simplejpeg 1/1"]
             alone = statistics.median(a / b for a, b in zip(seen["its open_image"], turbo))
             both = zip(seen["its open_image"], seen["resize_crop of all"], turbo)
             resized = statistics.median((mine + resize) / (other + resize) for mine, resize, other in both)
-            print(f"  open_image takes {alone:.2f} times libjpeg-turbo's decoding, with the same resizing {resized:.2f} times")
+            print(
+                f"  open_image takes {alone:.2f} times libjpeg-turbo's decoding, with the same resizing {resized:.2f} times"
+            )
     return saved
 
 
@@ -235,12 +253,16 @@ def answers(files: List[Path], classifiers: List[Classifier], size: Tuple[int, i
                 one[2] += (exact**2).sum()
                 one[3] += exact.argmax() == labels.get(file.name)
                 one[4] += quick.argmax() == labels.get(file.name)
-                off += float(np.mean((np.asarray(squares[0], float) - np.asarray(squares[1], float)) ** 2)) / len(classifiers)
+                off += float(np.mean((np.asarray(squares[0], float) - np.asarray(squares[1], float)) ** 2)) / len(
+                    classifiers
+                )
             line.show(f"{seed + 1} of {len(files)}")
         line.end(erase=True)
         n = len(files)
-        print(f"\n{n} photographs enlarged to {size[0]} x {size[1]}{', with fine detail' if fine else ''}: "
-              f"{length / n / 1e6:.1f} MB each, pixels off by {np.sqrt(off / n):.2f} of 255 (root mean square)")  # fmt: skip
+        print(
+            f"\n{n} photographs enlarged to {size[0]} x {size[1]}{', with fine detail' if fine else ''}: "
+            f"{length / n / 1e6:.1f} MB each, pixels off by {np.sqrt(off / n):.2f} of 255 (root mean square)"
+        )
         for classifier in classifiers:
             same, error, power, exact_right, quick_right = count[str(classifier)]
             tops = f", top-1 {quick_right / n:.1%} (exact {exact_right / n:.1%})" if labels else ""

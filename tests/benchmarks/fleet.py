@@ -54,7 +54,9 @@ from runtime.pipeline import lanes_here, recipes_of, squares  # noqa: E402
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True, type=Path)
-    parser.add_argument("--images", type=Path, help="a folder of photographs (default: the two in tests/data, again and again)")
+    parser.add_argument(
+        "--images", type=Path, help="a folder of photographs (default: the two in tests/data, again and again)"
+    )
     parser.add_argument("--pictures", type=int, default=1000, metavar="N", help="a turn (default 1000)")
     parser.add_argument("--actors", default="1,2,4", metavar="N,...")
     parser.add_argument("--turns", type=int, default=3)
@@ -68,8 +70,13 @@ def main() -> int:
     costs = costs_of(options.model, files[:200])
     bound = processors() / (costs["decoding"] + costs["network"])
     turns: List[Dict[str, Any]] = []
-    ray.init(address="local", num_cpus=max(*numbers, processors()), include_dashboard=False, log_to_driver=False,
-             logging_level=50)  # fmt: skip
+    ray.init(
+        address="local",
+        num_cpus=max(*numbers, processors()),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=50,
+    )
     quieten(ray)
     try:
         for turn in range(options.turns):
@@ -85,8 +92,10 @@ def main() -> int:
         ray.shutdown()
     kept = keeping(classifier, 400)
     print(f"\n{options.model.name}, {len(files)} pictures, {processors()} cores, {options.turns} turns; medians")
-    print(f"decoding {costs['decoding'] * 1e3:.2f} ms, network {costs['network'] * 1e3:.2f} ms of one core a picture: "
-          f"bound {bound:.0f} pictures a second")  # fmt: skip
+    print(
+        f"decoding {costs['decoding'] * 1e3:.2f} ms, network {costs['network'] * 1e3:.2f} ms of one core a picture: "
+        f"bound {bound:.0f} pictures a second"
+    )
     print(f"{'':14} {'a second':>9} {'of one process':>15} {'of the bound':>13} {'starting, s':>12}")
     table = []
     for name in ["one process", *(f"{actors} actors" for actors in numbers)]:
@@ -97,7 +106,14 @@ def main() -> int:
         print(f"{name:14} {rate:9.1f} {ratio:15.2f} {rate / bound:13.2f} {start:12.1f}")
     print(f"writing alone: {kept:.0f} pictures a second (groups of 400, fsync of each file)")
     if options.json:
-        found_all = {"model": options.model.name, "costs": costs, "bound": bound, "table": table, "keeping": kept, "turns": turns}
+        found_all = {
+            "model": options.model.name,
+            "costs": costs,
+            "bound": bound,
+            "table": table,
+            "keeping": kept,
+            "turns": turns,
+        }
         options.json.write_text(json.dumps(found_all, indent=1))
     return 0
 
@@ -124,7 +140,11 @@ def spread(model: Path, files: List[str], actors: int) -> Any:
     """(pictures a second from the first group to the last, seconds to the first)."""
     artifact = Classifier(model, backend="onnxruntime", threads=1).artifact
     fleet = Fleet("local", actors)
-    models = (Model(str(model.resolve()), artifact.metadata["sha256"], ray.put(model.read_bytes()), "onnxruntime", 1, Engines()),)
+    models = (
+        Model(
+            str(model.resolve()), artifact.metadata["sha256"], ray.put(model.read_bytes()), "onnxruntime", 1, Engines()
+        ),
+    )
     job = Job(models, DECODING, True, form(facts(artifact, "onnxruntime"), 5))
     share = share_of(fleet)
     answering = facts_of(job, fleet, share)

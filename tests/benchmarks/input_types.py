@@ -53,8 +53,12 @@ def main() -> int:
             print(f"exporting {options.variant} with {name} input", file=sys.stderr)
             variant = VARIANTS[options.variant]
             made = export(Request(variant, find_weights(variant, "random"), input=name), Path(folder) / name)
-            classifiers[name] = Classifier(made.files[options.precision], backend=options.backend, threads=options.threads)
-        where = f"{classifiers['uint8'].backend.description}, {options.threads} threads of {before.get('cpu', 'this CPU')}"
+            classifiers[name] = Classifier(
+                made.files[options.precision], backend=options.backend, threads=options.threads
+            )
+        where = (
+            f"{classifiers['uint8'].backend.description}, {options.threads} threads of {before.get('cpu', 'this CPU')}"
+        )
         print(f"{options.variant} {options.precision} (random weights) on {where}; medians in ms, for the batch")
         for batch in map(int, options.batch.split(",")):
             if not compare(classifiers, batch, options.seconds):
@@ -91,9 +95,13 @@ def compare(classifiers: dict[str, Classifier], batch: int, seconds: float) -> b
         ratio = statistics.median(sum(each) / other for each, other in zip(times, floats))
         prepare, network = (statistics.median(column) for column in zip(*times))
         nbytes = classifiers[name].artifact.preprocessing.empty(batch).nbytes
-        print(f"  batch {batch:<3} {name:<8} {nbytes / 1e3:9.1f} kB   prepare {prepare:6.3f}   network {network:8.3f}"
-              f"   together {prepare + network:8.3f}   x float32 {ratio:.3f} ({len(times)} pairs)")  # fmt: skip
-    print(f"  batch {batch:<3} logits {'the same bit for bit' if error == 0 else f'apart by {error:.1e} of their spread'}")
+        print(
+            f"  batch {batch:<3} {name:<8} {nbytes / 1e3:9.1f} kB   prepare {prepare:6.3f}   network {network:8.3f}"
+            f"   together {prepare + network:8.3f}   x float32 {ratio:.3f} ({len(times)} pairs)"
+        )
+    print(
+        f"  batch {batch:<3} logits {'the same bit for bit' if error == 0 else f'apart by {error:.1e} of their spread'}"
+    )
     return True
 
 

@@ -23,7 +23,9 @@ from runtime.network import unit
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("embeddings", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--worst", type=int, default=0, metavar="N", help="print N pictures whose nearest is of another class")
+    parser.add_argument(
+        "--worst", type=int, default=0, metavar="N", help="print N pictures whose nearest is of another class"
+    )
     options = parser.parse_args()
     for path in options.embeddings:
         known = read(path)

@@ -132,13 +132,31 @@ def digits(work: Path, more: list[str]) -> int:
         square = Image.fromarray(np.uint8(image * 255 / 16)).resize((32, 32), Image.Resampling.BICUBIC)
         if not (folder / f"{i}.png").is_file():
             square.save(folder / f"{i}.png")
-    how = ("--variant", "lite0", "--weights", "random", "--resolution", 32, "--crop", 1, "--flip", 0, "--policy", "none",
-           "--area", 0.7, "--output", work / "finetuned")  # fmt: skip
+    how = (
+        "--variant",
+        "lite0",
+        "--weights",
+        "random",
+        "--resolution",
+        32,
+        "--crop",
+        1,
+        "--flip",
+        0,
+        "--policy",
+        "none",
+        "--area",
+        0.7,
+        "--output",
+        work / "finetuned",
+    )
     began = time.perf_counter()
     call("models.finetune", "--data", work / "digits", *how, *more)
     trained = json.loads((work / "finetuned" / "lite0.json").read_text(encoding="utf-8"))
-    print(f"digits, lite0 at 32 px from nothing: {trained['top1']:.1f} % of {trained['val']} after {len(trained['epochs']) - 1} "
-          f"epochs on {trained['train']}, {(time.perf_counter() - began) / 60:.1f} min")  # fmt: skip
+    print(
+        f"digits, lite0 at 32 px from nothing: {trained['top1']:.1f} % of {trained['val']} after {len(trained['epochs']) - 1} "
+        f"epochs on {trained['train']}, {(time.perf_counter() - began) / 60:.1f} min"
+    )
     return int(trained["top1"] < DIGITS)
 
 

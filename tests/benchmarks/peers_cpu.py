@@ -105,7 +105,9 @@ def main() -> int:
         print(f"warning: {text}", file=sys.stderr)
     if options.json:
         told = [{"what": row.subject, **row.total._asdict(), "ratio_to_ours": row.ratio_to_first} for row in rows]
-        options.json.write_text(json.dumps({"rows": told, "missing": missing, "machine": before, "warnings": said}, indent=1))
+        options.json.write_text(
+            json.dumps({"rows": told, "missing": missing, "machine": before, "warnings": said}, indent=1)
+        )
     return 0
 
 

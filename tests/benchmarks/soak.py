@@ -51,7 +51,9 @@ class Sample(NamedTuple):
 def sample(done: int, process: int) -> Sample:
     folder = Path(f"/proc/{process}")
     pages = int((folder / "statm").read_text().split()[1])
-    return Sample(done, pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir(folder / "fd")), len(os.listdir(folder / "task")))
+    return Sample(
+        done, pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir(folder / "fd")), len(os.listdir(folder / "task"))
+    )
 
 
 def slope(samples: List[Sample]) -> Tuple[float, float]:
@@ -131,7 +133,9 @@ def through_infer(model: str, backend: str, count: int, line: Line) -> Dict[str,
                 samples.append(sample(done, process.pid))
                 line.show(f"infer {done} of {count}{time_left(done, count, time.monotonic() - began)}")
         same = process.wait() == (1 if errors else 0) and same and done == count
-    samples = samples[: -max(1, len(samples) // 50)]  # what is read from the pipe last was written by a process at its end
+    samples = samples[
+        : -max(1, len(samples) // 50)
+    ]  # what is read from the pipe last was written by a process at its end
     return summed("infer folder/", done, samples, same, errors, time.monotonic() - began, backend)
 
 
@@ -141,15 +145,21 @@ def summed(
     grows, error = slope(samples)
     settled = samples[len(samples) // 10 :]
     return {
-        "way": way, "pictures": pictures, "refused": errors, "seconds": round(seconds, 1), "backend": backend,
-        "resident_begin_mb": settled[0].resident / 1e6, "resident_end_mb": settled[-1].resident / 1e6,
-        "bytes_per_1000": grows, "standard_error": error,
+        "way": way,
+        "pictures": pictures,
+        "refused": errors,
+        "seconds": round(seconds, 1),
+        "backend": backend,
+        "resident_begin_mb": settled[0].resident / 1e6,
+        "resident_end_mb": settled[-1].resident / 1e6,
+        "bytes_per_1000": grows,
+        "standard_error": error,
         "descriptors": [min(each.descriptors for each in settled), max(each.descriptors for each in settled)],
         "threads": [min(each.threads for each in settled), max(each.threads for each in settled)],
         "more_descriptors": _more([each.descriptors for each in settled]),
         "more_threads": _more([each.threads for each in settled]),
         "same_answers": same,
-    }  # fmt: skip
+    }
 
 
 def _more(counts: List[int]) -> int:
@@ -177,7 +187,9 @@ def table(rows: List[Dict[str, Any]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", metavar="FILE", help="an exported .onnx file or an engine (default: a small network)")
+    parser.add_argument(
+        "--model", metavar="FILE", help="an exported .onnx file or an engine (default: a small network)"
+    )
     parser.add_argument("--backend", default="onnxruntime", metavar="B")
     parser.add_argument("--calls", type=int, default=100_000, metavar="N", help="through Classifier (100,000)")
     parser.add_argument("--pictures", type=int, default=20_000, metavar="N", help="through runtime.infer (20,000)")

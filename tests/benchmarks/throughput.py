@@ -58,11 +58,15 @@ class Sleeping:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="default: the artifact exported last")
-    parser.add_argument("--images", type=Path, help="a folder of photographs (default: the two in tests/data, again and again)")
+    parser.add_argument(
+        "--images", type=Path, help="a folder of photographs (default: the two in tests/data, again and again)"
+    )
     parser.add_argument("--pictures", type=int, default=192, metavar="N", help="a turn (default 192)")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--limit", type=float, default=0.9, help="lowest ratio that is accepted (default 0.9)")
-    parser.add_argument("--memory", type=int, default=10_000, metavar="N", help="pictures of the memory run (default 10000)")
+    parser.add_argument(
+        "--memory", type=int, default=10_000, metavar="N", help="pictures of the memory run (default 10000)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
 
@@ -89,7 +93,9 @@ def main() -> int:
     cores = processors()
     lanes, where = classifier.backend.lanes, classifier.backend.description
     print(f"{classifier.artifact.path.name}, batch {batch}, {lanes} lanes, {cores} cores, {where}")
-    print(f"{len(files)} pictures a turn, {len(found)} different ones, {options.turns} turns; pictures a second (median, best)")
+    print(
+        f"{len(files)} pictures a turn, {len(found)} different ones, {options.turns} turns; pictures a second (median, best)"
+    )
     for name in ways:
         rates = [len(files) / each for each in seconds[name]]
         print(f"  {name:<10} {statistics.median(rates):8.1f} {max(rates):8.1f}")
@@ -109,7 +115,9 @@ def main() -> int:
         low, middle, high = statistics.quantiles(values, n=4)
         reached = middle >= options.limit
         good = good and (reached or not applies)
-        verdict = ("reached" if reached else "NOT REACHED") if applies else "does not apply: the network is on the same cores"
+        verdict = (
+            ("reached" if reached else "NOT REACHED") if applies else "does not apply: the network is on the same cores"
+        )
         print(f"  {name:<10} / {bound_name:<38} {middle:.3f} ({low:.3f} to {high:.3f})  {verdict}")
     told: Dict[str, Any] = {"seconds": seconds, "pictures": len(files), "cores": cores}
     if options.memory:

@@ -120,7 +120,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="figures into this file too")
     options = parser.parse_args()
     if wheel() is None:
-        raise UserError("The server comes with the wheel nvidia-pytriton, which is not installed: make test-triton sets it up.")
+        raise UserError(
+            "The server comes with the wheel nvidia-pytriton, which is not installed: make test-triton sets it up."
+        )
     model = Path(options.model).resolve() if options.model else find_artifact().resolve()
     artifact = read_artifact(model)
     pictures = [Path(str(source)).read_bytes() for _, source in find_pictures([options.images])]
@@ -158,12 +160,16 @@ def main() -> int:
                     rounds[name].append(found)
                     print(f"turn {turn + 1}: {name}: {found.pictures / found.seconds:.1f} a second", file=sys.stderr)
     rows = [row_of(name, rounds[name], rounds["Classifier, one after the other"]) for name in rounds]
-    print(f"{artifact.variant} {artifact.precision}, {len(pictures)} pictures, {'gRPC' if options.grpc else 'HTTP'}, "
-          f"{options.turns} turns of {options.seconds:g} s each\n")  # fmt: skip
+    print(
+        f"{artifact.variant} {artifact.precision}, {len(pictures)} pictures, {'gRPC' if options.grpc else 'HTTP'}, "
+        f"{options.turns} turns of {options.seconds:g} s each\n"
+    )
     print(f"{'':34}{'a second':>10}{'to bare':>9}{'p50 ms':>9}{'p99 ms':>9}{'batch':>7}")
     for row in rows:
         figures = [f"{row[key]:.1f}" if row[key] else "-" for key in ("p50_ms", "p99_ms", "batch")]
-        print(f"{row['way']:34}{row['per_second']:10.1f}{row['to_bare']:9.2f}{figures[0]:>9}{figures[1]:>9}{figures[2]:>7}")
+        print(
+            f"{row['way']:34}{row['per_second']:10.1f}{row['to_bare']:9.2f}{figures[0]:>9}{figures[1]:>9}{figures[2]:>7}"
+        )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
@@ -176,8 +182,15 @@ def row_of(name: str, rounds: Sequence[Round], base: Sequence[Round]) -> Dict[st
     ratios = [rate / (each.pictures / each.seconds) for rate, each in zip(rates, base)]
     p50, p99 = np.percentile(every, [50, 99]) if every else (0.0, 0.0)
     batch = float(np.median([each.batch for each in rounds]))
-    return {"way": name, "per_second": float(np.median(rates)), "to_bare": float(np.median(ratios)), "p50_ms": float(p50),
-            "p99_ms": float(p99), "batch": batch, "pictures": sum(each.pictures for each in rounds)}  # fmt: skip
+    return {
+        "way": name,
+        "per_second": float(np.median(rates)),
+        "to_bare": float(np.median(ratios)),
+        "p50_ms": float(p50),
+        "p99_ms": float(p99),
+        "batch": batch,
+        "pictures": sum(each.pictures for each in rounds),
+    }
 
 
 if __name__ == "__main__":

@@ -36,10 +36,17 @@ def small_model(seed: int = 0, relu6: bool = False) -> onnx.ModelProto:
         pads = [(kernel - 1) // 2] * 2 + [kernel // 2] * 2 if stride == 1 else [0, 0, 1, 1]
         nodes.append(
             helper.make_node(
-                "Conv", [x, f"{name}.weight", f"{name}.bias"], [f"{name}_out"], name, kernel_shape=[kernel] * 2,
-                strides=[stride] * 2, pads=pads if kernel > 1 else [0] * 4, group=groups, dilations=[1, 1],
+                "Conv",
+                [x, f"{name}.weight", f"{name}.bias"],
+                [f"{name}_out"],
+                name,
+                kernel_shape=[kernel] * 2,
+                strides=[stride] * 2,
+                pads=pads if kernel > 1 else [0] * 4,
+                group=groups,
+                dilations=[1, 1],
             )
-        )  # fmt: skip
+        )
         return f"{name}_out"
 
     def act(x: str) -> str:

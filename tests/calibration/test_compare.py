@@ -74,10 +74,28 @@ def quantised(artifacts: Path, batch: np.ndarray, tmp_path: Path) -> Callable[..
 def test_a_row_for_every_method(artifacts, photographs, tmp_path):
     """As a user runs it. What isn't installed says so; the rest has figures, and FP32's agree with itself."""
     done = subprocess.run(
-        [sys.executable, "-m", "calibration.compare", "--variant", "small", "--calib", photographs, "--data", photographs,
-         "--artifacts", artifacts, "--threads", "1", "--json", tmp_path / "rows.json"],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=1800,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "calibration.compare",
+            "--variant",
+            "small",
+            "--calib",
+            photographs,
+            "--data",
+            photographs,
+            "--artifacts",
+            artifacts,
+            "--threads",
+            "1",
+            "--json",
+            tmp_path / "rows.json",
+        ],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
     assert done.returncode == 0, done.stderr
     assert "judging ort-default" in done.stderr and "judging" not in done.stdout
     facts = json.loads((tmp_path / "rows.json").read_text())

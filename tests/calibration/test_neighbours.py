@@ -35,7 +35,9 @@ def small_resnet(matmul: bool = False, batch: int | str = "N", opset: int = 17) 
         nodes.append(helper.make_node(op, inputs, [f"{name}_out"], name, **attributes))
         return f"{name}_out"
 
-    def conv(name: str, x: str, inputs: int, outputs: int, kernel: tuple[int, int] = (1, 1), **attributes: object) -> str:
+    def conv(
+        name: str, x: str, inputs: int, outputs: int, kernel: tuple[int, int] = (1, 1), **attributes: object
+    ) -> str:
         fan = inputs * kernel[0] * kernel[1] // int(attributes.get("group", 1))  # type: ignore[call-overload]
         shape = (outputs, fan // (kernel[0] * kernel[1]), *kernel)
         names = [weight(f"{name}.weight", shape, 1.4 / fan**0.5), weight(f"{name}.bias", (outputs,), 0.1)]
@@ -66,10 +68,12 @@ def small_resnet(matmul: bool = False, batch: int | str = "N", opset: int = 17) 
         names = [weight("classifier.weight", (CLASSES, 32), 1), weight("classifier.bias", (CLASSES,), 0.1)]
         nodes.append(helper.make_node("Gemm", [x, *names], ["logits"], "classifier", transB=1))
     graph = helper.make_graph(
-        nodes, "resnet",
+        nodes,
+        "resnet",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])], weights,
-    )  # fmt: skip
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])],
+        weights,
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -84,13 +88,17 @@ def test_what_is_quantised_and_what_is_not() -> None:
     network = Network(small_resnet(matmul=True))
     unfit = {layer.name: layer.unfit for layer in network.layers if layer.unfit}
     assert unfit == {
-        "grouped": "grouped, but not depthwise", "dilated": "dilated", "flat": "not square",
+        "grouped": "grouped, but not depthwise",
+        "dilated": "dilated",
+        "flat": "not square",
         "classifier": "a product of matrices",
-    }  # fmt: skip
+    }
     residuals = {residual.name: (residual.identity, residual.branch) for residual in network.residuals}
     assert residuals == {
-        "a/add": ("a/shrink_out", "a/three"), "b/add": ("a/relu_out", "b/two"), "m/add": ("flat_relu_out", "m/project"),
-    }  # fmt: skip
+        "a/add": ("a/shrink_out", "a/three"),
+        "b/add": ("a/relu_out", "b/two"),
+        "m/add": ("flat_relu_out", "m/project"),
+    }
 
 
 @pytest.mark.parametrize("matmul", [False, True])

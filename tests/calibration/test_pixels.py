@@ -31,7 +31,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     """FP32 artifacts by input, each with its FP16 beside it."""
-    found, folder, models = {}, tmp_path_factory.mktemp("artifacts"), {"fp16": to_fp16(small_model()), "fp32": small_model()}
+    found, folder, models = (
+        {},
+        tmp_path_factory.mktemp("artifacts"),
+        {"fp16": to_fp16(small_model()), "fp32": small_model()},
+    )
     for precision, model in models.items():
         found["float32"] = write_artifact(folder / "float32", model, precision)
         found["uint8"] = write_artifact(folder / "uint8", with_pixels(model, PREPROCESSING), precision, input="uint8")
@@ -52,12 +56,16 @@ def test_what_is_quantised_is_the_same_bit_for_bit(
     assert scores["uint8"] == scores["float32"] and [score.name for score in scores["uint8"]][1] == "FP16"
     assert all(model.graph.input[0].name == "images" for models in timed for model in models)  # both timed alike
     for precision in PRECISIONS:
-        floats, pixels = (read_artifact(artifact_path("small", precision, tmp_path / name)) for name in ("float32", "uint8"))
+        floats, pixels = (
+            read_artifact(artifact_path("small", precision, tmp_path / name)) for name in ("float32", "uint8")
+        )
         assert pixels.preprocessing == artifacts["uint8"].preprocessing != floats.preprocessing == PREPROCESSING
         graph = onnx.load(pixels.path)
         assert [node.op_type for node in graph.graph.node[:4]] == ["Cast", "Transpose", "Mul", "Add"]
         assert graph.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
-        assert {initial.data_type for initial in graph.graph.initializer[-2:]} == {onnx.TensorProto.FLOAT}  # in FP16 too
+        assert {initial.data_type for initial in graph.graph.initializer[-2:]} == {
+            onnx.TensorProto.FLOAT
+        }  # in FP16 too
         assert without_pixels(graph).graph == onnx.load(floats.path).graph
         squares = np.stack([np.asarray(Image.open(path).resize((SIDE, SIDE))) for path in sorted(photos.glob("*.png"))])
         images = (squares.transpose(0, 3, 1, 2) * np.float32(2 / 255) - np.float32(1)).astype(np.float32)

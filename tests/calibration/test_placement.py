@@ -171,7 +171,10 @@ def test_smoothing_gives_each_channel_its_own_range(batch: np.ndarray) -> None:
 
 
 def test_smoothing_only_where_it_costs_next_to_nothing(network: Network) -> None:
-    assert {layer.name for layer in network.layers if smoothing_site(network, layer)} == {"first/depthwise", "second/depthwise"}
+    assert {layer.name for layer in network.layers if smoothing_site(network, layer)} == {
+        "first/depthwise",
+        "second/depthwise",
+    }
 
 
 def test_int8_computes_nearly_what_fp32_does(prepared: Prepared, batch: np.ndarray) -> None:

@@ -46,8 +46,12 @@ def artifact(tmp_path: Path) -> Artifact:
 def command(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "calibration", "--variant", "small", "--artifacts", folder, *map(str, arguments)],
-        cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
 
 
 def changed(name: str, value: np.ndarray) -> onnx.ModelProto:

@@ -34,7 +34,9 @@ def test_every_layer_does_the_same_damage_from_the_middle_on(batch: np.ndarray, 
     assert whole.tensor == "images" and offsets > 0
     # The offset before first/expand goes through the stem's ReLU6.
     assert starts[:2] == (["images", "images"] if relu6 else ["images", "stem_out_act"])
-    assert "first/expand_out_act" in starts and starts[-4:-1] == ["first/project_out"] * 3 and starts[-1] == "second_sum"
+    assert (
+        "first/expand_out_act" in starts and starts[-4:-1] == ["first/project_out"] * 3 and starts[-1] == "second_sum"
+    )
     rest = moving.rest(quantised_graph(network, {}, {}))
     onnx.checker.check_model(rest, full_check=True)
     assert not {"stem", "second/project"} & {node.name for node in rest.graph.node}

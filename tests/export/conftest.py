@@ -21,9 +21,12 @@ def run_export() -> Export:
     def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "export", *map(str, arguments)],
-            cwd=REPOSITORY, env={**os.environ, "EFFICIENTNET_WEIGHTS": "", **environment},
-            capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
+            cwd=REPOSITORY,
+            env={**os.environ, "EFFICIENTNET_WEIGHTS": "", **environment},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
 
     return run
 

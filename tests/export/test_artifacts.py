@@ -118,9 +118,13 @@ def test_interrupting_leaves_the_old_files_whole(small, tmp_path, step, number):
     shutil.copytree(small, folder)
     process = subprocess.Popen(
         [sys.executable, "-m", "export", *SMALL, "--force", "--artifacts", str(folder)],
-        cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         preexec_fn=interruptible,
-    )  # fmt: skip
+    )
     assert process.stderr is not None
     before = iter(process.stderr.readline, "")
     assert any(f"b0: {step}" in line for line in before)

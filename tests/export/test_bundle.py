@@ -72,13 +72,19 @@ def test_holds_what_it_says_and_nothing_else(folder: Path, tmp_path: Path, preci
     with tarfile.open(path) as archive:
         entries = archive.getmembers()
     for entry in entries:
-        assert entry.isfile() and entry.mode == 0o644 and (entry.uid, entry.gid, entry.uname, entry.gname) == (0, 0, "", "")
+        assert (
+            entry.isfile()
+            and entry.mode == 0o644
+            and (entry.uid, entry.gid, entry.uname, entry.gname) == (0, 0, "", "")
+        )
         parts = entry.name.split("/")
         assert parts[0] == f"b1-{precision}" and ".." not in parts and "__pycache__" not in parts
     top = unpacked(path, tmp_path / "there")
     assert {p.name for p in (top / "artifacts" / "b1").iterdir()} == {f"b1.{part}.onnx" for part in PARTS[precision]}
     for part in PARTS[precision]:
-        assert (top / "artifacts" / "b1" / f"b1.{part}.onnx").read_bytes() == artifact_path("b1", part, folder).read_bytes()
+        assert (top / "artifacts" / "b1" / f"b1.{part}.onnx").read_bytes() == artifact_path(
+            "b1", part, folder
+        ).read_bytes()
     sources = {p.relative_to(REPOSITORY) for p in (REPOSITORY / "runtime").rglob("*.py")}
     assert sources == {p.relative_to(top) for p in top.rglob("*.py")}
     assert (top / "labels.txt").read_text(encoding="utf-8") == "Käfer\ntwo lines\na beetle, or two\n"
@@ -93,7 +99,9 @@ def test_holds_what_it_says_and_nothing_else(folder: Path, tmp_path: Path, preci
 def test_random_weights_are_called_so(folder: Path, tmp_path: Path) -> None:
     for precision in PARTS["fp16"]:
         write(folder, precision, weights_sha256="")
-    assert "classes mean nothing" in (unpacked(bundle("b1", "fp16", folder), tmp_path / "there") / "README.md").read_text()
+    assert (
+        "classes mean nothing" in (unpacked(bundle("b1", "fp16", folder), tmp_path / "there") / "README.md").read_text()
+    )
 
 
 def test_same_files_same_bytes(folder: Path, tmp_path: Path) -> None:
@@ -103,9 +111,12 @@ def test_same_files_same_bytes(folder: Path, tmp_path: Path) -> None:
     set_latest("b0", again)
     done = subprocess.run(
         [sys.executable, "-m", "export.bundle", "--variant", "b1", "--precision", "int8", "--artifacts", again],
-        cwd=REPOSITORY, env={**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}, umask=0o077,
-        capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"},
+        umask=0o077,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "cd b1-int8 && python3 -m runtime.infer" in done.stdout
     assert (again / "b1" / "b1.int8.bundle.tar.gz").read_bytes() == first
@@ -152,7 +163,9 @@ def test_what_is_missing_damaged_or_of_another_network_is_refused(folder: Path) 
     path.write_bytes(content)
     for fact in ("weights_sha256", "padding", "mean", "labels"):
         path = write(folder, "fp16", **{fact: FACTS[fact].replace("a", "b").replace("0.4", "0.5")})
-        refused(f"fp16.onnx and b1.int8.onnx are not of the same network .their {fact} differ.*make calibrate VARIANT=b1")
+        refused(
+            f"fp16.onnx and b1.int8.onnx are not of the same network .their {fact} differ.*make calibrate VARIANT=b1"
+        )
 
 
 @pytest.fixture(scope="session")
@@ -185,16 +198,23 @@ def test_runs_where_nothing_else_is(lite0: Path, tmp_path: Path, version: str, p
     shutil.copy(CORGI, top / "photo.jpg")
     commands = (top / "README.md").read_text().split("```")[1].strip().splitlines()
     assert [command.split("#")[0].split()[:3] for command in commands] == [
-        ["sha256sum", "-c", "SHA256SUMS"], ["python3", "-m", "pip"], ["python3", "-m", "runtime.infer"]
-    ]  # fmt: skip
-    environment = {"PATH": f"{python.parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}  # neither PYTHONPATH nor EFFICIENTNET_*
+        ["sha256sum", "-c", "SHA256SUMS"],
+        ["python3", "-m", "pip"],
+        ["python3", "-m", "runtime.infer"],
+    ]
+    environment = {
+        "PATH": f"{python.parent}:/usr/bin:/bin",
+        "OMP_NUM_THREADS": "1",
+    }  # neither PYTHONPATH nor EFFICIENTNET_*
 
     def run(command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["/bin/sh", "-c", command], cwd=top, env=environment, capture_output=True, text=True, timeout=300
         )
 
-    assert "No module named 'export'" in run("python3 -c 'import export'").stderr  # else it would be this folder that runs
+    assert (
+        "No module named 'export'" in run("python3 -c 'import export'").stderr
+    )  # else it would be this folder that runs
     for command in (commands[0], commands[2]):
         done = run(command)
         assert done.returncode == 0, done.stderr

@@ -30,9 +30,13 @@ from tests.models.conftest import timm, torchvision  # noqa: F401 - fixtures
 
 SIDE = 96
 TIMM = {  # one for each table of stages and rule of scaling
-    "b0": "tf_efficientnet_b0", "b4": "tf_efficientnet_b4", "lite4": "tf_efficientnet_lite4", "v2-b3": "tf_efficientnetv2_b3",
-    "v2-s": "tf_efficientnetv2_s", "v2-m": "tf_efficientnetv2_m",
-}  # fmt: skip
+    "b0": "tf_efficientnet_b0",
+    "b4": "tf_efficientnet_b4",
+    "lite4": "tf_efficientnet_lite4",
+    "v2-b3": "tf_efficientnetv2_b3",
+    "v2-s": "tf_efficientnetv2_s",
+    "v2-m": "tf_efficientnetv2_m",
+}
 
 
 def test_the_maps_are_those_that_timm_gives_to_detectors(timm: Any) -> None:  # noqa: F811
@@ -58,7 +62,9 @@ def weights(timm: Any, tmp_path_factory: pytest.TempPathFactory) -> Weights:  # 
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
-        if getattr(module, "has_skip", False):  # branches of full strength amplify FP16's rounding, see models.network.settle
+        if getattr(
+            module, "has_skip", False
+        ):  # branches of full strength amplify FP16's rounding, see models.network.settle
             torch.nn.init.constant_(module.get_submodule("bn3").get_parameter("weight"), 0.1)
     with torch.no_grad():
         network(pictures)
@@ -87,7 +93,12 @@ def squares() -> np.ndarray:
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 3e-2)])
 def test_the_numbers_are_timms(
-    timm: Any, folder: Path, weights: Weights, squares: np.ndarray, precision: str, tolerance: float  # noqa: F811
+    timm: Any,  # noqa: F811
+    folder: Path,
+    weights: Weights,
+    squares: np.ndarray,
+    precision: str,
+    tolerance: float,
 ) -> None:
     embed = Embedder(folder / "lite0-embedding" / f"lite0-embedding.{precision}.onnx")
     features = Features(folder / "lite0-features" / f"lite0-features.{precision}.onnx")
@@ -97,7 +108,9 @@ def test_the_numbers_are_timms(
     whole = timm.create_model("tf_efficientnet_lite0", checkpoint_path=str(weights.path)).eval()
     with torch.no_grad():
         pooled = whole.forward_head(whole.forward_features(torch.from_numpy(images)), pre_logits=True).numpy()
-        theirs = [each.numpy() for each in whole.forward_intermediates(torch.from_numpy(images), intermediates_only=True)][1:]
+        theirs = [
+            each.numpy() for each in whole.forward_intermediates(torch.from_numpy(images), intermediates_only=True)
+        ][1:]
     assert near(embed.logits(images), pooled, tolerance)
     ours = features.maps(squares)
     assert list(ours) == ["stride4", "stride8", "stride16", "stride32"]
@@ -119,8 +132,11 @@ def test_the_artifacts_say_what_they_give(folder: Path) -> None:
     assert vector.outputs == (Output("embedding", 1280, 0),) and vector.metadata["schema"] == "3"
     pyramid = read_artifact(folder / "lite0-features" / "lite0-features.fp32.onnx")
     assert [(each.name, each.stride, each.channels) for each in pyramid.outputs] == [
-        ("stride4", 4, 24), ("stride8", 8, 40), ("stride16", 16, 112), ("stride32", 32, 320),
-    ]  # fmt: skip
+        ("stride4", 4, 24),
+        ("stride8", 8, 40),
+        ("stride16", 16, 112),
+        ("stride32", 32, 320),
+    ]
     assert json.loads(pyramid.metadata["parity"])["relative_error"] < 1e-4 and "labels" not in pyramid.metadata
     assert pyramid.preprocessing.input == "uint8"
     # of the classifier, and of the head convolution
@@ -178,7 +194,9 @@ def test_commands_for_classes_refuse_it_in_a_sentence(folder: Path, monkeypatch:
             calibration.__main__.main()
     with pytest.raises(UserError, match="INT8 is for classifiers"):
         find_artifact("lite0-embedding", "int8", folder)
-    with pytest.raises(UserError, match=r"gives stride4, .* no embedding\. The one that does is there, .* lite0-embedding"):
+    with pytest.raises(
+        UserError, match=r"gives stride4, .* no embedding\. The one that does is there, .* lite0-embedding"
+    ):
         Embedder(folder / "lite0-features" / "lite0-features.fp32.onnx")
 
 

@@ -45,9 +45,14 @@ class Small(nn.Module):
 
 def written(path: Path, network: nn.Module, batch: int = 1, opset: int = 17, **options: Any) -> Path:
     torch.onnx.export(
-        network.eval(), (torch.zeros(batch, 3, SIDE, SIDE),), str(path), dynamo=False, opset_version=opset,
-        input_names=["data"], **options,
-    )  # fmt: skip
+        network.eval(),
+        (torch.zeros(batch, 3, SIDE, SIDE),),
+        str(path),
+        dynamo=False,
+        opset_version=opset,
+        input_names=["data"],
+        **options,
+    )
     return path
 
 
@@ -74,7 +79,9 @@ def test_onnx_as_people_have_it(opset: int, batch: int | None, tmp_path: Path) -
     model = onnx.load(artifact.path)
     assert model.opset_import[0].version == 17 and [node.op_type for node in model.graph.node][:2] == ["Conv", "Relu"]
     for precision, tolerance in (("fp32", 1e-4), ("fp16", 2e-2)):
-        with Classifier(artifact_path("their-net", precision, tmp_path / "artifacts"), backend="onnxruntime") as classify:
+        with Classifier(
+            artifact_path("their-net", precision, tmp_path / "artifacts"), backend="onnxruntime"
+        ) as classify:
             got = classify.logits(images)
             if opset == 11:
                 got = np.exp(got) / np.exp(got).sum(1, keepdims=True)
@@ -94,7 +101,9 @@ def test_pixels_as_input(tmp_path: Path) -> None:
     pictures = ["tests/data/corgi.jpg", "tests/data/lighthouse.jpg"]
     with Classifier(floats.path, backend="onnxruntime") as one, Classifier(pixels.path, backend="onnxruntime") as other:
         assert pixels.preprocessing.input == "uint8"
-        np.testing.assert_allclose(other.logits(other.preprocess(pictures)), one.logits(one.preprocess(pictures)), atol=1e-5)
+        np.testing.assert_allclose(
+            other.logits(other.preprocess(pictures)), one.logits(one.preprocess(pictures)), atol=1e-5
+        )
 
 
 def test_weights_that_layers_share_and_names_that_they_lack() -> None:
@@ -110,9 +119,12 @@ def test_weights_that_layers_share_and_names_that_they_lack() -> None:
         helper.make_node("Gemm", ["d", "head"], ["out"], transB=1),
     ]  # the input is called as our output, a tensor within as our input
     graph = helper.make_graph(
-        nodes, "shared", [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["N", CLASSES])], [weight, head],
-    )  # fmt: skip
+        nodes,
+        "shared",
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["N", CLASSES])],
+        [weight, head],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     made = Conversion()(model.SerializeToString(), Shape(SIDE, CLASSES), Asked().preprocessing(SIDE))
     graph = onnx.load_from_string(made["fp32"].content).graph
@@ -150,7 +162,9 @@ def test_timm(timm: Any, tmp_path: Path) -> None:  # noqa: F811
     """Random weights, then those of a file with other classes: as timm itself computes them, with timm's preprocessing."""
     with pytest.raises(UserError, match=r"no model 'test_resnot'.*test_resnet"):
         export_neighbour(Neighbour(Asked(), timm="timm:test_resnot", weights=RANDOM), tmp_path)
-    artifact, exported = export_neighbour(Neighbour(Asked(), timm="timm:test_resnet", weights=RANDOM, classes=20), tmp_path)
+    artifact, exported = export_neighbour(
+        Neighbour(Asked(), timm="timm:test_resnet", weights=RANDOM, classes=20), tmp_path
+    )
     assert artifact.random and artifact.variant == "timm-test_resnet" and artifact.classes == 20
     assert find_artifact("timm:test_resnet", "fp16", tmp_path) == artifact_path("timm-test_resnet", "fp16", tmp_path)
     assert "relative error" in "\n".join(exported.lines)
@@ -171,8 +185,10 @@ def test_timm(timm: Any, tmp_path: Path) -> None:  # noqa: F811
     held = timm.data.resolve_model_data_config(network)
     wants = artifact.preprocessing
     assert [wants.resolution, wants.crop, wants.interpolation] == [
-        held["input_size"][1], held["crop_pct"], held["interpolation"]
-    ]  # fmt: skip
+        held["input_size"][1],
+        held["crop_pct"],
+        held["interpolation"],
+    ]
     assert (wants.mean, wants.std) == (held["mean"], held["std"])
     images = gate_images(wants)
     with Classifier(artifact.path, backend="onnxruntime") as classify, torch.no_grad():

@@ -61,8 +61,18 @@ def test_the_graph_is_what_tensorrt_takes(pixels: Path, precision: str) -> None:
     onnx.checker.check_model(model, full_check=True)
     (images,), front = model.graph.input, list(model.graph.node[:5])
     shape = [dim.dim_param or dim.dim_value for dim in images.type.tensor_type.shape.dim]
-    assert (images.name, images.type.tensor_type.elem_type, shape) == ("pixels", onnx.TensorProto.UINT8, ["N", 64, 64, 3])
-    assert [node.op_type for node in front] == ["Cast", "Transpose", "Mul", "Add", "Conv" if precision == "fp32" else "Cast"]
+    assert (images.name, images.type.tensor_type.elem_type, shape) == (
+        "pixels",
+        onnx.TensorProto.UINT8,
+        ["N", 64, 64, 3],
+    )
+    assert [node.op_type for node in front] == [
+        "Cast",
+        "Transpose",
+        "Mul",
+        "Add",
+        "Conv" if precision == "fp32" else "Cast",
+    ]
     assert front[0].attribute[0].i == onnx.TensorProto.FLOAT  # normalised in float32, whatever follows
     assert [node.name for node in model.graph.node if "pixels" in node.input] == [front[0].name]
     assert {opset.domain: opset.version for opset in model.opset_import} == {"": 17} and model.ir_version <= 8

@@ -27,12 +27,16 @@ class Nodes:
     """A head, most often without CPUs, so that all work is on `workers` nodes of one CPU each."""
 
     def __init__(self, workers: int, head_cpus: int = 0) -> None:
-        os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")  # the second: loopback alone
+        os.environ.update(
+            RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0"
+        )  # the second: loopback alone
         from ray.cluster_utils import Cluster
 
         common: Dict[str, Any] = {
-            "node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 200 << 20,
-        }  # fmt: skip
+            "node_ip_address": "127.0.0.1",
+            "include_dashboard": False,
+            "object_store_memory": 200 << 20,
+        }
         self.cluster = Cluster(initialize_head=True, connect=False, head_node_args={**common, "num_cpus": head_cpus})
         common.pop("include_dashboard")
         self.workers = [self.cluster.add_node(wait=True, num_cpus=1, **common) for _ in range(workers)]
@@ -65,15 +69,25 @@ def command(*arguments: object) -> List[str]:
 
 def environment(folder: Path) -> Dict[str, str]:
     """Of a command that runs in `folder`."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache"), "RAY_USAGE_STATS_ENABLED": "0"}
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
 
 
 def run(folder: Path, *arguments: object) -> Done:
     """`python -m arguments` in `folder`."""
     done = subprocess.run(
-        command(*arguments), cwd=folder, env=environment(folder), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        command(*arguments),
+        cwd=folder,
+        env=environment(folder),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
         timeout=2 * PATIENCE,
-    )  # fmt: skip
+    )
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -82,9 +96,14 @@ def started(folder: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]
     """The same, not waited for; killed at the end if it still runs."""
     with open(folder / "stderr.txt", "w") as errors:
         process = subprocess.Popen(
-            command(*arguments), cwd=folder, env=environment(folder), stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=errors, text=True,
-        )  # fmt: skip
+            command(*arguments),
+            cwd=folder,
+            env=environment(folder),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            text=True,
+        )
         try:
             yield process
         finally:

@@ -19,7 +19,9 @@ from tests.fleet.nodes import Done, Nodes, run, started, until
 
 def parts(out: Path, kind: str = "results") -> Dict[str, bytes]:
     """The files of a table."""
-    return {path.name: path.read_bytes() for path in sorted((out / kind).glob("part-*"))} if (out / kind).is_dir() else {}
+    return (
+        {path.name: path.read_bytes() for path in sorted((out / kind).glob("part-*"))} if (out / kind).is_dir() else {}
+    )
 
 
 def rows(out: Path, kind: str = "results") -> List[Dict[str, Any]]:
@@ -48,7 +50,9 @@ def test_prints_what_one_machine_prints(nodes, model, photographs, alone, tmp_pa
 def test_parquet_and_a_second_run(nodes, model, photographs, alone, tmp_path):
     arguments = ("runtime.infer", photographs, "--model", model, "--out", tmp_path / "out", "--ray", nodes.address)
     done = run(tmp_path, *arguments)
-    assert done.status == 1 and f"{len(alone.out.splitlines()) - 3} pictures in {tmp_path}/out/results" in done.out, done.err
+    assert done.status == 1 and f"{len(alone.out.splitlines()) - 3} pictures in {tmp_path}/out/results" in done.out, (
+        done.err
+    )
     require_each_once(tmp_path / "out", alone)
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/part-*")}
     again = run(tmp_path, *arguments)
@@ -61,7 +65,16 @@ def test_parquet_and_a_second_run(nodes, model, photographs, alone, tmp_path):
 def test_a_node_is_killed_in_the_middle(model, photographs, alone, tmp_path):
     cluster = Nodes(2)
     try:
-        arguments = ("runtime.infer", photographs, "--model", model, "--out", tmp_path / "out", "--ray", cluster.address)
+        arguments = (
+            "runtime.infer",
+            photographs,
+            "--model",
+            model,
+            "--out",
+            tmp_path / "out",
+            "--ray",
+            cluster.address,
+        )
         with started(tmp_path, *arguments) as driver:
             until(lambda: len(parts(tmp_path / "out")) > 1, driver)
             os.kill(driver.pid, signal.SIGSTOP)  # so that nothing gets written while the node dies

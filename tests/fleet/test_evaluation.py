@@ -46,7 +46,12 @@ def test_two_latency_jobs_never_share_a_node(tmp_path):
                 measures = command("tests.fleet.measures", cluster.address)
                 processes.append(
                     subprocess.Popen(
-                        measures, cwd=tmp_path, env=environment(tmp_path), stdin=subprocess.PIPE, stdout=output, text=True
+                        measures,
+                        cwd=tmp_path,
+                        env=environment(tmp_path),
+                        stdin=subprocess.PIPE,
+                        stdout=output,
+                        text=True,
                     )
                 )
             words = "alone, 0 CPUs free\n" if name == "first" else "waiting for this node to have nothing else to do\n"

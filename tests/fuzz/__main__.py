@@ -21,7 +21,9 @@ def main() -> int:
     parser.add_argument("kinds", nargs="*", metavar="KIND")
     parser.add_argument("--count", type=int, default=3000, metavar="N", help="cases of each kind (default 3000)")
     parser.add_argument("--seconds", type=float, default=float("inf"), metavar="S", help="stop after that long")
-    parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first case: others than last time")
+    parser.add_argument(
+        "--first", type=int, default=0, metavar="N", help="number of the first case: others than last time"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), metavar="N")
     options = parser.parse_args()
     kinds, until = kinds_of(options.kinds), time.monotonic() + options.seconds

@@ -31,7 +31,22 @@ Whole = Callable[[], list[bytes]]
 Mend = Callable[[bytes], bytes]
 PHOTOGRAPH = Path(__file__).parents[1] / "data" / "corgi.jpg"
 # Values that sizes and counts go wrong at, in 1, 2, 4 and 8 bytes.
-_EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 62, (1 << 64) - 1)
+_EDGES = (
+    0,
+    1,
+    0x7F,
+    0x80,
+    0xFF,
+    0x100,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    1 << 62,
+    (1 << 64) - 1,
+)
 
 
 def damaged(whole: bytes, other: bytes, dice: random.Random) -> bytes:
@@ -91,10 +106,14 @@ def jpegs() -> list[bytes]:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a phone"
     return [
-        _saved("JPEG", exif=exif), _saved("JPEG", progressive=True, quality=60), _saved("JPEG", subsampling=0),
-        _saved("JPEG", _picture(96).convert("L")), _saved("JPEG", _picture(96).convert("CMYK")),
-        _saved("JPEG", _picture(640), quality=30), _saved("MPO", save_all=True, append_images=[_picture(48)]),
-    ]  # fmt: skip
+        _saved("JPEG", exif=exif),
+        _saved("JPEG", progressive=True, quality=60),
+        _saved("JPEG", subsampling=0),
+        _saved("JPEG", _picture(96).convert("L")),
+        _saved("JPEG", _picture(96).convert("CMYK")),
+        _saved("JPEG", _picture(640), quality=30),
+        _saved("MPO", save_all=True, append_images=[_picture(48)]),
+    ]
 
 
 def pngs() -> list[bytes]:
@@ -103,8 +122,15 @@ def pngs() -> list[bytes]:
     palette = _picture(96).quantize(16)
     clear = _picture(64).convert("RGBA")
     clear.putalpha(77)
-    return [_saved("PNG"), _saved("PNG", deep), _saved("PNG", palette, transparency=3), _saved("PNG", clear), animated,
-            _saved("PNG", _picture(64).convert("1")), _saved("PNG", pnginfo=_texts())]  # fmt: skip
+    return [
+        _saved("PNG"),
+        _saved("PNG", deep),
+        _saved("PNG", palette, transparency=3),
+        _saved("PNG", clear),
+        animated,
+        _saved("PNG", _picture(64).convert("1")),
+        _saved("PNG", pnginfo=_texts()),
+    ]
 
 
 def _texts() -> object:
@@ -119,13 +145,22 @@ def _texts() -> object:
 def webps() -> list[bytes]:
     clear = _picture(64).convert("RGBA")
     clear.putalpha(77)
-    return [_saved("WEBP"), _saved("WEBP", lossless=True), _saved("WEBP", clear),
-            _saved("WEBP", save_all=True, append_images=[_picture(96).rotate(90)])]  # fmt: skip
+    return [
+        _saved("WEBP"),
+        _saved("WEBP", lossless=True),
+        _saved("WEBP", clear),
+        _saved("WEBP", save_all=True, append_images=[_picture(96).rotate(90)]),
+    ]
 
 
 def bmps() -> list[bytes]:
-    return [_saved("BMP"), _saved("BMP", _picture(64).quantize(16)), _saved("BMP", _picture(64).convert("1")),
-            _saved("BMP", _picture(64).convert("L")), _rle_bmp()]  # fmt: skip
+    return [
+        _saved("BMP"),
+        _saved("BMP", _picture(64).quantize(16)),
+        _saved("BMP", _picture(64).convert("1")),
+        _saved("BMP", _picture(64).convert("L")),
+        _rle_bmp(),
+    ]
 
 
 def _rle_bmp() -> bytes:
@@ -144,8 +179,10 @@ def gifs() -> list[bytes]:
 
 
 def tiffs() -> list[bytes]:
-    ways: list[dict[str, object]] = [{"compression": name} for name in
-            ("raw", "tiff_lzw", "packbits", "tiff_adobe_deflate", "jpeg", "group4", "lzma", "zstd", "webp")]  # fmt: skip
+    ways: list[dict[str, object]] = [
+        {"compression": name}
+        for name in ("raw", "tiff_lzw", "packbits", "tiff_adobe_deflate", "jpeg", "group4", "lzma", "zstd", "webp")
+    ]
     files = [_saved("TIFF", big_tiff=True), _saved("TIFF", save_all=True, append_images=[_picture(48)])]
     for way in ways:
         image = _picture(64).convert("1") if way["compression"] == "group4" else _picture(64)
@@ -162,11 +199,21 @@ def onnx_graph() -> bytes:
 
 
 METADATA = {
-    "project": "efficientnet-edge", "schema": "1", "precision": "fp32", "variant": "small", "weights": "made for a test",
-    "weights_sha256": "0" * 64, "resolution": str(SIDE), "crop": "1.0", "interpolation": "bilinear",
-    "mean": json.dumps(PREPROCESSING.mean), "std": json.dumps(PREPROCESSING.std), "classes": str(CLASSES),
-    "labels": json.dumps([f"class {i}" for i in range(CLASSES)]), "wnids": json.dumps([f"n0000000{i}" for i in range(CLASSES)]),
-}  # fmt: skip
+    "project": "efficientnet-edge",
+    "schema": "1",
+    "precision": "fp32",
+    "variant": "small",
+    "weights": "made for a test",
+    "weights_sha256": "0" * 64,
+    "resolution": str(SIDE),
+    "crop": "1.0",
+    "interpolation": "bilinear",
+    "mean": json.dumps(PREPROCESSING.mean),
+    "std": json.dumps(PREPROCESSING.std),
+    "classes": str(CLASSES),
+    "labels": json.dumps([f"class {i}" for i in range(CLASSES)]),
+    "wnids": json.dumps([f"n0000000{i}" for i in range(CLASSES)]),
+}
 
 
 def onnx_files() -> list[bytes]:
@@ -184,15 +231,15 @@ def onnx_graph_with_control_flow() -> bytes:
     branch = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["six"], ["chosen"])], "branch", [], [value])
     condition = onnx.helper.make_tensor("condition", onnx.TensorProto.BOOL, [], [True])
     model.graph.node.append(onnx.helper.make_node("Constant", [], ["condition"], value=condition))
-    model.graph.node.append(onnx.helper.make_node("If", ["condition"], ["chosen"], then_branch=branch, else_branch=branch))
+    model.graph.node.append(
+        onnx.helper.make_node("If", ["condition"], ["chosen"], then_branch=branch, else_branch=branch)
+    )
     return model.SerializeToString()
 
 
 def manifests() -> list[bytes]:
     sha256, options = hashlib.sha256(b"no engine").hexdigest(), BuildOptions("fp32")
-    one = Manifest(
-        sha256, 9, "small.fp32.onnx", "1" * 64, "tensorrt", "10.3.0", "sm_87", "Orin", options, 1.5, 7, {}
-    )  # fmt: skip
+    one = Manifest(sha256, 9, "small.fp32.onnx", "1" * 64, "tensorrt", "10.3.0", "sm_87", "Orin", options, 1.5, 7, {})
     other = one._replace(options=BuildOptions("fp16", dla=0, workspace=1 << 29), fallbacks={"a": "b"})
     return [one.to_json(), other.to_json()]
 
@@ -223,7 +270,10 @@ def state() -> dict[str, torch.Tensor]:
 
 def torch_files() -> list[bytes]:
     files = []
-    for held in (state(), {"state_dict_ema": state(), "epoch": 3, "arch": "lite0", "optimizer": {"lr": [0.1, None, True]}}):
+    for held in (
+        state(),
+        {"state_dict_ema": state(), "epoch": 3, "arch": "lite0", "optimizer": {"lr": [0.1, None, True]}},
+    ):
         for modern in (True, False):
             file = io.BytesIO()
             torch.save(held, file, _use_new_zipfile_serialization=modern)
@@ -241,8 +291,16 @@ def pickles() -> list[bytes]:
 
 
 def safetensors_files() -> list[bytes]:
-    recipe = {"padding": "same", "eps": 1e-3, "resolution": 192, "crop": 0.9, "interpolation": "bilinear",
-              "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "labels": ["a", "b", "c"]}  # fmt: skip
+    recipe = {
+        "padding": "same",
+        "eps": 1e-3,
+        "resolution": 192,
+        "crop": 0.9,
+        "interpolation": "bilinear",
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+        "labels": ["a", "b", "c"],
+    }
     return [save_safetensors(state(), {"recipe": json.dumps(recipe)}), save_safetensors(state())]
 
 

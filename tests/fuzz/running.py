@@ -20,7 +20,9 @@ from runtime.errors import UserError
 from tests.fuzz.cases import case
 from tests.fuzz.targets import KINDS
 
-SECONDS = 10.0  # of processor time for one case: a busy machine's clock says little; the slowest that is right takes 0.4
+SECONDS = (
+    10.0  # of processor time for one case: a busy machine's clock says little; the slowest that is right takes 0.4
+)
 PATIENCE = 120.0  # by the clock: what waits for something that never comes
 MEMORY = 2 << 30  # bytes beyond what the process has when it starts
 _RECORD = struct.Struct("<qqqqq")  # next seed, taken, refused, wrong, slowest in µs
@@ -65,7 +67,10 @@ def fuzz(kind: str, seeds: range, keep: Path | None = None, until: float = float
             if ended == 0:
                 start = at
             else:
-                late = {signal.SIGPROF: f"longer than {SECONDS:g} s", signal.SIGALRM: f"waits longer than {PATIENCE:g} s"}
+                late = {
+                    signal.SIGPROF: f"longer than {SECONDS:g} s",
+                    signal.SIGALRM: f"waits longer than {PATIENCE:g} s",
+                }
                 what = late.get(-ended, f"ended by {_name(ended)}")
                 failures.append(f"{at} {what}")
                 start = at + 1
@@ -118,7 +123,9 @@ def _work(kind: str, seeds: range, shared: mmap.mmap, folder: Path, report: Path
             wrong += 1
             place = traceback.extract_tb(error.__traceback__)[-1]
             with report.open("a") as file:
-                file.write(f"{seed} {type(error).__name__} in {Path(place.filename).name}:{place.lineno} ({str(error)[:60]!r})\n")
+                file.write(
+                    f"{seed} {type(error).__name__} in {Path(place.filename).name}:{place.lineno} ({str(error)[:60]!r})\n"
+                )
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         slowest = max(slowest, int((time.perf_counter() - began) * 1e6))

@@ -77,7 +77,9 @@ def test_what_should_not_happen_is_seen_and_kept(tmp_path: Path) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9), lambda x: st.lists(x, max_size=4), max_leaves=6
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda x: st.lists(x, max_size=4),
+    max_leaves=6,
 )
 
 
@@ -101,7 +103,10 @@ def test_manifests_with_any_option(tmp_path: Path, key: str, value: object) -> N
 
 
 @few
-@given(st.sampled_from(sorted(cases.METADATA)), st.one_of(JSON.map(json.dumps), st.text(), st.from_regex(r"-?\d+(\.\d+)?e?\d*")))
+@given(
+    st.sampled_from(sorted(cases.METADATA)),
+    st.one_of(JSON.map(json.dumps), st.text(), st.from_regex(r"-?\d+(\.\d+)?e?\d*")),
+)
 def test_artifacts_with_any_fact(tmp_path: Path, key: str, value: str) -> None:
     holds(onnx_file, with_metadata(cases.onnx_graph(), {**cases.METADATA, key: value})[0], tmp_path, "metadata")
 
@@ -138,7 +143,9 @@ def test_any_fields_in_any_order_are_no_crash(tmp_path: Path, fields: list[tuple
 
 def test_told(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
-        print(f"\nhypothesis: tried {sum(tried.values()):,} ({', '.join(f'{k} {n}' for k, n in tried.items())}), crashed 0")
+        print(
+            f"\nhypothesis: tried {sum(tried.values()):,} ({', '.join(f'{k} {n}' for k, n in tried.items())}), crashed 0"
+        )
     assert not tried or sum(tried.values()) > 100
 
 
@@ -146,25 +153,32 @@ def test_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 REGRESSIONS = {
     "a graph whose shapes first clash when it runs (onnxruntime)": (
-        onnx_file, lambda: cases.resealed(cases.onnx_graph().replace(b"kernel_shape@\x03@\x03", b"kernel_shape@\x03@\x4d", 1)),
+        onnx_file,
+        lambda: cases.resealed(cases.onnx_graph().replace(b"kernel_shape@\x03@\x03", b"kernel_shape@\x03@\x4d", 1)),
     ),
     "an option of a manifest that is no number": (
-        manifest, lambda: cases.manifests()[0].replace(b'"workspace": null', b'"workspace": "much"'),
+        manifest,
+        lambda: cases.manifests()[0].replace(b'"workspace": null', b'"workspace": "much"'),
     ),
-    "a manifest whose artifact has no name": (manifest, lambda: cases.manifests()[0].replace(b'"small.fp32.onnx"', b"5")),
+    "a manifest whose artifact has no name": (
+        manifest,
+        lambda: cases.manifests()[0].replace(b'"small.fp32.onnx"', b"5"),
+    ),
     "a quote without an end, longer than csv's fields may be": (data_set, lambda: b'file,label\n"' + b"x\n" * 100_000),
     "a NUL in a list of labels": (data_set, lambda: b"file,label\n0.png,\x001\n"),
     "an index in digits that int() does not take": (data_set, lambda: "file,label\n0.png,²\n".encode()),
     "an index of 5,000 digits": (data_set, lambda: b"file,label\n0.png," + b"9" * 5000 + b"\n"),
     "a picture outside the folder": (data_set, lambda: b"file,label\n../../../etc/hostname,1\n"),
     "a crop that would enlarge a picture to terabytes": (
-        onnx_file, lambda: with_metadata(cases.onnx_graph(), {**cases.METADATA, "crop": "1e-9"})[0],
+        onnx_file,
+        lambda: with_metadata(cases.onnx_graph(), {**cases.METADATA, "crop": "1e-9"})[0],
     ),
     "a variant that leads elsewhere": (
-        onnx_file, lambda: with_metadata(cases.onnx_graph(), {**cases.METADATA, "variant": "../../outside"})[0],
+        onnx_file,
+        lambda: with_metadata(cases.onnx_graph(), {**cases.METADATA, "variant": "../../outside"})[0],
     ),
     "fields without an end": (onnx_file, lambda: b"\x08\x08" * 200_000 + cases.onnx_files()[0]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REGRESSIONS)

@@ -119,10 +119,14 @@ def measure(variant: str, precision: str) -> List[Dict[str, Any]]:
                     spent[name].append((time.perf_counter() - start) * 1e3)
             for name, (call, ours) in runs.items():
                 row: Dict[str, Any] = {
-                    "variant": variant, "precision": precision, "what": name, "batch": batch, "random": artifact.random,
+                    "variant": variant,
+                    "precision": precision,
+                    "what": name,
+                    "batch": batch,
+                    "random": artifact.random,
                     "input": artifact.preprocessing.input,
                     "all_ms": float(np.median(spent[name][WARM:])),
-                }  # fmt: skip
+                }
                 if ours:
                     on_gpu = np.array([sum(each) for each in stages[name][WARM:]])
                     row["copy_in_ms"] = float(np.median([each.copy_in for each in stages[name][WARM:]]))

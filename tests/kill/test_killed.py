@@ -77,8 +77,23 @@ def on_a_small_disk(kilobytes: int, content: Path, disk: Path, *command: object)
     """`command` in a mount namespace where `disk` has that much room and holds a copy of `content`; then what is there is
     listed on stdout, behind a line of its own."""
     disk.mkdir()
-    words = ["unshare", "-m", "sh", "-c", _FULL, "sh", disk, kilobytes, content, REPOSITORY,
-             sys.executable, "-m", "tests.kill.on_a_small_disk", disk, *command]  # fmt: skip
+    words = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        _FULL,
+        "sh",
+        disk,
+        kilobytes,
+        content,
+        REPOSITORY,
+        sys.executable,
+        "-m",
+        "tests.kill.on_a_small_disk",
+        disk,
+        *command,
+    ]
     return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=900)
 
 
@@ -110,7 +125,8 @@ def test_a_full_disk_is_a_sentence_and_the_old_artifact_is_still_there(stage: st
 
 
 @pytest.mark.parametrize(
-    ("size", "sentence"), [(26_000, "can't be written: File too large"), (20_000, "can't be kept in .*: File too large")]
+    ("size", "sentence"),
+    [(26_000, "can't be written: File too large"), (20_000, "can't be kept in .*: File too large")],
 )
 def test_a_limit_on_the_size_of_files_is_a_sentence_too(size: int, sentence: str, tmp_path: Path) -> None:
     """`ulimit -f`: without a handler the kernel would end the process; Python ignores that signal."""
@@ -125,8 +141,12 @@ def test_a_limit_on_the_size_of_files_is_a_sentence_too(size: int, sentence: str
 
     ended = subprocess.run(
         [sys.executable, "-m", str(module), *map(str, arguments)],
-        preexec_fn=limited, capture_output=True, text=True, timeout=900, cwd=REPOSITORY,
-    )  # fmt: skip
+        preexec_fn=limited,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        cwd=REPOSITORY,
+    )
     assert ended.returncode != 0 and "Traceback" not in ended.stderr, ended.stderr
     assert re.search(sentence, ended.stderr)
     assert target.read_bytes() == b"the old one" and not litter(folder)

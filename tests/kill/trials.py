@@ -1,6 +1,6 @@
 """Kills the commands that write artifacts at random moments, and looks at what is left.
 
-    python -m tests.kill --count 100            # of export, calibrate, engine and sweep, in turns
+python -m tests.kill --count 100            # of export, calibrate, engine and sweep, in turns
 """
 
 from __future__ import annotations
@@ -53,28 +53,62 @@ def _calibrate(folder: Path) -> tuple[object, ...]:
 
 
 def _engine(folder: Path) -> tuple[object, ...]:
-    return ("runtime.engine", "--variant", "small", "--precision", "fp32", "--target", "sm_89", "--opt-level", 0,
-            "--artifacts", folder)  # fmt: skip
+    return (
+        "runtime.engine",
+        "--variant",
+        "small",
+        "--precision",
+        "fp32",
+        "--target",
+        "sm_89",
+        "--opt-level",
+        0,
+        "--artifacts",
+        folder,
+    )
 
 
 def _sweep(folder: Path) -> tuple[object, ...]:
-    return ("tests.kill.sweep_in", folder, "--variants", "small", "--precisions", "fp32", "--backends", "onnxruntime",
-            "--seconds", "0.05", "--images", folder / "photos", "--threads", "1")  # fmt: skip
+    return (
+        "tests.kill.sweep_in",
+        folder,
+        "--variants",
+        "small",
+        "--precisions",
+        "fp32",
+        "--backends",
+        "onnxruntime",
+        "--seconds",
+        "0.05",
+        "--images",
+        folder / "photos",
+        "--threads",
+        "1",
+    )
 
 
 STAGES = {
     "export": Stage(_nothing, _export, ("lite0/lite0.fp32.onnx", "lite0/lite0.fp16.onnx", "latest")),
-    "calibrate": Stage(_small, _calibrate, (
-        "small/small.int8.onnx", "small/small.int8-fp16.onnx", "small/small.calibration.json", "small/small.calibration.html",
-    )),
+    "calibrate": Stage(
+        _small,
+        _calibrate,
+        (
+            "small/small.int8.onnx",
+            "small/small.int8-fp16.onnx",
+            "small/small.calibration.json",
+            "small/small.calibration.html",
+        ),
+    ),
     "engine": Stage(_small, _engine, ("small/small.fp32.rtx-sm89.engine", "small/small.fp32.rtx-sm89.engine.json")),
     "sweep": Stage(_small, _sweep, ("reports/sweep/sweep.json", "reports/sweep/sweep.csv", "reports/sweep/sweep.html")),
-}  # fmt: skip
+}
 
 
 def start(stage: str, folder: Path) -> Command:
     module, *arguments = STAGES[stage].words(folder)
-    scratch = folder / "tmp"  # what a killed process leaves in the system's folder for temporary files is looked at, too
+    scratch = (
+        folder / "tmp"
+    )  # what a killed process leaves in the system's folder for temporary files is looked at, too
     scratch.mkdir(exist_ok=True)
     environment = {"EFFICIENTNET_ARTIFACTS": str(folder), "TMPDIR": str(scratch), "EFFICIENTNET_WEIGHTS": ""}
     return Command(str(module), *arguments, **environment)

@@ -98,9 +98,30 @@ def test_torchvision_is_whole(torchvision):
 @pytest.mark.parametrize(
     ("variant", "file", "form", "padding", "eps", "preprocessing"),
     [
-        ("b1", "efficientnet_b1-c27df63c.pth", "torchvision", "symmetric", 1e-5, (240, 240 / 255, "bilinear", *IMAGENET)),
-        ("b2", "efficientnet_b2_rwightman-c35c1473.pth", "torchvision", "symmetric", 1e-5, (288, 1.0, "bicubic", *IMAGENET)),
-        ("b5", "efficientnet_b5_lukemelas-1a07897c.pth", "torchvision", "symmetric", 1e-3, (456, 1.0, "bicubic", *IMAGENET)),
+        (
+            "b1",
+            "efficientnet_b1-c27df63c.pth",
+            "torchvision",
+            "symmetric",
+            1e-5,
+            (240, 240 / 255, "bilinear", *IMAGENET),
+        ),
+        (
+            "b2",
+            "efficientnet_b2_rwightman-c35c1473.pth",
+            "torchvision",
+            "symmetric",
+            1e-5,
+            (288, 1.0, "bicubic", *IMAGENET),
+        ),
+        (
+            "b5",
+            "efficientnet_b5_lukemelas-1a07897c.pth",
+            "torchvision",
+            "symmetric",
+            1e-3,
+            (456, 1.0, "bicubic", *IMAGENET),
+        ),
         ("v2-l", "efficientnet_v2_l-59c71312.pth", "torchvision", "symmetric", 1e-3, (480, 1.0, "bicubic", *HALF)),
         ("b3", "tf_efficientnet_b3_ap-aad25bdd.pth", "timm", "same", 1e-3, (300, 0.904, "bicubic", *HALF)),
         ("b3", "tf_efficientnet_b3_ns-9d44bf68.pth", "timm", "same", 1e-3, (300, 0.904, "bicubic", *IMAGENET)),
@@ -110,9 +131,16 @@ def test_torchvision_is_whole(torchvision):
         ("b4", "efficientnet-b4-6ed6700e.pth", "lukemelas", "same", 1e-3, (380, 0.922, "bicubic", *IMAGENET)),
         # Hugging Face's names of the same weights
         ("b3", "tf_efficientnet_b3.ap_in1k.safetensors", "timm", "same", 1e-3, (300, 0.904, "bicubic", *HALF)),
-        ("b1", "somewhere/efficientnet_b1.ft_in1k.safetensors", "timm", "symmetric", 1e-5, (256, 1.0, "bicubic", *IMAGENET)),
+        (
+            "b1",
+            "somewhere/efficientnet_b1.ft_in1k.safetensors",
+            "timm",
+            "symmetric",
+            1e-5,
+            (256, 1.0, "bicubic", *IMAGENET),
+        ),
     ],
-)  # fmt: skip
+)
 def test_known_files(variant, file, form, padding, eps, preprocessing):
     found = recipe_of(VARIANTS[variant], file, form)
     assert (found.padding, found.eps) == (padding, eps)

@@ -15,11 +15,18 @@ from models.variants import VARIANTS
 # Published: torchvision's `EfficientNet_*_Weights.meta` (num_params; _ops in 10^9 multiply-adds, at so many px), and
 # for Lite the table of TensorFlow's repository (millions of parameters, millions of multiply-adds).
 TORCHVISION = {
-    "b0": (5_288_548, 0.386, 224), "b1": (7_794_184, 0.687, 240), "b2": (9_109_994, 1.088, 288),
-    "b3": (12_233_232, 1.827, 300), "b4": (19_341_616, 4.394, 380), "b5": (30_389_784, 10.266, 456),
-    "b6": (43_040_704, 19.068, 528), "b7": (66_347_960, 37.746, 600),
-    "v2-s": (21_458_488, 8.366, 384), "v2-m": (54_139_356, 24.582, 480), "v2-l": (118_515_272, 56.08, 480),
-}  # fmt: skip
+    "b0": (5_288_548, 0.386, 224),
+    "b1": (7_794_184, 0.687, 240),
+    "b2": (9_109_994, 1.088, 288),
+    "b3": (12_233_232, 1.827, 300),
+    "b4": (19_341_616, 4.394, 380),
+    "b5": (30_389_784, 10.266, 456),
+    "b6": (43_040_704, 19.068, 528),
+    "b7": (66_347_960, 37.746, 600),
+    "v2-s": (21_458_488, 8.366, 384),
+    "v2-m": (54_139_356, 24.582, 480),
+    "v2-l": (118_515_272, 56.08, 480),
+}
 LITE = {"lite0": (4.7, 407), "lite1": (5.4, 631), "lite2": (6.1, 899), "lite3": (8.2, 1440), "lite4": (13.0, 2640)}
 
 
@@ -95,8 +102,12 @@ def test_fix_padding_settles_it_for_one_resolution():
         assert torch.equal(network(x), computed)
     strided = [module for module in network.modules() if isinstance(module, Convolution) and module.asymmetric]
     assert [module.pads for module in strided] == [
-        (1, 1, 1, 1), (0, 1, 0, 1), (2, 2, 2, 2), (0, 1, 0, 1), (2, 2, 2, 2)  # of 75, 38, 19, 10, 5 px
-    ]  # fmt: skip
+        (1, 1, 1, 1),
+        (0, 1, 0, 1),
+        (2, 2, 2, 2),
+        (0, 1, 0, 1),
+        (2, 2, 2, 2),  # of 75, 38, 19, 10, 5 px
+    ]
     again = strided[0](torch.randn(1, 3, 32, 32))
     assert again.shape[-1] == 16  # (32 + 1 + 1 - 3) // 2 + 1: the noted pads, not those of 32 px
 

@@ -66,9 +66,14 @@ def test_a_files_own_classes_count(file):
 
 
 OVERRIDES = {
-    "padding": "same", "eps": 1e-2, "resolution": 128, "crop": 0.5, "interpolation": "bilinear",
-    "mean": (0.1, 0.2, 0.3), "std": (0.3, 0.2, 0.1),
-}  # fmt: skip
+    "padding": "same",
+    "eps": 1e-2,
+    "resolution": 128,
+    "crop": 0.5,
+    "interpolation": "bilinear",
+    "mean": (0.1, 0.2, 0.3),
+    "std": (0.3, 0.2, 0.1),
+}
 
 
 @pytest.mark.parametrize("name", OVERRIDES)
@@ -94,8 +99,16 @@ def test_the_recipe_of_random_weights_can_be_set_by_hand():
 
 
 def test_our_own_checkpoint_is_run_as_it_says(tmp_path):
-    recipe = {"padding": "same", "eps": 0.002, "resolution": 96, "crop": 1, "interpolation": "bilinear",
-              "mean": [0, 0, 0], "std": [1, 1, 1], "labels": ["rose", "tulip"]}  # fmt: skip
+    recipe = {
+        "padding": "same",
+        "eps": 0.002,
+        "resolution": 96,
+        "crop": 1,
+        "interpolation": "bilinear",
+        "mean": [0, 0, 0],
+        "std": [1, 1, 1],
+        "labels": ["rose", "tulip"],
+    }
     path = tmp_path / "tf_efficientnet_b0.safetensors"
     save_file(EfficientNet(VARIANTS["b0"], 2).state_dict(), path, metadata={"recipe": json.dumps(recipe)})
     pretrained = load_pretrained(VARIANTS["b0"], Weights(path, ""), {"crop": 0.8})

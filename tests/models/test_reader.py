@@ -75,11 +75,20 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 def in_lukemelas_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Our state dict as efficientnet_pytorch's model.py names it; written out apart from the table that is tested."""
     parts = {
-        "expand.conv": "_expand_conv", "expand.norm": "_bn0", "depthwise.conv": "_depthwise_conv",
-        "depthwise.norm": "_bn1", "squeeze.reduce": "_se_reduce", "squeeze.expand": "_se_expand",
-        "project.conv": "_project_conv", "project.norm": "_bn2", "stem.conv": "_conv_stem", "stem.norm": "_bn0",
-        "head.conv": "_conv_head", "head.norm": "_bn1", "classifier": "_fc",
-    }  # fmt: skip
+        "expand.conv": "_expand_conv",
+        "expand.norm": "_bn0",
+        "depthwise.conv": "_depthwise_conv",
+        "depthwise.norm": "_bn1",
+        "squeeze.reduce": "_se_reduce",
+        "squeeze.expand": "_se_expand",
+        "project.conv": "_project_conv",
+        "project.norm": "_bn2",
+        "stem.conv": "_conv_stem",
+        "stem.norm": "_bn0",
+        "head.conv": "_conv_head",
+        "head.norm": "_bn1",
+        "classifier": "_fc",
+    }
     blocks = list(dict.fromkeys(name.rsplit(".", 3)[0] for name in state if name.startswith("stages.")))
     named = {}
     for name, tensor in state.items():
@@ -137,7 +146,9 @@ WRAPPINGS = {
     "DataParallel": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
     "Lightning": lambda state: {
         "state_dict": {f"model.{name}": tensor for name, tensor in state.items()},
-        "epoch": 3, "hyper_parameters": {"lr": 0.1}, "optimizer_states": [{"state": {}}],
+        "epoch": 3,
+        "hyper_parameters": {"lr": 0.1},
+        "optimizer_states": [{"state": {}}],
     },
     "compiled DataParallel": lambda state: {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()},
     "nested": lambda state: {"epoch": 1, "model": state},
@@ -145,16 +156,21 @@ WRAPPINGS = {
     "averaged": lambda state: {
         "model": {name: tensor * 0 for name, tensor in state.items()},  # torchvision's references, --model-ema
         "model_ema": {"n_averaged": torch.tensor(8), **{f"module.{name}": tensor for name, tensor in state.items()}},
-        "args": argparse.Namespace(lr=0.5, data_path="/data"), "epoch": 599,
+        "args": argparse.Namespace(lr=0.5, data_path="/data"),
+        "epoch": 599,
     },
     "timm's training": lambda state: {
-        "epoch": 9, "arch": "efficientnet_b0", "version": 2, "metric": 77.1, "amp_scaler": {"scale": 65536.0},
+        "epoch": 9,
+        "arch": "efficientnet_b0",
+        "version": 2,
+        "metric": 77.1,
+        "amp_scaler": {"scale": 65536.0},
         "args": argparse.Namespace(model="efficientnet_b0", lr=0.05, mean=None, betas=[0.9, 0.999]),
         "optimizer": {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 0.05}]},
         "state_dict": {name: tensor * 0 for name, tensor in state.items()},
         "state_dict_ema": state,
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
@@ -194,9 +210,10 @@ def test_values_that_are_not_finite(value, timms, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [lambda t: (t * 100).to(torch.int8), lambda t: t.to(torch.float8_e4m3fn), lambda t: t.to_sparse()],
+    "change",
+    [lambda t: (t * 100).to(torch.int8), lambda t: t.to(torch.float8_e4m3fn), lambda t: t.to_sparse()],
     ids=["int8", "float8", "sparse"],
-)  # fmt: skip
+)
 def test_quantised_weights_are_not_taken_for_plain_ones(change, timms, tmp_path):
     timms["conv_head.weight"] = change(timms["conv_head.weight"])
     said = error_of(written(tmp_path / "b0.pth", timms))
@@ -338,9 +355,15 @@ def test_the_allowed_namespace_is_allowed_here_only(timms, tmp_path):
 # Our own recipe
 
 RECIPE = {
-    "padding": "same", "eps": 1e-3, "resolution": 192, "crop": 0.9, "interpolation": "bilinear",
-    "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "labels": ["a", "b", "c", "d", "e", "f", "g"],
-}  # fmt: skip
+    "padding": "same",
+    "eps": 1e-3,
+    "resolution": 192,
+    "crop": 0.9,
+    "interpolation": "bilinear",
+    "mean": [0.1, 0.2, 0.3],
+    "std": [0.4, 0.5, 0.6],
+    "labels": ["a", "b", "c", "d", "e", "f", "g"],
+}
 
 
 def with_recipe(path: Path, state, recipe) -> Path:
@@ -368,7 +391,7 @@ def test_no_recipe_or_another_format_has_none(ours, timms, tmp_path):
         *({**RECIPE, "padding": "SAME"}, {**RECIPE, "interpolation": "nearest"}),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_recipe_that_cannot_be_read(recipe, ours, tmp_path):
     path = with_recipe(tmp_path / "b0.safetensors", ours, recipe)
     with pytest.raises(UserError, match="recipe that can't be read") as caught:

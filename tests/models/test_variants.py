@@ -22,10 +22,18 @@ def test_compound_scaling_is_the_papers():
 @pytest.mark.parametrize(
     ("channels", "rounded"),
     [
-        (1, 8), (8, 8), (16 * 1.1, 16), (20, 24), (40 * 1.1, 48), (32 * 1.4, 48), (80 * 1.4, 112), (320 * 1.8, 576),
-        (11, 16), (19, 24),  # the nearest multiple, 8 or 16, would be more than 10 % less
+        (1, 8),
+        (8, 8),
+        (16 * 1.1, 16),
+        (20, 24),
+        (40 * 1.1, 48),
+        (32 * 1.4, 48),
+        (80 * 1.4, 112),
+        (320 * 1.8, 576),
+        (11, 16),
+        (19, 24),  # the nearest multiple, 8 or 16, would be more than 10 % less
     ],
-)  # fmt: skip
+)
 def test_round_channels(channels, rounded):
     assert round_channels(channels) == rounded
 
@@ -125,9 +133,17 @@ def test_mentioned(name):
 
 @pytest.mark.parametrize(
     ("word", "name"),
-    [("b0", "b0"), (" B7 ", "b7"), ("efficientnet-b3", "b3"), ("EfficientNet_V2_S", "v2-s"), ("v2_s", "v2-s"),
-     ("tf_efficientnetv2_b0", "v2-b0"), ("Lite-2", "lite2"), ("efficientnet_lite4", "lite4")],
-)  # fmt: skip
+    [
+        ("b0", "b0"),
+        (" B7 ", "b7"),
+        ("efficientnet-b3", "b3"),
+        ("EfficientNet_V2_S", "v2-s"),
+        ("v2_s", "v2-s"),
+        ("tf_efficientnetv2_b0", "v2-b0"),
+        ("Lite-2", "lite2"),
+        ("efficientnet_lite4", "lite4"),
+    ],
+)
 def test_variant_named_takes_any_spelling(word, name):
     assert variant_named(word) is VARIANTS[name]
 

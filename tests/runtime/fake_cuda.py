@@ -157,9 +157,17 @@ def fake_cuda_bindings(library: Library) -> Dict[str, Any]:
         return (library.current(),)
 
     for function in (
-        cuDevicePrimaryCtxRetain, cuCtxPushCurrent, cuCtxPopCurrent, cuMemAllocHost, cuStreamSynchronize, cuEventRecord,
-        cuStreamBeginCapture, cuStreamEndCapture, cuGraphInstantiate, cuGraphLaunch,
-    ):  # fmt: skip
+        cuDevicePrimaryCtxRetain,
+        cuCtxPushCurrent,
+        cuCtxPopCurrent,
+        cuMemAllocHost,
+        cuStreamSynchronize,
+        cuEventRecord,
+        cuStreamBeginCapture,
+        cuStreamEndCapture,
+        cuGraphInstantiate,
+        cuGraphLaunch,
+    ):
         setattr(module, function.__name__, function)
     for name in (
         "cuMemFree",

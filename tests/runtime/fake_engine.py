@@ -138,7 +138,9 @@ class FakeExecutionContext(Fake):
             return False
         low, _, high = self._owner._header["profiles"][self._profile][name]
         if len(tuple(shape)) != len(low) or not all(a <= n <= b for a, n, b in zip(low, shape, high)):
-            log_error(self._trt, f"Error Code 3: API Usage Error (set dimensions {tuple(shape)} outside of the profile)")
+            log_error(
+                self._trt, f"Error Code 3: API Usage Error (set dimensions {tuple(shape)} outside of the profile)"
+            )
             return False
         self._shapes[name] = tuple(shape)
         return True
@@ -170,7 +172,9 @@ class FakeExecutionContext(Fake):
         if stream_handle not in (0, *STREAMS):
             raise AssertionError(f"execute_async_v3 on {stream_handle:#x}, which is no stream")
         if source.name not in self._shapes or {source.name, *(each.name for each in results)} - set(self._addresses):
-            log_error(trt, "Error Code 3: API Usage Error (neither address nor allocator is set, or a shape is missing)")
+            log_error(
+                trt, "Error Code 3: API Usage Error (neither address nor allocator is set, or a shape is missing)"
+            )
             return False
         if (
             stream is not None
@@ -184,7 +188,8 @@ class FakeExecutionContext(Fake):
         shape = self._shapes[source.name]  # what follows is fixed now and done when the stream gets there
         images = _view(trt, self._addresses[source.name], shape, SIZES[DTYPES[source.type]])
         answers = [
-            _view(trt, self._addresses[each.name], (shape[0], *each.shape[1:]), SIZES[DTYPES[each.type]]) for each in results
+            _view(trt, self._addresses[each.name], (shape[0], *each.shape[1:]), SIZES[DTYPES[each.type]])
+            for each in results
         ]
         profiler = self.__dict__.get("_profiler")
 

@@ -34,11 +34,23 @@ TABLE = Path(__file__).resolve().parents[1] / "data" / "tensorrt_api.tsv"
 VERSIONS = ("8.5.3", "10.3.0", "10.13.3", "10.16.1", "11.4.0", "rtx-1.7.1")
 CACHE = b"FAKE TIMING CACHE\n"
 _LAYERS = {
-    "Conv": "CONVOLUTION", "Relu": "ACTIVATION", "Clip": "ACTIVATION", "Sigmoid": "ACTIVATION", "Add": "ELEMENTWISE",
-    "Mul": "ELEMENTWISE", "GlobalAveragePool": "REDUCE", "ReduceMean": "REDUCE", "Gemm": "MATRIX_MULTIPLY",
-    "MatMul": "MATRIX_MULTIPLY", "Flatten": "SHUFFLE", "Reshape": "SHUFFLE", "Constant": "CONSTANT",
-    "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE", "Transpose": "SHUFFLE",
-}  # fmt: skip
+    "Conv": "CONVOLUTION",
+    "Relu": "ACTIVATION",
+    "Clip": "ACTIVATION",
+    "Sigmoid": "ACTIVATION",
+    "Add": "ELEMENTWISE",
+    "Mul": "ELEMENTWISE",
+    "GlobalAveragePool": "REDUCE",
+    "ReduceMean": "REDUCE",
+    "Gemm": "MATRIX_MULTIPLY",
+    "MatMul": "MATRIX_MULTIPLY",
+    "Flatten": "SHUFFLE",
+    "Reshape": "SHUFFLE",
+    "Constant": "CONSTANT",
+    "QuantizeLinear": "QUANTIZE",
+    "DequantizeLinear": "DEQUANTIZE",
+    "Transpose": "SHUFFLE",
+}
 _ON_DLA = {"CONVOLUTION", "ACTIVATION", "ELEMENTWISE", "POOLING"}
 
 
@@ -357,7 +369,9 @@ class FakeOnnxParser(Fake):
         pixels = [each.name for each in session.get_inputs() if each.type == "tensor(uint8)"]
         for name, kind, inputs in nodes(content):
             if set(inputs) & set(pixels) and kind != "Cast":  # in the real one's words
-                return self._fail("INVALID_NODE", f"{name}: first input has type UInt8 but must have type Float, Half, or Bool")
+                return self._fail(
+                    "INVALID_NODE", f"{name}: first input has type UInt8 but must have type Float, Half, or Bool"
+                )
             network._layers.append(self._new("ILayer", name_=name, type=_LAYERS.get(kind, "IDENTITY")))
         for found, target in ((session.get_inputs(), network._inputs), (session.get_outputs(), network._outputs)):
             for tensor in found:

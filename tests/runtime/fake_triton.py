@@ -23,7 +23,11 @@ class FakeTriton:
     """Answers a picture with its own content as the label; one that says b"bad" is not readable."""
 
     def __init__(self) -> None:
-        self.models = {"lite0": ("READY", ""), "lite0_onnxruntime": ("READY", ""), "broken": ("UNAVAILABLE", "no such file")}
+        self.models = {
+            "lite0": ("READY", ""),
+            "lite0_onnxruntime": ("READY", ""),
+            "broken": ("UNAVAILABLE", "no such file"),
+        }
         self.failures: List[Tuple[int, str]] = []  # (status, message) of the next inferences
         self.slow: Dict[bytes, float] = {}  # picture -> seconds until its answer
         self.pages: Optional[bytes] = None  # instead of all else: what another web server says
@@ -68,7 +72,10 @@ class FakeTriton:
         if self.pages is not None:
             return 200, self.pages, 0
         if path == "/v2/repository/index":
-            rows = [{"name": name, "version": "1", "state": state, "reason": why} for name, (state, why) in self.models.items()]
+            rows = [
+                {"name": name, "version": "1", "state": state, "reason": why}
+                for name, (state, why) in self.models.items()
+            ]
             return 200, json.dumps(rows).encode(), 0
         if path.endswith("/config"):
             return 200, json.dumps(NETWORK if path.endswith("_onnxruntime/config") else CONFIG).encode(), 0
@@ -88,9 +95,19 @@ class FakeTriton:
             ("model", "BYTES", struct.pack("<I", len(json.dumps(TOLD))) + json.dumps(TOLD).encode()),
         ]
         wide = ("class", "probability", "label")
-        head = json.dumps({
-            "model_name": "lite0", "model_version": "1",
-            "outputs": [{"name": name, "datatype": kind, "shape": [1, top if name in wide else 1],
-                         "parameters": {"binary_data_size": len(content)}} for name, kind, content in outputs],
-        }).encode()  # fmt: skip
+        head = json.dumps(
+            {
+                "model_name": "lite0",
+                "model_version": "1",
+                "outputs": [
+                    {
+                        "name": name,
+                        "datatype": kind,
+                        "shape": [1, top if name in wide else 1],
+                        "parameters": {"binary_data_size": len(content)},
+                    }
+                    for name, kind, content in outputs
+                ],
+            }
+        ).encode()
         return 200, head + b"".join(content for *_, content in outputs), len(head)

@@ -45,7 +45,9 @@ def test_a_batch_that_the_graph_does_not_take_is_run_in_pieces(
     assert shape_of(pairs) == Shape(224, 1000, 2) and artifact.variant == "in-pairs"
     assert artifact.preprocessing == lite0
     pictures = (list(photographs) * 3)[:5]
-    with Classifier(model, backend=backend, threads=1) as ours, Classifier(artifact.path, backend=backend, threads=1) as theirs:
+    with Classifier(model, backend=backend, threads=1) as ours, Classifier(
+        artifact.path, backend=backend, threads=1
+    ) as theirs:
         assert theirs.backend.batch == 2
         batch = ours.preprocess(pictures)
         expected = ours.logits(batch)
@@ -74,7 +76,19 @@ def test_bench_says_so(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bench, "cold_start", lambda *_: Cold(2.0, 3.0, None))
-    command = ["bench", "--foreign", str(pairs), "--batch", "2,3", "--seconds", "0.05", "--threads", "1", "--json", "b.json"]
+    command = [
+        "bench",
+        "--foreign",
+        str(pairs),
+        "--batch",
+        "2,3",
+        "--seconds",
+        "0.05",
+        "--threads",
+        "1",
+        "--json",
+        "b.json",
+    ]
     monkeypatch.setattr("sys.argv", command)
     assert bench.main() == 0
     result = json.loads((tmp_path / "b.json").read_text())

@@ -221,8 +221,14 @@ def test_find_artifact(tmp_path: Path) -> None:
     assert find_artifact("b1", "fp16", tmp_path) == tmp_path / "b1" / "b1.fp16.onnx"
     set_latest("b1", tmp_path, "fp16")
     assert find_artifact(folder=tmp_path) == find_artifact("b1", folder=tmp_path) == tmp_path / "b1" / "b1.fp16.onnx"
-    assert find_artifact("b1", "fp32", tmp_path) == find_artifact(None, "fp32", tmp_path) == tmp_path / "b1" / "b1.fp32.onnx"
-    assert find_artifact("lite0", folder=tmp_path) == tmp_path / "lite0" / "lite0.fp32.onnx"  # of another: nothing was said
+    assert (
+        find_artifact("b1", "fp32", tmp_path)
+        == find_artifact(None, "fp32", tmp_path)
+        == tmp_path / "b1" / "b1.fp32.onnx"
+    )
+    assert (
+        find_artifact("lite0", folder=tmp_path) == tmp_path / "lite0" / "lite0.fp32.onnx"
+    )  # of another: nothing was said
     with pytest.raises(UserError, match="make calibrate VARIANT=b1.*b1.fp16.onnx, b1.fp32.onnx, lite0.fp32.onnx"):
         find_artifact("b1", "int8", tmp_path)
     with pytest.raises(UserError, match=f"no precision 'f16': choose {', '.join(PRECISIONS)}"):

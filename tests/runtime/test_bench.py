@@ -52,7 +52,17 @@ def test_whole_command(here: Path, model: Path) -> None:
     """One process, as people run it; the model stands in for one of another project as well."""
     other = here / "resnet.onnx"
     shutil.copy(model, other)
-    command = [sys.executable, "-m", "runtime.bench", "--variant", "lite0", "--foreign", str(other), "--images", str(DATA)]
+    command = [
+        sys.executable,
+        "-m",
+        "runtime.bench",
+        "--variant",
+        "lite0",
+        "--foreign",
+        str(other),
+        "--images",
+        str(DATA),
+    ]
     command += ["--seconds", "0.2", "--threads", "1", "--json", "deep/bench.json"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=900)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr

@@ -207,9 +207,14 @@ def test_a_processor_that_saturates_gets_int8_in_float_and_is_told(precisions, m
 
 @pytest.mark.parametrize(
     ("machine", "flags", "saturates"),
-    [("x86_64", "fpu avx2 fma", True), ("x86_64", "avx2 avx_vnni", False), ("AMD64", "avx512f avx512_vnni", False),
-     ("x86_64", "", False), ("aarch64", "", False)],
-)  # fmt: skip
+    [
+        ("x86_64", "fpu avx2 fma", True),
+        ("x86_64", "avx2 avx_vnni", False),
+        ("AMD64", "avx512f avx512_vnni", False),
+        ("x86_64", "", False),
+        ("aarch64", "", False),
+    ],
+)
 def test_which_processors_saturate(machine, flags, saturates, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(backends, "_cpu_flags", lambda: flags.split())
@@ -218,7 +223,9 @@ def test_which_processors_saturate(machine, flags, saturates, monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 def test_openvino_answers_as_onnxruntime(model, photographs):
-    with Classifier(model, backend="onnxruntime") as expected, Classifier(model, backend="openvino", threads=1) as classify:
+    with Classifier(model, backend="onnxruntime") as expected, Classifier(
+        model, backend="openvino", threads=1
+    ) as classify:
         batch = expected.preprocess(list(photographs))
         logits = expected.logits(batch)
         np.testing.assert_allclose(classify.logits(batch), logits, atol=1e-3 * np.abs(logits).max())

@@ -84,7 +84,10 @@ def test_errors_of_users_and_of_their_disks_are_sentences(capfd: pytest.CaptureF
     assert ended(wrong) == 2
     assert capfd.readouterr().err == "error: photos holds no pictures.\n  name another folder\n"
     code = "from runtime.command import run\ndef main(): raise OSError({}, 'said so')\nrun(main)"
-    for number, status, said in ((errno.EPIPE, 141, ""), (errno.ENOSPC, 1, "error: the output can't be written: said so.\n")):
+    for number, status, said in (
+        (errno.EPIPE, 141, ""),
+        (errno.ENOSPC, 1, "error: the output can't be written: said so.\n"),
+    ):
         command = [sys.executable, "-c", code.format(number)]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
         assert (done.returncode, done.stderr) == (status, said)

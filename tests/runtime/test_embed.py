@@ -26,12 +26,19 @@ from tests.runtime.onnx_bytes import FLOAT, message, node, tiny_onnx, value_info
 
 SIDE, CHANNELS = 16, 24
 FACTS = {
-    "resolution": str(SIDE), "crop": "1.0", "interpolation": "bilinear", "mean": "[0.5, 0.5, 0.5]", "std": "[0.25, 0.25, 0.25]",
-    "weights": "made for a test", "weights_sha256": "0" * 64,
-}  # fmt: skip
+    "resolution": str(SIDE),
+    "crop": "1.0",
+    "interpolation": "bilinear",
+    "mean": "[0.5, 0.5, 0.5]",
+    "std": "[0.25, 0.25, 0.25]",
+    "weights": "made for a test",
+    "weights_sha256": "0" * 64,
+}
 
 
-def write_artifact(folder: Path, variant: str, graph: bytes, head: str, outputs: List[dict], precision: str = "fp32") -> Path:
+def write_artifact(
+    folder: Path, variant: str, graph: bytes, head: str, outputs: List[dict], precision: str = "fp32"
+) -> Path:
     facts = {**FACTS, "variant": variant, "head": head, "outputs": json.dumps(outputs)}
     path = folder / variant / f"{variant}.{precision}.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +92,9 @@ def command(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
     return called
 
 
-def test_a_row_for_each_picture_in_order_and_a_word_for_each_that_failed(command: Any, photos: Path, model: Path) -> None:
+def test_a_row_for_each_picture_in_order_and_a_word_for_each_that_failed(
+    command: Any, photos: Path, model: Path
+) -> None:
     status, out, err = command("my photos", "--backend", "onnxruntime")
     assert status == 1 and "5 pictures, 24 values each, each of length 1" in out and "1 could not be embedded" in out
     assert [line for line in err.splitlines() if "broken.jpg" in line and line.startswith("error: ")]
@@ -105,7 +114,9 @@ def test_a_row_for_each_picture_in_order_and_a_word_for_each_that_failed(command
 def test_raw_is_what_the_network_gives(command: Any, photos: Path, model: Path) -> None:
     assert command("my photos/grey.png", "--raw", "--out", "raw.npy")[0] == 0
     embedder = Embedder(model)
-    np.testing.assert_allclose(np.load("raw.npy"), embedder.logits(embedder.preprocess(["my photos/grey.png"])), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.load("raw.npy"), embedder.logits(embedder.preprocess(["my photos/grey.png"])), rtol=1e-5
+    )
     assert not Path("embeddings.npy").exists() and np.linalg.norm(np.load("raw.npy")) != pytest.approx(1)
 
 
@@ -114,7 +125,9 @@ def test_a_copy_is_nearest_and_the_picture_itself_is_left_out(command: Any, phot
     found = json.loads(out)
     assert status == 1 and (found["embeddings"], found["failed"]) == (5, 1)
     names = [os.path.basename(each["file"]) for each in found["nearest"]]
-    assert set(names[:2]) == {"phone.jpg", "corgi small.png"} and len(names) == 3  # turned by its EXIF, or it would be far
+    assert (
+        set(names[:2]) == {"phone.jpg", "corgi small.png"} and len(names) == 3
+    )  # turned by its EXIF, or it would be far
     similar = [each["similarity"] for each in found["nearest"]]
     assert similar == sorted(similar, reverse=True) and similar[1] > 0.9 > similar[2]
     assert not list(Path().glob("embeddings*"))  # a question leaves no files
@@ -129,7 +142,9 @@ def test_a_file_of_embeddings_answers_as_the_folder_did(
     monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(tmp_path / "artifacts"))
     monkeypatch.chdir(tmp_path / "my photos")  # names in the file are as seen from elsewhere
     status, out, _ = command("../e.npy", "--nearest", DATA / "corgi.jpg", "--picture", "sheet.png")
-    assert status == 0 and [line.split(None, 1)[1] for line in out.splitlines()[1:-1]] == [each["file"] for each in before]
+    assert status == 0 and [line.split(None, 1)[1] for line in out.splitlines()[1:-1]] == [
+        each["file"] for each in before
+    ]
     with Image.open("sheet.png") as sheet:
         colours = np.asarray(sheet.convert("RGB")).reshape(-1, 3)
     assert len(np.unique(colours, axis=0)) > 5000  # photographs, found from here
@@ -170,8 +185,14 @@ def test_damaged_embeddings_are_a_sentence(command: Any, photos: Path, harm: Any
         (["nowhere"], "none of the pictures could be embedded"),
         (["my photos", "--out", "e.csv"], "neither a .npy nor a .parquet"),
         (["my photos", "--picture", "p.png"], "go with --nearest"),
-        (["my photos", "--nearest", "my photos/grey.png", "--picture", "p.tif"], "a contact sheet is written as one of"),
-        (["my photos", "--nearest", "my photos/grey.png", "--picture", "p.png", "--count", "9999"], "too many for a contact"),
+        (
+            ["my photos", "--nearest", "my photos/grey.png", "--picture", "p.tif"],
+            "a contact sheet is written as one of",
+        ),
+        (
+            ["my photos", "--nearest", "my photos/grey.png", "--picture", "p.png", "--count", "9999"],
+            "too many for a contact",
+        ),
         (["my photos", "--nearest", "nowhere.jpg"], "nowhere.jpg: cannot be opened"),
         (["my photos", "--nearest", "my photos/broken.jpg"], "truncated"),
         (["e.npy", "my photos", "--nearest", "x.jpg"], "it is the only source"),
@@ -180,7 +201,9 @@ def test_damaged_embeddings_are_a_sentence(command: Any, photos: Path, harm: Any
         (["my photos", "--variant", "b1-embedding"], "make export VARIANT=b1-embedding"),
     ],
 )
-def test_wrong_use_is_a_sentence_and_writes_nothing(command: Any, photos: Path, arguments: List[str], sentence: str) -> None:
+def test_wrong_use_is_a_sentence_and_writes_nothing(
+    command: Any, photos: Path, arguments: List[str], sentence: str
+) -> None:
     before = sorted(Path().rglob("*"))
     status, _, err = command(*arguments)
     assert status == (1 if arguments == ["nowhere"] else 2) and sentence in err
@@ -188,13 +211,23 @@ def test_wrong_use_is_a_sentence_and_writes_nothing(command: Any, photos: Path, 
 
 
 def test_a_classifier_is_refused_with_the_command_that_makes_the_embedding(command: Any, photos: Path) -> None:
-    facts = {**FACTS, "variant": "lite0", "classes": str(CHANNELS), "labels": json.dumps(["x"] * CHANNELS), "wnids": "[]"}
+    facts = {
+        **FACTS,
+        "variant": "lite0",
+        "classes": str(CHANNELS),
+        "labels": json.dumps(["x"] * CHANNELS),
+        "wnids": "[]",
+    }
     path = Path("artifacts/lite0/lite0.fp32.onnx")
     path.parent.mkdir()
     path.write_bytes(sealed(tiny_onnx(SIDE, CHANNELS), "fp32", facts)[0])
     Path("artifacts/latest").write_text("lite0\n")
     status, _, err = command("my photos")
-    assert status == 2 and "'make export VARIANT=lite0 HEAD=embedding' makes the one" in err and "called lite0-embedding" in err
+    assert (
+        status == 2
+        and "'make export VARIANT=lite0 HEAD=embedding' makes the one" in err
+        and "called lite0-embedding" in err
+    )
 
 
 def test_answers_beyond_the_precision_are_failures(command: Any, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,13 +265,19 @@ def test_nearest_is_the_cosine_whatever_the_lengths() -> None:
     found = nearest(known, query, 5)
     assert [each.file for each in found] == [f"{i}.jpg" for i in np.argsort(-wanted)[:5]]
     np.testing.assert_allclose([each.similarity for each in found], np.sort(wanted)[::-1][:5], atol=1e-5)
-    assert len(nearest(known, query, 9999)) == 5000 and all(-1 <= each.similarity <= 1 for each in nearest(known, query, 5000))
+    assert len(nearest(known, query, 9999)) == 5000 and all(
+        -1 <= each.similarity <= 1 for each in nearest(known, query, 5000)
+    )
 
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_any_name_can_be_drawn(photos: Path, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if plain:  # a Pillow without FreeType
-        basic = ImageFont.load_default_imagefont() if hasattr(ImageFont, "load_default_imagefont") else ImageFont.load_default()
+        basic = (
+            ImageFont.load_default_imagefont()
+            if hasattr(ImageFont, "load_default_imagefont")
+            else ImageFont.load_default()
+        )
         monkeypatch.setattr(contact_sheet, "_own", lambda: [basic])
         monkeypatch.setattr(contact_sheet, "_system", lambda name: None)
     names = ["short.jpg", "x" * 300, "猫/кошка/قطة/🐈.jpg", "nul\0 and \x1b[31m.jpg", "\udcff\udcfe.jpg", ""]

@@ -77,7 +77,9 @@ def test_auto_without_tensorrt_says_what_is_missing(
 ) -> None:
     monkeypatch.setattr(generations, "installed", lambda _: False)
     said: List[str] = []
-    assert open_backend(read_artifact(artifacts_here / "lite0" / "lite0.fp32.onnx"), say=said.append).name == "onnxruntime"
+    assert (
+        open_backend(read_artifact(artifacts_here / "lite0" / "lite0.fp32.onnx"), say=said.append).name == "onnxruntime"
+    )
     assert "neither tensorrt nor tensorrt_rtx is installed" in said[0]
 
 

@@ -79,7 +79,11 @@ def test_manifests_that_can_not_be_read(text, column, said, tmp_path):
 
 
 def test_nothing_to_do(tmp_path):
-    for argument, said in ((tmp_path, "There are no pictures in"), (f"{tmp_path}/*.jpg", "No file matches"), ("-", "standard")):
+    for argument, said in (
+        (tmp_path, "There are no pictures in"),
+        (f"{tmp_path}/*.jpg", "No file matches"),
+        ("-", "standard"),
+    ):
         with pytest.raises(UserError, match=said):
             names(argument)
 
@@ -89,7 +93,11 @@ def test_parquet_of_pictures_and_of_paths(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     struct = [{"bytes": CORGI.read_bytes(), "path": "x"}, None, {"bytes": b"no picture", "path": "y"}]
     tables = {
-        "bytes": {"name": ["one", None, "three"], "jpg": [CORGI.read_bytes(), None, b"no picture"], "path": ["p", None, "q"]},
+        "bytes": {
+            "name": ["one", None, "three"],
+            "jpg": [CORGI.read_bytes(), None, b"no picture"],
+            "path": ["p", None, "q"],
+        },
         "struct": {"image": struct},
         "paths": {"url": ["a.jpg", "/b.jpg"], "size": [1, 2]},
     }
@@ -156,7 +164,9 @@ def test_a_group_is_bounded():
 
 def test_a_second_process_is_told(tmp_path):
     store = Store(str(tmp_path / "out"))
-    with store.mine(), pytest.raises(UserError, match="Another process is writing"), Store(str(tmp_path / "out")).mine():
+    with store.mine(), pytest.raises(UserError, match="Another process is writing"), Store(
+        str(tmp_path / "out")
+    ).mine():
         pass
     with store.mine():
         pass
@@ -177,7 +187,11 @@ def test_a_second_process_is_told(tmp_path):
 def test_mistakes(module, arguments, said, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)  # as on a machine without it
     monkeypatch.setattr(sys, "argv", [module, *arguments])
-    for variable in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+    for variable in (
+        "RAY_USAGE_STATS_ENABLED",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+    ):
         monkeypatch.setenv(variable, "0")
     with pytest.raises(UserError if said else SystemExit, match=said) as raised:
         importlib.import_module(f"runtime.{module}").main()

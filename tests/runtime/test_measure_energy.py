@@ -13,26 +13,46 @@ from runtime.measure.energy import Counter, Energy, Meter, Power, boards, jetson
 # Orin Nano, JetPack 6: one chip, whose first rail feeds the others; in4 and above are shunts and sums.
 ORIN_NANO = {
     "name": "ina3221",
-    "in1_label": "VDD_IN", "in1_input": "4984", "curr1_input": "1856",
-    "in2_label": "VDD_CPU_GPU_CV", "in2_input": "4976", "curr2_input": "480",
-    "in3_label": "VDD_SOC", "in3_input": "4976", "curr3_input": "520",
-    "in7_label": "sum of shunt voltages", "in7_input": "360", "curr4_input": "2856",
-}  # fmt: skip
+    "in1_label": "VDD_IN",
+    "in1_input": "4984",
+    "curr1_input": "1856",
+    "in2_label": "VDD_CPU_GPU_CV",
+    "in2_input": "4976",
+    "curr2_input": "480",
+    "in3_label": "VDD_SOC",
+    "in3_input": "4976",
+    "curr3_input": "520",
+    "in7_label": "sum of shunt voltages",
+    "in7_input": "360",
+    "curr4_input": "2856",
+}
 # AGX Orin: two chips, no rail that feeds all, channels that are not connected.
 AGX_ORIN = (
     {
         "name": "ina3221",
-        "in1_label": "VDD_GPU_SOC", "in1_input": "20000", "curr1_input": "150",
-        "in2_label": "VDD_CPU_CV", "in2_input": "20000", "curr2_input": "20",
-        "in3_label": "VIN_SYS_5V0", "in3_input": "5000", "curr3_input": "800",
+        "in1_label": "VDD_GPU_SOC",
+        "in1_input": "20000",
+        "curr1_input": "150",
+        "in2_label": "VDD_CPU_CV",
+        "in2_input": "20000",
+        "curr2_input": "20",
+        "in3_label": "VIN_SYS_5V0",
+        "in3_input": "5000",
+        "curr3_input": "800",
     },
     {
         "name": "ina3221",
-        "in1_label": "NC", "in1_input": "0", "curr1_input": "0",
-        "in2_label": "VDDQ_VDD2_1V8AO", "in2_input": "5000", "curr2_input": "80",
-        "in3_label": "NC", "in3_input": "0", "curr3_input": "0",
+        "in1_label": "NC",
+        "in1_input": "0",
+        "curr1_input": "0",
+        "in2_label": "VDDQ_VDD2_1V8AO",
+        "in2_input": "5000",
+        "curr2_input": "80",
+        "in3_label": "NC",
+        "in3_input": "0",
+        "curr3_input": "0",
     },
-)  # fmt: skip
+)
 FAN = {"name": "pwmfan", "in1_label": "VDD_IN", "in1_input": "12000", "curr1_input": "9000"}
 
 
@@ -270,7 +290,6 @@ def test_a_counter_without_a_limit_that_goes_back() -> None:
     counter = Counter("counter", lambda: next(counts), 1.0)
     with pytest.raises(ValueError, match="went back"):
         counter.joules(1)
-
 
 
 def test_sources_are_named() -> None:

@@ -34,7 +34,14 @@ class Machine:
 
     def measure(self, subjects: Sequence[Any], batches: Sequence[int], seconds: float) -> List[Any]:
         return measure(
-            subjects, batches, [b""] * 8, seconds, run=self.run, clock=lambda: self.now, settle=self.settle, say=lambda _: None
+            subjects,
+            batches,
+            [b""] * 8,
+            seconds,
+            run=self.run,
+            clock=lambda: self.now,
+            settle=self.settle,
+            say=lambda _: None,
         )
 
 

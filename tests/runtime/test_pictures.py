@@ -16,7 +16,17 @@ from runtime.pictures import find_pictures
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with pictures in photos/ and below."""
-    names = ("z.jpg", "b/10.JPG", "b/9.png", "b/11.AVIF", "a/x.tiff", "a/c/d.webp", "notes.txt", ".hidden.jpg", ".thumbs/t.jpg")
+    names = (
+        "z.jpg",
+        "b/10.JPG",
+        "b/9.png",
+        "b/11.AVIF",
+        "a/x.tiff",
+        "a/c/d.webp",
+        "notes.txt",
+        ".hidden.jpg",
+        ".thumbs/t.jpg",
+    )
     for name in names:
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,10 +42,19 @@ def found(*arguments: str) -> List[str]:
 
 
 def test_folder_and_all_below_sorted(folder: Path) -> None:
-    below = ["photos/z.jpg", "photos/a/x.tiff", "photos/a/c/d.webp", "photos/b/10.JPG", "photos/b/11.AVIF", "photos/b/9.png"]
+    below = [
+        "photos/z.jpg",
+        "photos/a/x.tiff",
+        "photos/a/c/d.webp",
+        "photos/b/10.JPG",
+        "photos/b/11.AVIF",
+        "photos/b/9.png",
+    ]
     assert found("photos") == below
     assert [name.replace("photos//", "photos/") for name in found("photos/")] == below
-    assert found(str(folder / "photos" / "b")) == [f"{folder}/photos/b/{name}" for name in ("10.JPG", "11.AVIF", "9.png")]
+    assert found(str(folder / "photos" / "b")) == [
+        f"{folder}/photos/b/{name}" for name in ("10.JPG", "11.AVIF", "9.png")
+    ]
 
 
 def test_files_are_taken_as_they_are(folder: Path) -> None:
@@ -48,8 +67,12 @@ def test_patterns(folder: Path) -> None:
     assert found("photos/*") == ["photos/notes.txt", "photos/z.jpg"]  # files: what is asked for by name is tried
     assert found("photos/b/*.[pJ]*") == ["photos/b/10.JPG", "photos/b/9.png"]
     assert found("photos/**/?.*", "photos/z.jpg") == [
-        "photos/a/c/d.webp", "photos/a/x.tiff", "photos/b/9.png", "photos/z.jpg", "photos/z.jpg"
-    ]  # fmt: skip
+        "photos/a/c/d.webp",
+        "photos/a/x.tiff",
+        "photos/b/9.png",
+        "photos/z.jpg",
+        "photos/z.jpg",
+    ]
 
 
 def test_brackets_in_a_name_are_no_pattern(folder: Path) -> None:

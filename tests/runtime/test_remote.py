@@ -63,7 +63,10 @@ def test_answers_come_in_order_however_long_each_takes(server: FakeTriton, pictu
     assert [line["predictions"][0]["label"] for line in lines] == ["one 0", "two 0", "three 0"]
     assert lines[0]["predictions"][1] == {"index": 1, "label": "one 1", "probability": 0.25}
     assert {key: lines[0][key] for key in ("variant", "precision", "backend")} == {
-        "variant": "lite0", "precision": "fp32", "backend": "onnxruntime"}  # fmt: skip
+        "variant": "lite0",
+        "precision": "fp32",
+        "backend": "onnxruntime",
+    }
     assert {top for _, top in server.asked} == {2}
 
 

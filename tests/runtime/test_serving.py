@@ -67,7 +67,10 @@ def test_every_config_is_one_of_tritons_and_names_its_folder(folder: Path) -> No
             assert config.name == name
             for warmup in config.model_warmup:
                 for each in warmup.inputs.values():
-                    assert not each.input_data_file or (folder / "triton" / name / "warmup" / each.input_data_file).is_file()
+                    assert (
+                        not each.input_data_file
+                        or (folder / "triton" / name / "warmup" / each.input_data_file).is_file()
+                    )
             for group in config.instance_group:
                 assert group.kind in (group.KIND_CPU, group.KIND_GPU if device == "gpu" else group.KIND_CPU)
 
@@ -100,8 +103,11 @@ def test_a_network_that_takes_pixels_gets_pixels(folder: Path, pixel_model: Path
         assert first.data_type == 2  # TYPE_UINT8
     network = parsed(folder / "triton" / "lite0_onnxruntime" / "config.pbtxt")
     assert ([each.name for each in network.input], [each.name for each in network.output]) == (["pixels"], ["logits"])
-    (step,) = [each for each in parsed(folder / "triton" / "lite0_ensemble" / "config.pbtxt").ensemble_scheduling.step
-               if each.model_name == "lite0_tensorrt"]  # fmt: skip
+    (step,) = [
+        each
+        for each in parsed(folder / "triton" / "lite0_ensemble" / "config.pbtxt").ensemble_scheduling.step
+        if each.model_name == "lite0_tensorrt"
+    ]
     assert list(step.input_map) == ["pixels"]
 
 
@@ -145,7 +151,9 @@ def test_what_has_not_changed_is_not_touched(folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in files}
     second = write(folder)
     assert not any(each.new for each in second.values())
-    assert {path: path.stat().st_mtime_ns for path in sorted((folder / "triton").rglob("*")) if path.is_file()} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in sorted((folder / "triton").rglob("*")) if path.is_file()
+    } == before
 
 
 def test_new_weights_are_a_new_version_and_two_are_kept(folder: Path, model: Path) -> None:
@@ -185,7 +193,9 @@ def test_mistakes_are_said_before_anything_is_written(folder: Path) -> None:
 
 def of_batches(milliseconds: Dict[int, float], **more: Any) -> Any:
     rows = [row("lite0", "fp32", ms, batch=batch, **more) for batch, ms in milliseconds.items()]
-    return [{**each, "stages": {"decode": summary(1.0), "compute": summary(each["total"]["p50"] - 1.0)}} for each in rows]
+    return [
+        {**each, "stages": {"decode": summary(1.0), "compute": summary(each["total"]["p50"] - 1.0)}} for each in rows
+    ]
 
 
 def test_batching_follows_the_sweep() -> None:
@@ -217,6 +227,8 @@ def test_the_network_alone_is_judged_by_its_own_stages() -> None:
 
 
 def test_of_two_backends_the_one_with_more_throughput_counts() -> None:
-    rows = of_batches({1: 10.0, 8: 40.0}) + of_batches({1: 6.0, 4: 12.0}, backend_name="openvino", backend="OpenVINO, CPU")
+    rows = of_batches({1: 10.0, 8: 40.0}) + of_batches(
+        {1: 6.0, 4: 12.0}, backend_name="openvino", backend="OpenVINO, CPU"
+    )
     found = batching_of(report(rows), "lite0", "fp32", ("onnxruntime", "openvino"), network=False)
     assert (found.most, found.preferred, found.delay_us) == (4, (4,), 3000)

@@ -67,7 +67,9 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> None:
 def opened(artifacts: Path, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> TritonPythonModel:
     """The model `name` as the server opens it, from what would be written."""
     monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(artifacts))
-    written = {each.name: each for each in models_of("lite0", "fp32", Wanted(device="cpu", backend="onnxruntime"))}[name]
+    written = {each.name: each for each in models_of("lite0", "fp32", Wanted(device="cpu", backend="onnxruntime"))}[
+        name
+    ]
     for path in ("lite0.fp32.onnx", FACTS):
         content = written.version.get(path)
         if content is not None:
@@ -75,10 +77,15 @@ def opened(artifacts: Path, folder: Path, name: str, monkeypatch: pytest.MonkeyP
             (folder / "1" / path).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
     parameters = {each["key"]: each["value"] for each in written.config["parameters"]}
     made = TritonPythonModel()
-    made.initialize({
-        "model_config": json.dumps({"parameters": parameters}), "model_repository": str(folder), "model_version": "1",
-        "model_instance_kind": "CPU", "model_instance_device_id": "0",
-    })  # fmt: skip
+    made.initialize(
+        {
+            "model_config": json.dumps({"parameters": parameters}),
+            "model_repository": str(folder),
+            "model_version": "1",
+            "model_instance_kind": "CPU",
+            "model_instance_device_id": "0",
+        }
+    )
     return made
 
 
@@ -86,7 +93,9 @@ def pictures(*encoded: bytes, **parameters: Any) -> Request:
     return Request({"images": np.array([[each] for each in encoded], np.object_)}, parameters)
 
 
-def test_rows_stand_by_themselves(artifacts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_stand_by_themselves(
+    artifacts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     served = opened(artifacts, tmp_path, "lite0", monkeypatch)
     alone = Classifier(model, backend="onnxruntime")
     mixed, one, bad = served.execute([pictures(CORGI, b"", LIGHTHOUSE), pictures(CORGI, top=2), pictures(b"no", b"ne")])
@@ -99,10 +108,16 @@ def test_rows_stand_by_themselves(artifacts: Path, model: Path, tmp_path: Path, 
         assert mixed.outputs["probability"][row] == pytest.approx([each.probability for each in wanted], abs=1e-5)
     assert one.outputs["class"].shape == (1, 2)
     assert all(row[0].startswith(b"picture: ") for row in bad.outputs["error"])
-    assert json.loads(mixed.outputs["model"][0][0]) == {"variant": "lite0", "precision": "fp32", "backend": "onnxruntime"}
+    assert json.loads(mixed.outputs["model"][0][0]) == {
+        "variant": "lite0",
+        "precision": "fp32",
+        "backend": "onnxruntime",
+    }
 
 
-def test_one_request_that_is_wrong_fails_alone(artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_request_that_is_wrong_fails_alone(
+    artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     served = opened(artifacts, tmp_path, "lite0", monkeypatch)
     right, wrong = served.execute([pictures(CORGI), pictures(CORGI, top="all")])
     assert right.error is None
@@ -112,7 +127,9 @@ def test_one_request_that_is_wrong_fails_alone(artifacts: Path, tmp_path: Path, 
         raise UserError("the GPU has fallen off the bus.")
 
     monkeypatch.setattr(served.role.classifier, "logits", broken)
-    assert [each.error.message for each in served.execute([pictures(CORGI)] * 2)] == ["the GPU has fallen off the bus."] * 2
+    assert [each.error.message for each in served.execute([pictures(CORGI)] * 2)] == [
+        "the GPU has fallen off the bus."
+    ] * 2
     served.finalize()
 
 
@@ -133,6 +150,8 @@ def test_the_steps_around_a_network_give_what_the_whole_gives(
     alone = Classifier(model, backend="onnxruntime")
     (before,) = steps["lite0_preprocess"].execute([pictures(CORGI, b"no picture")])
     logits = alone.logits(before.outputs["prepared"])
-    (after,) = steps["lite0_postprocess"].execute([Request({"logits": logits, "error": before.outputs["error"]}, {"top": 1})])
+    (after,) = steps["lite0_postprocess"].execute(
+        [Request({"logits": logits, "error": before.outputs["error"]}, {"top": 1})]
+    )
     assert after.outputs["class"].tolist() == [[alone(CORGI)[0].index], [-1]]
     assert after.outputs["error"][1][0].startswith(b"picture: ")

@@ -8,16 +8,18 @@ from runtime.sweep.choose import choose
 from runtime.sweep.rows import frontier
 from tests.runtime.sweep_rows import failed, report, row
 
-FAMILY = report([
-    row("b0", "int8", 3, 76.0, file_mb=5.0),
-    row("b0", "fp32", 6, 77.0, file_mb=21.0),
-    row("b1", "int8", 5, 79.0, file_mb=8.0),
-    row("b2", "int8", 8, 80.5, file_mb=9.0),
-    row("b2", "fp32", 14, 80.5, file_mb=36.0),
-    row("b3", "int8", 12, 82.0, file_mb=12.0, joules_per_image=0.3),
-    row("b7", "fp32", 2, published_top1=84.1),
-    failed("b6", "int8", "no memory"),
-])  # fmt: skip
+FAMILY = report(
+    [
+        row("b0", "int8", 3, 76.0, file_mb=5.0),
+        row("b0", "fp32", 6, 77.0, file_mb=21.0),
+        row("b1", "int8", 5, 79.0, file_mb=8.0),
+        row("b2", "int8", 8, 80.5, file_mb=9.0),
+        row("b2", "fp32", 14, 80.5, file_mb=36.0),
+        row("b3", "int8", 12, 82.0, file_mb=12.0, joules_per_image=0.3),
+        row("b7", "fp32", 2, published_top1=84.1),
+        failed("b6", "int8", "no memory"),
+    ]
+)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,9 @@ def test_where_nothing_fits_the_nearest_limit_is_told():
 
 def test_where_no_accuracy_was_measured_nothing_is_chosen():
     rows = [row("b0", ms=5, random=True, published_top1=77.7), row("b1", ms=9, random=True, published_top1=79.8)]
-    rows.append(row("b2", "int8", ms=1, random=True, published_top1=80.6))  # a float network's figure says nothing of INT8
+    rows.append(
+        row("b2", "int8", ms=1, random=True, published_top1=80.6)
+    )  # a float network's figure says nothing of INT8
     choice = choose(report(rows), {"max_ms": 10})
     assert choice.row is None
     assert "DATA=" in choice.lines[0] and "b1 fp32" in choice.lines[1] and "published" in choice.lines[1]

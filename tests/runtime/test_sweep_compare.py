@@ -29,7 +29,9 @@ def test_a_difference_is_one_whose_intervals_do_not_meet(a, b, latency, accuracy
 
 def test_rows_are_matched_by_what_was_measured_and_the_rest_is_named():
     one = report([row("b0"), row("b1"), row("b0", batch=8)], machine={"cpu": "old", "load": {"busy": 1}, "cores": 4})
-    two = report([row("b0", ms=5), row("b0", backend_name="tensorrt")], machine={"cpu": "new", "load": {"busy": 2}, "cores": 4})
+    two = report(
+        [row("b0", ms=5), row("b0", backend_name="tensorrt")], machine={"cpu": "new", "load": {"busy": 2}, "cores": 4}
+    )
     assert [(pair.a["variant"], pair.change) for pair in pairs(one, two)] == [("b0", -0.5)]
     text = table(one, two)
     assert "only in A: b1 fp32 onnxruntime, b0 fp32 onnxruntime" in text and "only in B: b0 fp32 tensorrt" in text

@@ -117,5 +117,16 @@ def test_the_files_hold_every_row(tmp_path):
 
 
 def test_facts_of_a_nested_record():
-    record = {"cpu": "x", "gpus": [{"name": "Orin"}], "clocks_locked": False, "clocks_mhz": {"cpu": [100, 200]}, "none": []}
-    assert facts(record) == [("cpu", "x"), ("gpus name", "Orin"), ("clocks locked", "no"), ("clocks mhz cpu", "100, 200")]
+    record = {
+        "cpu": "x",
+        "gpus": [{"name": "Orin"}],
+        "clocks_locked": False,
+        "clocks_mhz": {"cpu": [100, 200]},
+        "none": [],
+    }
+    assert facts(record) == [
+        ("cpu", "x"),
+        ("gpus name", "Orin"),
+        ("clocks locked", "no"),
+        ("clocks mhz cpu", "100, 200"),
+    ]

@@ -28,8 +28,17 @@ from tests.runtime.sweep_rows import row
 
 REPOSITORY = Path(__file__).parents[2]
 PICTURES = Path(__file__).parents[1] / "data"
-METADATA = {"resolution": "224", "crop": "0.875", "interpolation": "bicubic", "mean": "[0, 0, 0]", "std": "[1, 1, 1]",
-            "classes": "3", "labels": '["a", "b", "c"]', "weights": "some", "weights_sha256": "1f"}  # fmt: skip
+METADATA = {
+    "resolution": "224",
+    "crop": "0.875",
+    "interpolation": "bicubic",
+    "mean": "[0, 0, 0]",
+    "std": "[1, 1, 1]",
+    "classes": "3",
+    "labels": '["a", "b", "c"]',
+    "weights": "some",
+    "weights_sha256": "1f",
+}
 GRAPH = b"\x3a\x00"  # an empty one: enough for the metadata's reader
 
 
@@ -51,7 +60,9 @@ class Commands:
         name = module.split(".")[-1]
         if name in self.answers:
             self.answers[name](words)
-        return {"bench": self.bench, "evaluate": self.evaluate, "export": self.made, "calibration": self.made}[name](words)
+        return {"bench": self.bench, "evaluate": self.evaluate, "export": self.made, "calibration": self.made}[name](
+            words
+        )
 
     def of(self, module: str) -> List[List[str]]:
         return [words for name, words in self.calls if name.split(".")[-1] == module]
@@ -59,7 +70,13 @@ class Commands:
     @staticmethod
     def bench(words: List[str]) -> str:
         rows = [
-            row(read_artifact(model).variant, read_artifact(model).precision, 10.0, batch=int(batch), model=Path(model).name)
+            row(
+                read_artifact(model).variant,
+                read_artifact(model).precision,
+                10.0,
+                batch=int(batch),
+                model=Path(model).name,
+            )
             for model in option(words, "--models").split(",")
             for batch in option(words, "--batch").split(",")
         ]
@@ -74,7 +91,9 @@ class Commands:
     @staticmethod
     def made(words: List[str]) -> str:
         for precision in ("fp32", "fp16") if "--calib" not in words else ("int8", "int8-fp16"):
-            write_artifact(Path(option(words, "--artifacts")), option(words, "--variant"), precision, random="random" in words)
+            write_artifact(
+                Path(option(words, "--artifacts")), option(words, "--variant"), precision, random="random" in words
+            )
         return ""
 
 
@@ -111,7 +130,9 @@ def go(wanted: Plan, name: str = "trial") -> Dict[Tuple[str, str, int], Dict[str
 def test_what_is_missing_is_made_and_everything_measured(commands, tmp_path):
     (tmp_path / "photos").mkdir()
     write_artifact(Path("artifacts"), "b0", "fp32", published_top1="77.7", published_source="a paper")
-    wanted = plan(variants=["b0", "b1"], precisions=["fp32", "int8"], data=Path("photos"), calib=Path("photos"), batches=[1, 8])
+    wanted = plan(
+        variants=["b0", "b1"], precisions=["fp32", "int8"], data=Path("photos"), calib=Path("photos"), batches=[1, 8]
+    )
     rows = go(wanted)
     assert len(rows) == 8 and all(each["total"]["p50"] == 10 for each in rows.values())
     assert [option(words, "--variant") for words in commands.of("export")] == ["b1"]
@@ -193,8 +214,16 @@ def test_a_device_without_the_makers_says_so(commands, monkeypatch):
     ("lines", "status", "expected"),
     [
         (["b0: tracing ...", "error: It can't be."], 2, "It can't be."),
-        (["error: No weights. Tried:", "  a: no", "  b: no", "Give WEIGHTS=x."], 2, "No weights. Tried: ... Give WEIGHTS=x."),
-        (["Traceback (most recent call last):", "  File x", "Invalid: 8, not 1", " at: 0", "Mend it."], 1, "Invalid: 8, not 1"),
+        (
+            ["error: No weights. Tried:", "  a: no", "  b: no", "Give WEIGHTS=x."],
+            2,
+            "No weights. Tried: ... Give WEIGHTS=x.",
+        ),
+        (
+            ["Traceback (most recent call last):", "  File x", "Invalid: 8, not 1", " at: 0", "Mend it."],
+            1,
+            "Invalid: 8, not 1",
+        ),
         (["half a"], -9, "ended by signal 9, probably for want of memory"),
         ([], 3, "ended with status 3 and without a word"),
     ],
@@ -217,10 +246,15 @@ def test_what_can_be_asked_for(tmp_path):
     path = tmp_path / "net.onnx"
     assert foreign_of(f"{path},{path}:ResNet-50") == [Foreign(path, "net"), Foreign(path, "ResNet-50")]
     for wrong in (
-        lambda: variants_of("b3..b1"), lambda: variants_of("b0..lite4"), lambda: batches_of("0"), lambda: batches_of("x"),
-        lambda: precisions_of("fp8"), lambda: backends_of("auto,openvino"), lambda: foreign_of("none.onnx"),
+        lambda: variants_of("b3..b1"),
+        lambda: variants_of("b0..lite4"),
+        lambda: batches_of("0"),
+        lambda: batches_of("x"),
+        lambda: precisions_of("fp8"),
+        lambda: backends_of("auto,openvino"),
+        lambda: foreign_of("none.onnx"),
         lambda: foreign_of(f"{path}:../x"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UserError):
             wrong()
 
@@ -276,12 +310,33 @@ def test_for_real_interrupted_and_gone_on_with(model, tmp_path):
     foreign_copy(model, tmp_path / "theirs.onnx")
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     environment.pop("EFFICIENTNET_ARTIFACTS", None)
-    command = [sys.executable, "-m", "runtime.sweep", "--variants", "first,second", "--precisions", "fp32", "--data", "photos",
-               "--onnx", "theirs.onnx", "--seconds", "0.3", "--threads", "1"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "runtime.sweep",
+        "--variants",
+        "first,second",
+        "--precisions",
+        "fp32",
+        "--data",
+        "photos",
+        "--onnx",
+        "theirs.onnx",
+        "--seconds",
+        "0.3",
+        "--threads",
+        "1",
+    ]
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, *command[3:]], cwd=str(tmp_path), env=environment, capture_output=True, text=True,
-        start_new_session=True, preexec_fn=interruptible, timeout=600,
-    )  # fmt: skip
+        [sys.executable, "-c", INTERRUPTED, *command[3:]],
+        cwd=str(tmp_path),
+        env=environment,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        preexec_fn=interruptible,
+        timeout=600,
+    )
     assert done.returncode == 130, done.stderr
     kept = read_rows(tmp_path / "reports" / "sweep").rows
     assert [each["variant"] for each in kept] == ["first"] and kept[0]["top1"] == 100
@@ -295,7 +350,14 @@ def test_for_real_interrupted_and_gone_on_with(model, tmp_path):
     files = {path.name for path in (tmp_path / "reports" / "sweep").iterdir() if path.is_file()}
     assert {"sweep.csv", "sweep.json", "sweep.html"} <= files
     chosen = subprocess.run(
-        [*command[:3], "--choose", "--max-ms", "60000"], cwd=str(tmp_path), env=environment, capture_output=True, text=True
+        [*command[:3], "--choose", "--max-ms", "60000"],
+        cwd=str(tmp_path),
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert chosen.returncode == 0 and ".fp32.onnx" in chosen.stdout
-    assert subprocess.run([*command[:3], "--choose", "--max-ms", "0.001"], cwd=str(tmp_path), env=environment).returncode == 1
+    assert (
+        subprocess.run([*command[:3], "--choose", "--max-ms", "0.001"], cwd=str(tmp_path), env=environment).returncode
+        == 1
+    )

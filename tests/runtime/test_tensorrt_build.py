@@ -138,7 +138,9 @@ def test_an_engine_for_floats_is_not_taken_for_pixels(
     running = backend.TensorRt(artifact(folder, "fp32"), trt.__name__, say=said.append)
     assert len(said) == 2 and "has changed since" in said[1]
     header = json.loads(running.engine.read_bytes().split(b"\n")[1])
-    assert all([shape[1:] == [224, 224, 3] for shape in profile["pixels"]] == [True] * 3 for profile in header["profiles"])
+    assert all(
+        [shape[1:] == [224, 224, 3] for shape in profile["pixels"]] == [True] * 3 for profile in header["profiles"]
+    )
     squares = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
     expected = open_backend(read_artifact(pixel_model), "onnxruntime").run(squares)
     np.testing.assert_allclose(running.run(squares), expected, rtol=1e-3, atol=1e-4)
@@ -411,15 +413,24 @@ def test_options_as_people_write_them() -> None:
     assert parse_size("512M") == parse_size("512 MiB") == 512 << 20 and parse_size("2g") == 2 << 30
     assert {parse_target(text) for text in ("sm_89", "sm89", "SM_89", "89", "8.9")} == {"sm_89"}
     assert parse_target("12.0") == "sm_120"
-    for parse, wrong in ((parse_batch, "8,4,2"), (parse_batch, "0"), (parse_batch, "a"), (parse_size, "0M"),
-                         (parse_size, "lots"), (parse_target, "ada")):  # fmt: skip
+    for parse, wrong in (
+        (parse_batch, "8,4,2"),
+        (parse_batch, "0"),
+        (parse_batch, "a"),
+        (parse_size, "0M"),
+        (parse_size, "lots"),
+        (parse_target, "ada"),
+    ):
         with pytest.raises(UserError):
             parse(wrong)
 
 
 def test_every_supported_version_has_its_row() -> None:
     assert generation("tensorrt", "8.6.1") is GENERATIONS[1] and generation("tensorrt", "10.3.0") is GENERATIONS[2]
-    assert generation("tensorrt", "10.16.1.11") is GENERATIONS[3] and generation("tensorrt", "11.4.0.106") is GENERATIONS[4]
+    assert (
+        generation("tensorrt", "10.16.1.11") is GENERATIONS[3]
+        and generation("tensorrt", "11.4.0.106") is GENERATIONS[4]
+    )
     with pytest.raises(UserError, match="8.4.1 is too old: the first .* 8.5"):
         generation("tensorrt", "8.4.1")
 

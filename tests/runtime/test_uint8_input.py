@@ -48,7 +48,9 @@ def test_into_a_row_of_a_batch(picture: Image.Image, recipe: Preprocessing) -> N
     assert (batch[[0, 2]] == 7).all()
 
 
-def test_answers_are_those_of_normalised_pictures(model: Path, pixel_model: Path, photographs: Dict[Path, Set[int]]) -> None:
+def test_answers_are_those_of_normalised_pictures(
+    model: Path, pixel_model: Path, photographs: Dict[Path, Set[int]]
+) -> None:
     with Classifier(model, backend="onnxruntime") as floats, Classifier(pixel_model, backend="onnxruntime") as pixels:
         batch = pixels.preprocess(list(photographs))
         assert batch.dtype == np.uint8 and batch.shape == (len(photographs), 224, 224, 3)
@@ -68,7 +70,9 @@ def test_another_batch_is_refused_in_words(model: Path, pixel_model: Path) -> No
     with Classifier(model, backend="onnxruntime") as floats, Classifier(pixel_model, backend="onnxruntime") as pixels:
         squares, images = pixels.preprocess([]), floats.preprocess([])
         for batch in (images, images.astype(np.uint8), squares.astype(np.int16), np.zeros((224, 224, 3), np.uint8)):
-            with pytest.raises(UserError, match=r"takes a batch of uint8 \[N, 224, 224, 3\], not .*Classifier.preprocess"):
+            with pytest.raises(
+                UserError, match=r"takes a batch of uint8 \[N, 224, 224, 3\], not .*Classifier.preprocess"
+            ):
                 pixels.logits(batch)
         for batch in (squares, images.astype(np.float64), np.zeros((2, 3, 240, 240), np.float32)):
             with pytest.raises(UserError, match=r"takes a batch of float32 \[N, 3, 224, 224\], not"):

@@ -91,7 +91,9 @@ def test_a_camera_unplugged_and_back() -> None:
         FakeCapture(iter([lambda: plugged.wait(LONG), *[True] * 3, RuntimeError("select() timeout")])),
     ]
     waiting = iter(captures)
-    camera = Camera("/dev/video7", lambda: next(waiting, FakeCapture(iter([]), there=False)), stop, keep=10, silent=LONG)
+    camera = Camera(
+        "/dev/video7", lambda: next(waiting, FakeCapture(iter([]), there=False)), stop, keep=10, silent=LONG
+    )
     watched = Watched(camera, stop)
     until(lambda: watched.events() == ["camera lost"])
     plugged.set()
@@ -154,7 +156,9 @@ def test_a_camera_that_hangs_is_called_lost_and_does_not_keep_the_loop_from_stop
 def test_no_camera_at_the_start_is_an_error() -> None:
     with pytest.raises(NoCamera, match="The camera /dev/video7 can't be opened"):
         Camera("/dev/video7", lambda: FakeCapture(iter([]), there=False), Stop())
-    assert is_camera("0") and is_camera("/dev/v4l/by-id/usb") and is_camera("v4l2src ! appsink") and not is_camera("a.mp4")
+    assert (
+        is_camera("0") and is_camera("/dev/v4l/by-id/usb") and is_camera("v4l2src ! appsink") and not is_camera("a.mp4")
+    )
 
 
 def test_files_that_appear_in_a_folder(tmp_path: Path) -> None:
@@ -273,17 +277,30 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert [line["frame"] for line in lines(on_change=True) if "frame" in line] == [0, 2, 4]
     assert all(len(line["predictions"]) == 1 for line in lines(top=1) if "frame" in line)
     few = [line["predictions"] for line in lines(min_probability=0.6) if "frame" in line]
-    assert [[each["label"] for each in found] for found in few] == [["bright"], ["bright"], ["dark"], ["dark"], ["bright"]]
+    assert [[each["label"] for each in found] for found in few] == [
+        ["bright"],
+        ["bright"],
+        ["dark"],
+        ["dark"],
+        ["bright"],
+    ]
     assert [line["predictions"] for line in lines(min_probability=0.9) if "frame" in line] == [[]] * 5
 
 
 def command(here: Path, artifacts: Path, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
     environment = {
-        **os.environ, "EFFICIENTNET_ARTIFACTS": str(artifacts), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"
-    }  # fmt: skip
+        **os.environ,
+        "EFFICIENTNET_ARTIFACTS": str(artifacts),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "universal_newlines": True}
     return subprocess.Popen(
-        [sys.executable, "-m", "runtime.watch", *map(str, arguments)], cwd=str(here), env=environment, **pipes, **options
+        [sys.executable, "-m", "runtime.watch", *map(str, arguments)],
+        cwd=str(here),
+        env=environment,
+        **pipes,
+        **options,
     )
 
 
@@ -379,7 +396,10 @@ def test_without_opencv(tmp_path: Path, artifacts: Path) -> None:
         "runpy.run_module('runtime.watch', run_name='__main__')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, "0"], cwd=str(tmp_path), capture_output=True, text=True,
+        [sys.executable, "-c", program, "0"],
+        cwd=str(tmp_path),
+        capture_output=True,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "EFFICIENTNET_ARTIFACTS": str(artifacts)},
-    )  # fmt: skip
+    )
     assert done.returncode == 2 and "pip install opencv-python-headless" in done.stderr

@@ -195,7 +195,9 @@ def test_many_at_once_are_answered_rightly_and_in_batches(server: Triton, model:
 
 def test_metrics(server: Triton) -> None:
     ask(server, [PHOTOGRAPHS[0].read_bytes()])
-    counted = [line for line in server.counters().splitlines() if line.startswith("nv_inference_request_success{model=\"lite0\"")]
+    counted = [
+        line for line in server.counters().splitlines() if line.startswith('nv_inference_request_success{model="lite0"')
+    ]
     assert counted
     assert float(counted[0].rpartition(" ")[2]) >= 1
 

@@ -43,11 +43,18 @@ class Triton:
         backends = _backends(home, folder)
         libraries = [str(home.parents[1] / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
         command = [
-            str(home / "bin" / "tritonserver"), f"--model-repository={repository}", f"--backend-directory={backends}",
-            f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={self.metrics}",
-            "--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1",
-            "--exit-timeout-secs=5", *options,
-        ]  # fmt: skip
+            str(home / "bin" / "tritonserver"),
+            f"--model-repository={repository}",
+            f"--backend-directory={backends}",
+            f"--http-port={self.http}",
+            f"--grpc-port={self.grpc}",
+            f"--metrics-port={self.metrics}",
+            "--http-address=127.0.0.1",
+            "--grpc-address=127.0.0.1",
+            "--metrics-address=127.0.0.1",
+            "--exit-timeout-secs=5",
+            *options,
+        ]
         # The Python inside the backend's process takes the packages of the first python3 in PATH.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(filter(None, libraries)), "PATH": path}
@@ -74,7 +81,9 @@ class Triton:
         """Until it is ready."""
         end = time.monotonic() + LOADING
         while time.monotonic() < end and self.process.poll() is None:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{self.url}/v2/health/ready", timeout=5) as answer:
+            with contextlib.suppress(OSError), urllib.request.urlopen(
+                f"http://{self.url}/v2/health/ready", timeout=5
+            ) as answer:
                 if answer.status == 200:
                     return
             time.sleep(0.1)
@@ -85,7 +94,9 @@ class Triton:
             return json.loads(answer.read())
 
     def post(self, path: str, content: Any = None) -> Any:
-        request = urllib.request.Request(f"http://{self.url}/v2/{path}", json.dumps(content or {}).encode(), method="POST")
+        request = urllib.request.Request(
+            f"http://{self.url}/v2/{path}", json.dumps(content or {}).encode(), method="POST"
+        )
         with urllib.request.urlopen(request, timeout=LOADING) as answer:
             return json.loads(answer.read() or b"{}")
 
@@ -149,7 +160,10 @@ def main() -> int:
     """Serves the repository that the command line names, on free ports."""
     repository = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else Path("artifacts", "triton").resolve()
     if wheel() is None or not repository.is_dir():
-        print(f"{repository} is no folder, or nvidia-pytriton is not installed (make test-triton does it).", file=sys.stderr)
+        print(
+            f"{repository} is no folder, or nvidia-pytriton is not installed (make test-triton does it).",
+            file=sys.stderr,
+        )
         return 2
     with tempfile.TemporaryDirectory(prefix="triton-") as folder:
         options = ("--model-control-mode=explicit", "--load-model=*", "--exit-on-error=false")

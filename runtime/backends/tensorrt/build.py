@@ -27,12 +27,21 @@ REASONS = (
     (r"(?:no importer registered for op|unsupported operator|cannot find operator)\W*(\w*)", r"it has no operator \1"),
     (r"plugin not found|createPlugin", "the graph has an operator that it doesn't know"),
     (r"failed to parse the onnx model|deserialize_failed", "the ONNX file is damaged: export it again"),
-    (r"opset.{0,40}(?:not supported|greater)", "the file's opset is newer than it reads: export with this project's own"),
+    (
+        r"opset.{0,40}(?:not supported|greater)",
+        "the file's opset is newer than it reads: export with this project's own",
+    ),
     (r"no optimization profile", "the network's batch size is open and no profile was given for it"),
-    (r"turing.*fp32 gemm|fp32 gemm.*not supported", "FP32 classifiers need a GPU newer than Turing: choose fp16 or int8"),
+    (
+        r"turing.*fp32 gemm|fp32 gemm.*not supported",
+        "FP32 classifiers need a GPU newer than Turing: choose fp16 or int8",
+    ),
     (r"no cuda-capable device|cuda initialization fail|insufficient driver", "it found no GPU that works"),
-    (r"could not find any implementation for node", f"no kernel fits a layer, most often for want of memory: {MEMORY_HINT}"),
-)  # fmt: skip
+    (
+        r"could not find any implementation for node",
+        f"no kernel fits a layer, most often for want of memory: {MEMORY_HINT}",
+    ),
+)
 JETSONS = ("sm_53", "sm_62", "sm_72", "sm_87", "sm_110")  # Nano, TX2, Xavier, Orin, Thor
 _LIBRARIES = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 

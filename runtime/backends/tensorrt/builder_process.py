@@ -31,9 +31,13 @@ def build_engine(
     """
     raw = engine.with_name(f".{engine.name}.{os.getpid()}.building.tmp")  # write_whole clears up after the killed
     request = {
-        "module": wanted.module, "onnx": str(wanted.onnx), "engine": str(raw), "timing_cache": str(timing_cache),
-        "options": options.as_dict(), "verbose": verbose,
-    }  # fmt: skip
+        "module": wanted.module,
+        "onnx": str(wanted.onnx),
+        "engine": str(raw),
+        "timing_cache": str(timing_cache),
+        "options": options.as_dict(),
+        "verbose": verbose,
+    }
     began = time.monotonic()
     try:
         answer = _run(request, engine.name)
@@ -42,10 +46,19 @@ def build_engine(
         with contextlib.suppress(OSError):
             raw.unlink()
     manifest = Manifest(
-        hashlib.sha256(content).hexdigest(), len(content), wanted.onnx.name, wanted.onnx_sha256, wanted.module,
-        answer["version"], wanted.capability, gpu, options, round(time.monotonic() - began, 1), answer["peak_memory"],
+        hashlib.sha256(content).hexdigest(),
+        len(content),
+        wanted.onnx.name,
+        wanted.onnx_sha256,
+        wanted.module,
+        answer["version"],
+        wanted.capability,
+        gpu,
+        options,
+        round(time.monotonic() - began, 1),
+        answer["peak_memory"],
         answer["fallbacks"],
-    )  # fmt: skip
+    )
     write_engine(engine, content, manifest)
     return manifest
 

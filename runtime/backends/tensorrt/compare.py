@@ -43,8 +43,10 @@ def compare_with_fp16(artifact: Artifact, site: Site, options: BuildOptions) -> 
     device = open_device()
     try:
         with device:
-            loaded = {name: deserialize(site, checked_engine(path, wanted_of(sources[name], site)), path)
-                      for name, path in engines.items()}  # fmt: skip
+            loaded = {
+                name: deserialize(site, checked_engine(path, wanted_of(sources[name], site)), path)
+                for name, path in engines.items()
+            }
             runners = {name: Runner(site.trt, engine, device) for name, (_, engine) in loaded.items()}
             try:
                 times = in_turns({name: runner.timed for name, runner in runners.items()}, images)

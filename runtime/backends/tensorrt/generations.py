@@ -45,11 +45,24 @@ class Generation(NamedTuple):
 
 GENERATIONS = (
     Generation(
-        "tensorrt", (8, 5), strongly_typed=False, explicit_batch=True, opt_level=False, progress=False, libraries=True,
-        profiles=2, dla=True,
+        "tensorrt",
+        (8, 5),
+        strongly_typed=False,
+        explicit_batch=True,
+        opt_level=False,
+        progress=False,
+        libraries=True,
+        profiles=2,
+        dla=True,
     ),
     Generation(
-        "tensorrt", (8, 6), strongly_typed=False, explicit_batch=True, progress=False, libraries=True, profiles=2,
+        "tensorrt",
+        (8, 6),
+        strongly_typed=False,
+        explicit_batch=True,
+        progress=False,
+        libraries=True,
+        profiles=2,
         dla=True,
     ),
     Generation("tensorrt", (10, 0), libraries=True, dla=True),
@@ -58,7 +71,7 @@ GENERATIONS = (
     # tried here, so not offered.
     Generation("tensorrt", (11, 0)),
     Generation("tensorrt_rtx", (1, 0), timing_cache=False, targets=True),
-)  # fmt: skip
+)
 
 
 def generation(module: str, version: str) -> Generation:

@@ -87,8 +87,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 _KINDS: Dict[str, Any] = {
     **dict.fromkeys(("engine_sha256", "onnx", "onnx_sha256", "module", "version", "capability", "gpu"), str),
-    **dict.fromkeys(("engine_bytes", "peak_memory"), int), "seconds": (int, float), "fallbacks": dict,
-}  # fmt: skip
+    **dict.fromkeys(("engine_bytes", "peak_memory"), int),
+    "seconds": (int, float),
+    "fallbacks": dict,
+}
 
 
 def read_manifest(engine: Path) -> Manifest:

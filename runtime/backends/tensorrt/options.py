@@ -41,7 +41,9 @@ class BuildOptions(NamedTuple):
         numbers = (*made.batch, *(n for n in (made.workspace, made.opt_level, made.dla) if n is not None))
         if made.precision not in PRECISIONS or any(type(n) is not int or n < 0 for n in numbers):
             raise ValueError(f"impossible options {values!r:.200}")
-        if made.target is not None and not (isinstance(made.target, str) and re.fullmatch(r"sm_[0-9]{2,4}", made.target)):
+        if made.target is not None and not (
+            isinstance(made.target, str) and re.fullmatch(r"sm_[0-9]{2,4}", made.target)
+        ):
             raise ValueError(f"target {made.target!r:.80}")
         return made
 

@@ -137,13 +137,17 @@ class _Spec(NamedTuple):
         shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
         ranks = [len(shapes[name]) for name in outputs]
         if [len(shapes[name]) for name in inputs] != [4] or not ranks or set(ranks) - {2, 4}:
-            raise UserError(f"This engine's tensors are {shapes}: not one input of images, and outputs of logits or maps.")
+            raise UserError(
+                f"This engine's tensors are {shapes}: not one input of images, and outputs of logits or maps."
+            )
         source = inputs[0]
         known = {getattr(trt.DataType, name): dtype for name, dtype in _DTYPES.items()}
         takes, gives = engine.get_tensor_dtype(source), [engine.get_tensor_dtype(name) for name in outputs]
         if takes not in known or not all(kind in (trt.DataType.FLOAT, trt.DataType.HALF) for kind in gives):
             given = ", ".join(map(str, gives))
-            raise UserError(f"This engine takes {takes} and gives {given}: choose FP32 or FP16 for both, or an input of UINT8.")
+            raise UserError(
+                f"This engine takes {takes} and gives {given}: choose FP32 or FP16 for both, or an input of UINT8."
+            )
         results = [_Output(name, shapes[name][1:], known[kind]) for name, kind in zip(outputs, gives)]
         batch = shapes[source][0]
         lowest, highest = batch, batch  # an engine without a dynamic batch

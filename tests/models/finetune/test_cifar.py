@@ -28,7 +28,12 @@ def written(folder: Path, form: str, protocol: int = 2) -> Path:
             rows = np.concatenate([np.array(labels, np.uint8)[:, None], pixels], axis=1)
             (folder / f"{name}.bin").write_bytes(rows.tobytes())
         else:
-            held = {b"batch_label": b"a batch", b"labels": labels, b"data": pixels, b"filenames": [b"a.png"] * len(labels)}
+            held = {
+                b"batch_label": b"a batch",
+                b"labels": labels,
+                b"data": pixels,
+                b"filenames": [b"a.png"] * len(labels),
+            }
             (folder / name).write_bytes(pickle.dumps(held, protocol))
     return folder
 
@@ -38,14 +43,27 @@ def python_2(labels: list[int], pixels: np.ndarray) -> bytes:
     BINSTRING, and the names are numpy.core's."""
 
     def text(value: bytes) -> bytes:
-        return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + len(value).to_bytes(4, "little") + value
+        return (
+            b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + len(value).to_bytes(4, "little") + value
+        )
 
     numbers = b"](" + b"".join(b"K" + bytes([n]) for n in labels) + b"e"
     array = (
-        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + b"(K\x00t" + text(b"b") + b"tR(K\x01(K"
-        + bytes([len(labels)]) + b"M\x00\x0ct" + b"cnumpy\ndtype\n(" + text(b"u1") + b"K\x00K\x01tR(K\x03" + text(b"|")
-        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb" + b"\x89" + text(pixels.tobytes()) + b"tb"
-    )  # fmt: skip
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n"
+        + b"(K\x00t"
+        + text(b"b")
+        + b"tR(K\x01(K"
+        + bytes([len(labels)])
+        + b"M\x00\x0ct"
+        + b"cnumpy\ndtype\n("
+        + text(b"u1")
+        + b"K\x00K\x01tR(K\x03"
+        + text(b"|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        + b"\x89"
+        + text(pixels.tobytes())
+        + b"tb"
+    )
     return b"\x80\x02}(" + text(b"labels") + numbers + text(b"data") + array + b"u."
 
 
@@ -59,7 +77,9 @@ def test_both_formats_give_the_same_pictures(tmp_path, form, place):
     assert second.label == labels[2] and (second.source == pixels[2].reshape(3, 32, 32).transpose(1, 2, 0)).all()
 
 
-@pytest.mark.parametrize("write", [python_2, lambda labels, pixels: pickle.dumps({b"labels": labels, b"data": pixels}, 4)])
+@pytest.mark.parametrize(
+    "write", [python_2, lambda labels, pixels: pickle.dumps({b"labels": labels, b"data": pixels}, 4)]
+)
 def test_pickles_of_other_pythons(tmp_path, write):
     folder = written(tmp_path / "cifar", "pickle")
     labels, pixels = contents(0)

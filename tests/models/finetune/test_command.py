@@ -34,7 +34,15 @@ def test_from_a_folder_to_an_answer_with_the_users_class_names(tmp_path):
     Page().feed(page)
     assert "&lt;b&gt;猫" in page and "<b>猫" not in page and "http" not in page
 
-    done = run("export", "--variant", "lite0", "--weights", tmp_path / "out" / "lite0.safetensors", "--artifacts", tmp_path / "a")
+    done = run(
+        "export",
+        "--variant",
+        "lite0",
+        "--weights",
+        tmp_path / "out" / "lite0.safetensors",
+        "--artifacts",
+        tmp_path / "a",
+    )
     assert done.returncode == 0 and "named by the checkpoint" in done.stdout, done.stderr
     model = tmp_path / "a" / "lite0" / "lite0.fp32.onnx"
     done = run("runtime.infer", "--json", "--model", model, folder / "red" / "0.png")

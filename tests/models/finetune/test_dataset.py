@@ -73,7 +73,9 @@ def test_copies_stay_on_one_side(tmp_path):
             left, top = i % 4 * across, i // 4 * down
             tile = photograph.crop((left, top, left + across, top + down))
             tile.save(tmp_path / name / f"{i}.png")
-            tile.resize((across * 2 // 3, down * 2 // 3), Image.Resampling.LANCZOS).save(tmp_path / name / f"{i}.small.png")
+            tile.resize((across * 2 // 3, down * 2 // 3), Image.Resampling.LANCZOS).save(
+                tmp_path / name / f"{i}.small.png"
+            )
             tile.save(tmp_path / name / f"{i}.jpg", quality=75)
     for seed in range(3):
         data = loaded(tmp_path, seed)
@@ -87,7 +89,11 @@ def test_photographs_are_recognised_and_told_apart():
     brighter = corgi.point(lambda value: min(255, value + 3))
     looks = [look(each) for each in (corgi, lighthouse, corgi.resize([n // 2 for n in corgi.size]), brighter)]
     assert groups(looks) == [0, 1, 0, 0]
-    assert groups([look(Image.new("RGB", (9, 9), colour)) for colour in ((255, 0, 0), (0, 76, 0), (255, 0, 0))]) == [0, 1, 0]
+    assert groups([look(Image.new("RGB", (9, 9), colour)) for colour in ((255, 0, 0), (0, 76, 0), (255, 0, 0))]) == [
+        0,
+        1,
+        0,
+    ]
 
 
 def test_the_same_picture_in_two_classes_is_left_out_and_named(tmp_path):
@@ -143,12 +149,15 @@ def faulty(tmp_path: Path, fault: str) -> Path:
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ("one class", "two at least: there is only one, 'green'"), ("an empty class", "orange of a class has no pictures"),
-        ("nothing", "two at least: there is none"), ("beside", "stray.png lies beside the folders"),
-        ("alike", "'Red' and 'red' are spelt too alike"), ("control character", "no name for a class"),
+        ("one class", "two at least: there is only one, 'green'"),
+        ("an empty class", "orange of a class has no pictures"),
+        ("nothing", "two at least: there is none"),
+        ("beside", "stray.png lies beside the folders"),
+        ("alike", "'Red' and 'red' are spelt too alike"),
+        ("control character", "no name for a class"),
         ("no folder", "There is no folder"),
     ],
-)  # fmt: skip
+)
 def test_what_can_not_be_learnt_from_is_refused(tmp_path, fault, says):
     with pytest.raises(UserError, match=says):
         find(faulty(tmp_path, fault))

@@ -54,8 +54,18 @@ def trained(colours, tmp_path_factory):
 def test_colours_are_learnt_from_nothing(colours, tmp_path):
     """As far as 48 steps go with 50 layers; tests/benchmarks/own_classes.py --digits goes all the way. Without what makes
     few steps a matter of luck: another processor rounds otherwise, and goes another way."""
-    given = {"epochs": 8, "batch": 8, "policy": "none", "mixup": 0.0, "area": 0.6, "ema": 0.0, "lr": 1e-3, "patience": 99,
-             "drop_path": 0.0, "dropout": 0.0}  # fmt: skip
+    given = {
+        "epochs": 8,
+        "batch": 8,
+        "policy": "none",
+        "mixup": 0.0,
+        "area": 0.6,
+        "ema": 0.0,
+        "lr": 1e-3,
+        "patience": 99,
+        "drop_path": 0.0,
+        "dropout": 0.0,
+    }
     finished = finetune(request(colours, tmp_path, **given))
     rows = json.loads((tmp_path / "lite0.json").read_text())["epochs"]
     last = sum(row["loss"] for row in rows[-3:]) / 3
@@ -103,14 +113,30 @@ def test_goes_on_to_the_same_bytes(trained, colours, tmp_path, monkeypatch):
     finished = finetune(request(colours, tmp_path), say=said.append)
     assert said == ["going on with epoch 2, step 1 (FORCE=1 starts anew)"]
     assert finished.checkpoint.read_bytes() == trained.checkpoint.read_bytes()
-    ours, theirs = (json.loads(path.with_suffix(".json").read_text()) for path in (finished.checkpoint, trained.checkpoint))
+    ours, theirs = (
+        json.loads(path.with_suffix(".json").read_text()) for path in (finished.checkpoint, trained.checkpoint)
+    )
     assert ours["epochs"] == theirs["epochs"]
 
 
 def start(colours: Path, output: Path) -> subprocess.Popen[str]:
     """A training that takes far longer than the test, once it has begun to learn."""
-    command = [sys.executable, "-m", "models.finetune", "--data", str(colours), *QUICK, "--epochs", "300", "--policy", "none",
-               "--patience", "300", "--output", str(output)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "models.finetune",
+        "--data",
+        str(colours),
+        *QUICK,
+        "--epochs",
+        "300",
+        "--policy",
+        "none",
+        "--patience",
+        "300",
+        "--output",
+        str(output),
+    ]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible)
     deadline = time.monotonic() + 300
     while not (output / "lite0.training").is_file():
@@ -157,7 +183,11 @@ def test_from_a_checkpoint_of_other_classes(trained, tmp_path):
     finished = finetune(request(folder, tmp_path / "out", trained.checkpoint, **given))
     before, after = (read_checkpoint(path).tensors for path in (trained.checkpoint, finished.checkpoint))
     assert after["classifier.weight"].shape[0] == 2
-    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith(("stem.", "stages.0.", "stages.1.")))
+    assert all(
+        torch.equal(before[name], after[name])
+        for name in before
+        if name.startswith(("stem.", "stages.0.", "stages.1."))
+    )
 
 
 def test_from_a_checkpoint_of_the_same_classes_its_classifier_is_kept(trained, colours, tmp_path):
@@ -200,7 +230,10 @@ def test_settings_follow_the_data_the_preset_and_the_user_in_this_order():
 
 
 def test_a_large_network_takes_fewer_pictures_at_once_and_keeps_its_statistics():
-    assert (settings_for([500] * 4, True, None, {}).batch, settings_for([500] * 4, True, None, {}).norm) == (32, "learn")
+    assert (settings_for([500] * 4, True, None, {}).batch, settings_for([500] * 4, True, None, {}).norm) == (
+        32,
+        "learn",
+    )
     b4 = settings_for([500] * 4, True, None, {}, cost=4.4e9)
     assert (b4.batch, b4.norm) == (4, "keep") and settings_for([500] * 4, False, None, {}, cost=4.4e9).norm == "learn"
     network = EfficientNet(LITE0, 3)
@@ -224,6 +257,8 @@ def test_crops_keep_what_they_must():
     pixels = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
     whole = augment.crop(pixels[:, :40], 40, Settings(area=1, flip=0), np.random.default_rng(0))
     assert (whole == pixels[:, :40]).all()
-    assert (augment.crop(pixels[:, :40], 40, Settings(area=1, flip=1), np.random.default_rng(0)) == whole[:, ::-1]).all()
+    assert (
+        augment.crop(pixels[:, :40], 40, Settings(area=1, flip=1), np.random.default_rng(0)) == whole[:, ::-1]
+    ).all()
     for seed in range(20):
         assert augment.crop(pixels, 32, Settings(area=0.05), np.random.default_rng(seed)).shape == (32, 32, 3)
