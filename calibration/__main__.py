@@ -8,21 +8,22 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.command import printable, run
+from runtime.command import run
+from runtime.printable import printable
 from runtime.progress import Line, bar
 
 if TYPE_CHECKING:
-    from calibration.sensitivity import Budget
-    from calibration.stage import Result
-    from calibration.training import Schedule
+    from calibration.report.result import Result
+    from calibration.search.sensitivity import Budget
+    from calibration.train.training import Schedule
 
 
 def main() -> int:
-    from calibration.images import read_built_in, read_folder
-    from calibration.placement import TARGETS
-    from calibration.sensitivity import DEFAULT_BUDGET as default
+    from calibration.collect.images import read_built_in, read_folder
+    from calibration.quantise.placement import TARGETS
+    from calibration.search.sensitivity import DEFAULT_BUDGET as default
     from calibration.stage import calibrate, request_digests, up_to_date
-    from runtime.artifact import artifacts_folder, find_artifact, read_artifact, require_classes
+    from runtime.artifacts.artifact import artifacts_folder, find_artifact, read_artifact, require_classes
 
     parser = argparse.ArgumentParser(
         prog="python -m calibration",
@@ -105,7 +106,7 @@ class Bar:
 
 
 def _budget(parser: argparse.ArgumentParser, text: str | None) -> Budget | None:
-    from calibration.sensitivity import Budget
+    from calibration.search.sensitivity import Budget
 
     if text is None:
         return None
@@ -121,13 +122,13 @@ def _schedule(parser: argparse.ArgumentParser, options: argparse.Namespace) -> S
         parser.error("--epochs goes with --qat and is at least 1")
     if not options.qat:
         return None
-    from calibration.training import Schedule
+    from calibration.train.training import Schedule
 
     return Schedule(epochs=options.epochs) if options.epochs else Schedule()
 
 
 def _lines(result: Result, folder: Path) -> list[str]:
-    from calibration.speed import verdict
+    from calibration.report.speed import verdict
 
     best, training = result.best, result.training
     how = f"{len(best.kept)} layers chosen for float"

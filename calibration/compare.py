@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from calibration.images import Photographs, read_folder
+from calibration.collect.images import Photographs, read_folder
 from calibration.network import Network, open_session, run, same_class, sqnr
 from calibration.quantisers import METHODS, TOOLS, Method
 from calibration.stage import read_network
-from runtime.artifact import artifacts_folder, find_artifact, read_artifact, require_classes, sealed
+from runtime.artifacts.artifact import artifacts_folder, find_artifact, read_artifact, require_classes, sealed
 from runtime.command import run as run_command
 from runtime.errors import UserError
 from runtime.whole_file import write_whole

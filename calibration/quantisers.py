@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from calibration.images import Photographs
+from calibration.collect.images import Photographs
 from calibration.network import batch_size
-from runtime.artifact import artifact_path, read_artifact
+from runtime.artifacts.artifact import artifact_path, read_artifact
 
 CHUNK = 8  # pictures whose activations onnxruntime's histogram collectors hold at once
 
@@ -118,7 +118,7 @@ class _Preprocessed(Photographs):
 
 
 def _ours(source: Path, target: Path, pictures: CalibrationPictures, options: Mapping[str, Any]) -> None:
-    from calibration.sensitivity import DEFAULT_BUDGET
+    from calibration.search.sensitivity import DEFAULT_BUDGET
     from calibration.stage import calibrate
 
     artifact = read_artifact(source)

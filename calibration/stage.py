@@ -15,48 +15,27 @@ import numpy as np
 import onnx
 
 from calibration.cache import Cache, code_digest
-from calibration.fitting import Say, prepared_layers, refined
-from calibration.images import FEW, Photographs, split
-from calibration.judge import Score, judge, min_max
+from calibration.collect.images import FEW, Photographs, split
 from calibration.network import Network, open_session, run
-from calibration.placement import quantised_graph, share_in_int8, to_half, with_float_weights
-from calibration.prepare import Prepared
-from calibration.sensitivity import DEFAULT_BUDGET, Budget, Point, measured, search
-from calibration.speed import Speed, measure_speed
+from calibration.quantise.placement import quantised_graph, share_in_int8, to_half, with_float_weights
+from calibration.quantise.prepare import Prepared
+from calibration.report.judge import judge, min_max
+from calibration.report.page import write_report
+from calibration.report.result import Result, summary
+from calibration.report.speed import Speed, measure_speed
+from calibration.search.fitting import Say, prepared_layers, refined
+from calibration.search.sensitivity import DEFAULT_BUDGET, Budget, Point, measured, search
 from export.pixels import with_pixels, without_pixels
-from runtime.artifact import Artifact, artifact_path, sealed
+from runtime.artifacts.artifact import Artifact, artifact_path, sealed
+from runtime.artifacts.onnx_metadata import read_metadata, require_one_file, verify
 from runtime.errors import UserError
-from runtime.onnx_metadata import read_metadata, require_one_file, verify
 from runtime.whole_file import write_whole
 
 if TYPE_CHECKING:  # it imports torch
-    from calibration.training import Schedule
+    from calibration.train.training import Schedule
 
 PRECISIONS = ("int8", "int8-fp16")
 TOOLS = ("numpy", "onnx", "onnxruntime")
-
-
-@dataclass(frozen=True)
-class Result:
-    """Everything that the report shows."""
-
-    variant: str
-    target: str
-    budget: Budget
-    met: bool
-    best: Point
-    points: list[Point]
-    damages: dict[str, float]  # by layer, error power at the logits with it alone in int8
-    scores: list[Score]
-    judged_on: str
-    pictures: int
-    skipped: list[str]
-    origin: str
-    warnings: list[str]
-    speeds: list[Speed]  # on this machine's CPU, for that target
-    seconds: float
-    training: Schedule | None = None  # with which no layer was chosen to stay in float
-    trained: bool = False  # whether what it gave was better, and so is what was written
 
 
 @dataclass(frozen=True)
@@ -216,8 +195,6 @@ def calibrate(
         training,
         kept_training,
     )
-    from calibration.report import write_report  # here: only now is there something to draw
-
     # The artifacts last: they say what they were made from, and so whether all of this has been done.
     write_report(result, network, prepared, artifact_path(artifact.variant, "int8", folder).parent)
     _write(artifact, with_float_weights(graph), half, result, digests.all, folder)
@@ -227,7 +204,7 @@ def calibrate(
 def _trained(
     prepared: Prepared, photographs: Photographs, fit: np.ndarray, training: Schedule, threads: int, say: Say
 ) -> Prepared:
-    from calibration.training import train
+    from calibration.train.training import train
 
     return train(prepared, photographs, fit, (), training, threads, lambda done, of: say("training", done, of))
 
@@ -283,26 +260,3 @@ def _write(
             model = with_pixels(model, artifact.preprocessing)
         content, _ = sealed(model.SerializeToString(), precision, metadata)
         write_whole(artifact_path(artifact.variant, precision, folder), content)
-
-
-def summary(result: Result) -> dict[str, object]:
-    """What the artifacts carry of their calibration."""
-    return {
-        "target": result.target,
-        "pictures": result.pictures,
-        "origin": Path(result.origin).name,
-        "budget": asdict(result.budget),
-        "budget_met": result.met,
-        "kept_in_float": list(result.best.kept),
-        "multiply_adds_in_int8": result.best.share,
-        "judged_on": Path(result.judged_on).name,
-        "scores": [asdict(score) for score in result.scores],
-        "speeds": [asdict(speed) for speed in result.speeds],
-        "training": asdict(result.training) if result.training else None,
-        "trained": result.trained,
-    }
-
-
-def share_of(network: Network, name: str) -> float:
-    """Share of the network's multiply-adds in layer `name`."""
-    return 1 - share_in_int8(network, {name})

@@ -9,15 +9,24 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
-from runtime.command import printable, run
+from runtime.command import run
+from runtime.printable import printable
 
 
 def main() -> int:
     from export.stage import Request, export, up_to_date
     from models.variants import VARIANTS, variant_named
     from models.weights import find_weights
-    from runtime.artifact import CLASSIFIER, HEADS, RANDOM_WEIGHTS, TIMM, artifacts_folder, head_named, set_latest
-    from runtime.preprocess import INPUTS, INTERPOLATIONS
+    from runtime.artifacts.artifact import (
+        CLASSIFIER,
+        HEADS,
+        RANDOM_WEIGHTS,
+        TIMM,
+        artifacts_folder,
+        head_named,
+        set_latest,
+    )
+    from runtime.images.preprocess import INPUTS, INTERPOLATIONS
 
     parser = argparse.ArgumentParser(
         prog="python -m export",
@@ -104,8 +113,8 @@ def main() -> int:
 def _neighbour(options: argparse.Namespace, folder: Path) -> int:
     """A network that is not of the family."""
     from export.neighbours import Neighbour, export_neighbour
-    from runtime.adopt import Asked
-    from runtime.artifact import RANDOM_WEIGHTS, set_latest
+    from runtime.artifacts.artifact import RANDOM_WEIGHTS, set_latest
+    from runtime.artifacts.third_party import Asked
 
     asked = Asked(options.resolution, options.crop, options.interpolation, options.mean, options.std)
     source = {"onnx": options.onnx, "name": options.variant} if options.onnx else {"timm": options.variant}

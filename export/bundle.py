@@ -9,7 +9,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from runtime.artifact import (
+from runtime.artifacts.artifact import (
     CLASSIFIER,
     EMBEDDING,
     RANDOM_WEIGHTS,
@@ -18,9 +18,10 @@ from runtime.artifact import (
     find_artifact,
     read_artifact,
 )
-from runtime.command import printable, run
+from runtime.artifacts.onnx_metadata import verify
+from runtime.command import run
 from runtime.errors import UserError
-from runtime.onnx_metadata import verify
+from runtime.printable import printable
 from runtime.whole_file import write_whole
 
 ROOT = Path(__file__).parents[1]

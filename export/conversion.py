@@ -27,10 +27,10 @@ from export.parity import (
 )
 from export.pixels import with_pixels
 from export.to_onnx import BATCH, INPUT, OPSET, OUTPUT, name_weights
-from runtime.adopt import Graph, Shape
+from runtime.artifacts.third_party import Graph, Shape
 from runtime.backends import in_pieces
 from runtime.errors import UserError
-from runtime.preprocess import Preprocessing, normalize
+from runtime.images.preprocess import Preprocessing, normalize
 
 OLDEST = 13  # opset: the first whose DequantizeLinear takes a scale for each channel
 TOOLS = ("onnx", "onnxsim", "onnxruntime")
@@ -38,11 +38,11 @@ _IR = 8  # of ONNX files with opset 17
 
 
 class Conversion:
-    """A network of others, as its file has it, to the graphs that are kept of it (see runtime.adopt.Convert); `lines` says
-    afterwards what was done."""
+    """A network of others, as its file has it, to the graphs that are kept of it (see
+    runtime.artifacts.third_party.Convert); `lines` says afterwards what was done."""
 
     def __init__(self, input: str = "float32", say: Callable[[str], None] = lambda _: None) -> None:
-        """`input`: one of runtime.preprocess.INPUTS."""
+        """`input`: one of runtime.images.preprocess.INPUTS."""
         self.input, self.say = input, say
         self.lines: list[str] = []
 

@@ -22,10 +22,10 @@ from torch import nn
 from models.dead_leaves import dead_leaves
 from models.reader import read_tensors
 from models.weights import RANDOM
-from runtime.adopt import Asked
-from runtime.artifact import NAME, TIMM, variant_file
+from runtime.artifacts.artifact import NAME, TIMM, variant_file
+from runtime.artifacts.third_party import Asked
 from runtime.errors import UserError
-from runtime.preprocess import INTERPOLATIONS, Preprocessing
+from runtime.images.preprocess import INTERPOLATIONS, Preprocessing
 
 # A trained network's residual branches add little each; those that timm starts at zero would leave dead layers.
 _BRANCH = 0.1

@@ -11,9 +11,9 @@ from export.stage import Exported, code_digest, file_digest
 from models.labels import imagenet_labels, read_labels
 from models.variants import VARIANTS
 from models.weights import RANDOM
-from runtime import adopt
-from runtime.adopt import Asked, Labels, Shape, adopted, name_of
-from runtime.artifact import Artifact, artifact_path, head_named
+from runtime.artifacts import third_party as adopt
+from runtime.artifacts.artifact import Artifact, artifact_path, head_named
+from runtime.artifacts.third_party import Asked, Labels, Shape, adopted, name_of
 from runtime.errors import UserError
 
 Say = Callable[[str], None]
@@ -25,7 +25,7 @@ class Neighbour:
 
     asked: Asked
     labels: Path | None = None
-    input: str = "float32"  # one of runtime.preprocess.INPUTS
+    input: str = "float32"  # one of runtime.images.preprocess.INPUTS
     onnx: Path | None = None  # the file, or
     timm: str = ""  # timm:NAME
     name: str | None = None  # of the artifact; None: as the file is called

@@ -14,7 +14,7 @@ from PIL import Image
 from export.to_onnx import OUTPUT
 from models.dead_leaves import dead_leaves
 from runtime.errors import UserError
-from runtime.preprocess import Preprocessing, normalize
+from runtime.images.preprocess import Preprocessing, normalize
 
 FP32_TOLERANCE = 1e-4  # largest difference of a logit, relative to the largest logit; of each other output likewise
 FP16_COSINE = 0.9999  # of each output for each picture
@@ -98,7 +98,7 @@ def gate_pixels(
     preprocessing: Preprocessing,
 ) -> float:
     """Largest relative error of each of `pixels` (by precision) against that of `floats`, which gets the same pictures
-    as `runtime.preprocess.normalize` makes them; 0 where all bits are the same.
+    as `runtime.images.preprocess.normalize` makes them; 0 where all bits are the same.
 
     Raises ParityError if that, or the error of FP32 against the torch `network`, is above FP32_TOLERANCE.
     """

@@ -1,4 +1,4 @@
-"""The front of a network that takes the camera's own bytes: pixels in, what `runtime.preprocess.normalize` gives out.
+"""The front of a network that takes the camera's own bytes: pixels in, what `runtime.images.preprocess.normalize` gives out.
 
 Cast comes first: TensorRT takes a uint8 tensor only as a network's input, and only into a Cast to float (its
 documentation of DataType.UINT8; in front of anything else building fails). Then normalize's own steps in its own order
@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.preprocess import Preprocessing, scale_and_offset
+from runtime.images.preprocess import Preprocessing, scale_and_offset
 
 INPUT = "pixels"
 

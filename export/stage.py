@@ -17,9 +17,9 @@ from models.checkpoints import known_checkpoints
 from models.labels import imagenet_labels, read_labels
 from models.variants import Variant
 from models.weights import Weights
-from runtime.artifact import CLASSIFIER, FEATURES, Output, artifact_path, sealed, with_head_name
+from runtime.artifacts.artifact import CLASSIFIER, FEATURES, Output, artifact_path, sealed, with_head_name
+from runtime.artifacts.onnx_metadata import read_metadata, verify
 from runtime.errors import UserError
-from runtime.onnx_metadata import read_metadata, verify
 from runtime.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class Request:
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of the checkpoint's recipe
     labels: Path | None = None
     classes: int = 1000  # for random weights; a checkpoint says its own
-    input: str = "float32"  # one of runtime.preprocess.INPUTS
-    head: str = CLASSIFIER  # one of runtime.artifact.HEADS
+    input: str = "float32"  # one of runtime.images.preprocess.INPUTS
+    head: str = CLASSIFIER  # one of runtime.artifacts.artifact.HEADS
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from models.variants import VARIANTS, Variant
-from runtime.preprocess import Preprocessing
+from runtime.images.preprocess import Preprocessing
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and std of channels in 0..1
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

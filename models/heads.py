@@ -64,7 +64,7 @@ class Features(nn.Module):
         return tuple(found)
 
 
-# Names are those of runtime.artifact.HEADS.
+# Names are those of runtime.artifacts.artifact.HEADS.
 _HEADS: dict[str, type[Embedding] | type[Features]] = {"embedding": Embedding, "features": Features}
 
 

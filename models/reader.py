@@ -25,7 +25,7 @@ from models.labels import is_name
 from models.network import EfficientNet
 from models.variants import Variant
 from runtime.errors import UserError
-from runtime.preprocess import Preprocessing
+from runtime.images.preprocess import Preprocessing
 
 # Where training scripts put the weights inside a .pth file; averaged weights before raw ones, as timm does.
 NESTS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model", "net")

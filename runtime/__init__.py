@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from runtime.classifier import Classifier, Prediction
-    from runtime.network import Embedder, Features
+    from .networks.classifier import Classifier, Prediction
+    from .networks.embedder import Embedder
+    from .networks.features import Features
 
 __all__ = ["Classifier", "Embedder", "Features", "Prediction"]
 
@@ -21,7 +22,7 @@ __all__ = ["Classifier", "Embedder", "Features", "Prediction"]
 def __getattr__(name: str) -> Any:
     """Imports the classifier at first use: reading an artifact's metadata should not cost a backend's import."""
     if name in __all__:
-        from runtime import classifier, network
+        from .networks import classifier, embedder, features
 
-        return getattr(network if name in ("Embedder", "Features") else classifier, name)
+        return getattr({"Embedder": embedder, "Features": features}.get(name, classifier), name)
     raise AttributeError(f"module 'runtime' has no attribute {name!r}")

@@ -11,19 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from runtime.adopt import adopted
-from runtime.artifact import PRECISIONS, RANDOM_WEIGHTS, find_artifact
-from runtime.backends import BACKENDS
-from runtime.command import printable, run
-from runtime.errors import UserError
-from runtime.measure.cold import Cold, cold_start
-from runtime.measure.energy import Meter, open_meter
-from runtime.measure.latency import Row, measure, one_pass
-from runtime.measure.machine import machine, warnings
-from runtime.measure.picture import picture_of
-from runtime.measure.statistics import QUIET, Summary
-from runtime.network import Network, open_network
-from runtime.whole_file import write_whole
+from .artifacts.artifact import PRECISIONS, RANDOM_WEIGHTS, find_artifact
+from .artifacts.third_party import adopted
+from .backends import BACKENDS
+from .command import run
+from .errors import UserError
+from .measure.cold import Cold, cold_start
+from .measure.energy import Meter, open_meter
+from .measure.latency import Row, measure, one_pass
+from .measure.machine import machine, warnings
+from .measure.picture import picture_of
+from .measure.statistics import QUIET, Summary
+from .networks.network import Network
+from .networks.opening import open_network
+from .printable import printable
+from .whole_file import write_whole
 
 SCHEMA = 1  # of the JSON; grows when a reader of today would misunderstand the file
 _IDLE = 2.0  # seconds of doing nothing, whose power is subtracted

@@ -13,12 +13,13 @@ from pathlib import Path
 from threading import Timer, main_thread
 from typing import TYPE_CHECKING, Any, Callable, Optional, Set, Type, TypeVar, Union
 
-from runtime.errors import UserError
+from .errors import UserError
+from .printable import printable
 
 if TYPE_CHECKING:
-    from runtime.classifier import Classifier
-    from runtime.decode import Decoding
-    from runtime.network import Network
+    from .images.decode import Decoding
+    from .networks.classifier import Classifier
+    from .networks.network import Network
 
     Kind = TypeVar("Kind", bound=Network)
 
@@ -82,11 +83,6 @@ def _interrupt_again(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def printable(text: str) -> str:
-    """`text` with everything that could steer a terminal, or break a line, shown as an escape instead."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def parse_size(text: str, thousand: int = 1024) -> int:
     """ "512M" -> 512 * thousand ** 2: bytes, or with 1000 anything else that is counted. Raises UserError."""
     found = re.fullmatch(r"(\d+)\s*([KMG]?)(i?B)?", text.strip(), re.IGNORECASE)
@@ -97,7 +93,7 @@ def parse_size(text: str, thousand: int = 1024) -> int:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The options from which `open_model` opens a classifier."""
-    from runtime.backends import BACKENDS
+    from .backends import BACKENDS
 
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--model", metavar="FILE", help="an exported .onnx file, or an .engine built from one")
@@ -120,7 +116,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def open_model(options: argparse.Namespace, lanes: int = 1, model: Union[str, Path, None] = None) -> Classifier:
     """The classifier that the options of `add_model_options` and `add_decoding_options` mean; `model`: with another file.
     Raises UserError."""
-    from runtime.classifier import Classifier
+    from .networks.classifier import Classifier
 
     return open_as(Classifier, options, lanes, model)
 
@@ -129,7 +125,7 @@ def open_as(
     kind: Type[Kind], options: argparse.Namespace, lanes: int = 1, model: Union[str, Path, None] = None
 ) -> Kind:
     """The same for another kind of network."""
-    from runtime.backends import Engines
+    from .backends import Engines
 
     if options.model and options.precision:
         raise UserError("--precision goes with a variant: the file that --model names has its own.")
@@ -147,7 +143,7 @@ def open_as(
 
 def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     """The options from which `decoding_of` makes a Decoding."""
-    from runtime.decode import DECODING
+    from .images.decode import DECODING
 
     group = parser.add_argument_group("decoding")
     group.add_argument(
@@ -178,7 +174,7 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
 
 def decoding_of(options: argparse.Namespace) -> Decoding:
     """How the options of `add_decoding_options` want pictures decoded."""
-    from runtime.decode import Decoding
+    from .images.decode import Decoding
 
     return Decoding(options.exact, options.max_bytes, options.max_pixels, options.max_seconds)
 

@@ -8,8 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-from runtime.command import run
-from runtime.errors import UserError
+from .command import run
+from .errors import UserError
 
 # What is to be seen on them: any of these of ImageNet's classes counts as right.
 PHOTOGRAPHS = {
@@ -21,7 +21,7 @@ PHOTOGRAPHS = {
 
 
 def main() -> int:
-    from runtime.classifier import Classifier
+    from .networks.classifier import Classifier
 
     description = "Shows the exported lite0 at work on scikit-image's sample photographs."
     argparse.ArgumentParser(prog="python -m runtime.demo", description=description).parse_args()

@@ -11,13 +11,14 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from runtime import embeddings as store
-from runtime.command import add_decoding_options, add_model_options, open_as, positive, printable, run
-from runtime.embeddings import Embeddings, Neighbour, Origin
-from runtime.errors import UserError
-from runtime.network import Embedder, unit
-from runtime.pictures import STANDARD_INPUT, find_pictures
-from runtime.progress import Line, time_left
+from .command import add_decoding_options, add_model_options, open_as, positive, run
+from .errors import UserError
+from .images.find import STANDARD_INPUT, find_pictures
+from .networks import embeddings as store
+from .networks.embedder import Embedder, unit
+from .networks.embeddings import Embeddings, Neighbour, Origin
+from .printable import printable
+from .progress import Line, time_left
 
 OUT = Path("embeddings.npy")
 
@@ -56,7 +57,7 @@ def main() -> int:
     for path in options.out or []:
         store.require_suffix(path)
     if options.picture:
-        from runtime.contact_sheet import require_format
+        from .networks.contact_sheet import require_format
 
         require_format(str(options.picture), options.picture.suffix, options.count)
     known = store.read(stored) if stored else None
@@ -95,7 +96,7 @@ def main() -> int:
 def embed(network: Embedder, pictures: Sequence[str], raw: bool = False) -> Tuple[Embeddings, int]:
     """The embeddings of all `pictures` (paths) that can be read, in their order, and how many can't: each is named on stderr.
     Rows have length 1 unless `raw`. Memory: a row each, and a few batches of pixels."""
-    from runtime.pipeline import overlapped
+    from .networks.pipeline import overlapped
 
     rows = np.empty((len(pictures), network.artifact.outputs[0].channels), np.float32)
     files: List[str] = []
@@ -149,7 +150,7 @@ def _files(arguments: Sequence[str]) -> List[str]:
 
 def _opened(options: argparse.Namespace, known: Optional[Embeddings], stored: Optional[Path]) -> Embedder:
     """The network that the options name; to search in a file, the one that made it, where they name none."""
-    from runtime.pipeline import lanes_here
+    from .networks.pipeline import lanes_here
 
     if known is not None and not options.model and not options.variant:
         options.variant, options.precision = known.origin.variant, options.precision or known.origin.precision
@@ -167,9 +168,9 @@ def _told(known: Embeddings, failed: int) -> str:
 
 
 def _draw(known: Embeddings, options: argparse.Namespace, found: Sequence[Neighbour]) -> None:
-    from runtime.command import decoding_of
-    from runtime.contact_sheet import Cell, contact_sheet
-    from runtime.whole_file import write_whole
+    from .command import decoding_of
+    from .networks.contact_sheet import Cell, contact_sheet
+    from .whole_file import write_whole
 
     cells = [Cell(known.path(each.file), f"{each.similarity:.3f}", each.file) for each in found]
     query = Cell(options.nearest, "looked for", options.nearest)

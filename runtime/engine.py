@@ -7,24 +7,24 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.command import parse_size, run
+from .command import parse_size, run
 
 if TYPE_CHECKING:
-    from runtime.backends.tensorrt.manifest import Manifest
+    from .backends.tensorrt.manifest import Manifest
 
 
 def main() -> int:
-    from runtime.artifact import artifacts_folder, find_artifact, read_artifact, set_latest
-    from runtime.backends.tensorrt.generations import MODULES, installed
-    from runtime.backends.tensorrt.loader import existing_engine, make_engine, open_site, wanted_of
-    from runtime.backends.tensorrt.manifest import mismatch, read_manifest
-    from runtime.backends.tensorrt.options import (
+    from .artifacts.artifact import artifacts_folder, find_artifact, read_artifact, set_latest
+    from .backends.tensorrt.generations import MODULES, installed
+    from .backends.tensorrt.loader import existing_engine, make_engine, open_site, wanted_of
+    from .backends.tensorrt.manifest import mismatch, read_manifest
+    from .backends.tensorrt.options import (
         PRECISIONS,
         BuildOptions,
         parse_batch,
         parse_target,
     )
-    from runtime.errors import UserError
+    from .errors import UserError
 
     parser = argparse.ArgumentParser(
         prog="python -m runtime.engine",
@@ -85,7 +85,7 @@ def main() -> int:
         return 0
     set_latest(artifact.variant, folder, given.precision)
     if given.precision == "int8" and not given.no_compare:
-        from runtime.backends.tensorrt.compare import compare_with_fp16
+        from .backends.tensorrt.compare import compare_with_fp16
 
         print("\n".join(compare_with_fp16(artifact, site, options)))
     return 0

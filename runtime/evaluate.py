@@ -11,15 +11,16 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
-from runtime.artifact import RANDOM_WEIGHTS
-from runtime.classifier import Classifier
-from runtime.command import add_decoding_options, add_model_options, open_model, printable, run
-from runtime.dataset import Sample
-from runtime.errors import UserError
-from runtime.evaluation import evaluate, read_samples, reference_path
-from runtime.fleet.options import add_fleet_options, fleet_of, require_ray
-from runtime.pipeline import lanes_here
-from runtime.progress import Line, time_left
+from .artifacts.artifact import RANDOM_WEIGHTS
+from .command import add_decoding_options, add_model_options, open_model, run
+from .errors import UserError
+from .fleet.options import add_fleet_options, fleet_of, require_ray
+from .measure.dataset import Sample
+from .measure.evaluation import evaluate, read_samples, reference_path
+from .networks.classifier import Classifier
+from .networks.pipeline import lanes_here
+from .printable import printable
+from .progress import Line, time_left
 
 
 def main() -> int:
@@ -45,7 +46,7 @@ def main() -> int:
     fleet = fleet_of(options)
     if fleet is not None:
         require_ray(fleet.address)
-        from runtime.fleet.evaluation import evaluate_spread
+        from .fleet.evaluation import evaluate_spread
 
         result = evaluate_spread(options, fleet)
         print(json.dumps(result) if options.json else _report(result, options.data))

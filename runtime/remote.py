@@ -11,11 +11,11 @@ from collections import deque
 from concurrent.futures import Future
 from typing import IO, TYPE_CHECKING, Any, Callable, Deque, Dict, Iterable, Iterator, List, TypeVar, Union
 
-from runtime.command import positive, run
-from runtime.infer import Picture, Result, add_output_options, read_pipe, report
+from .command import positive, run
+from .output import Picture, Result, add_output_options, read_pipe, report
 
 if TYPE_CHECKING:
-    from runtime.serving.client import Server
+    from .serving.client import Server
 
 AT_ONCE = 8  # requests under way, so that the server has something to make batches of
 
@@ -24,7 +24,7 @@ Done = TypeVar("Done")
 
 
 def main() -> int:
-    from runtime.serving.client import PORTS, RETRIES, Server
+    from .serving.client import PORTS, RETRIES, Server
 
     parser = argparse.ArgumentParser(
         prog="python -m runtime.remote",
@@ -48,8 +48,8 @@ def main() -> int:
     )
     options = parser.parse_args()
 
-    from runtime.artifact import RANDOM_WEIGHTS
-    from runtime.pictures import find_pictures
+    from .artifacts.artifact import RANDOM_WEIGHTS
+    from .images.find import find_pictures
 
     pictures = find_pictures(options.images)
     server = Server(options.url, options.grpc, options.timeout, options.retries)
@@ -66,8 +66,8 @@ def _results(
     server: Server, model_name: str, pictures: Iterable[Picture], options: argparse.Namespace, model: Dict[str, str]
 ) -> Iterator[Result]:
     """In the order of the pictures; `model` learns from the answers what gave them."""
-    from runtime.decode import DECODING, ImageError
-    from runtime.serving.client import Answered, RequestError
+    from .images.decode import DECODING, ImageError
+    from .serving.client import Answered, RequestError
 
     def one(picture: Picture) -> Any:
         name, source = picture
@@ -96,8 +96,8 @@ def _results(
 
 
 def _content(name: str, source: Union[str, IO[bytes]], limit: int) -> bytes:
-    """An encoded picture. Raises ImageError, in the words of runtime.decode."""
-    from runtime.decode import ImageError
+    """An encoded picture. Raises ImageError, in the words of runtime.images.decode."""
+    from .images.decode import ImageError
 
     try:
         if isinstance(source, str):

@@ -12,13 +12,13 @@ import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterator, Optional, Tuple
 
-from runtime.command import add_decoding_options, add_model_options, open_model, positive, run
+from .command import add_decoding_options, add_model_options, open_model, positive, run
 
 if TYPE_CHECKING:
-    from runtime.classifier import Classifier
-    from runtime.decode import Source
-    from runtime.pipeline import Answer
-    from runtime.sources import Pictures, Stop
+    from .images.decode import Source
+    from .images.live import Pictures, Stop
+    from .networks.classifier import Classifier
+    from .networks.pipeline import Answer
 
 _READERS = 2  # threads that decode ahead where nothing may be dropped: the network has the other cores
 
@@ -78,7 +78,7 @@ def watch(
 
 
 def _answers(classifier: Classifier, source: Pictures) -> Generator[Answer, None, None]:
-    from runtime.pipeline import one_by_one, overlapped
+    from .networks.pipeline import one_by_one, overlapped
 
     def opened(item: Any) -> Optional[Tuple[Source, str]]:
         return (item.picture, item.name) if hasattr(item, "picture") else None
@@ -90,14 +90,14 @@ def _answers(classifier: Classifier, source: Pictures) -> Generator[Answer, None
 
 def open_source(options: argparse.Namespace, stop: Stop) -> Pictures:
     """The source that the command line names. Raises UserError if it isn't there, or OpenCV is needed and isn't there."""
-    from runtime.errors import UserError
+    from .errors import UserError
 
     name, rate = options.source, options.rate
     if os.path.isdir(name):
-        from runtime.sources.folder import Folder
+        from .images.folder import Folder
 
         return Folder(name, stop, options.settle, options.existing, rate)
-    from runtime.sources import capture
+    from .images import capture
 
     camera = capture.is_camera(name)
     if not camera and not os.path.isfile(name):
@@ -164,8 +164,8 @@ def main() -> int:
     add_decoding_options(parser)
     options = parser.parse_args()
 
-    from runtime.artifact import RANDOM_WEIGHTS
-    from runtime.sources import Stop
+    from .artifacts.artifact import RANDOM_WEIGHTS
+    from .images.live import Stop
 
     stop = Stop()
     with _signals(stop), contextlib.ExitStack() as held:

@@ -9,7 +9,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from runtime.errors import UserError
+from .errors import UserError
 
 _MASK = threading.Lock()  # the process has one umask, which can only be read by changing it
 

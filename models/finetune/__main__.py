@@ -11,8 +11,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from runtime.command import parse_size, printable, run
+from runtime.command import parse_size, run
 from runtime.errors import UserError
+from runtime.printable import printable
 from runtime.progress import Line, time_left
 
 _NAME = re.compile(r"\w[\w.+ -]{0,99}")

@@ -22,7 +22,7 @@ from torch import Tensor
 from models.finetune.dataset import Data
 from models.finetune.settings import Settings
 from runtime.errors import UserError
-from runtime.preprocess import Preprocessing, scale_and_offset
+from runtime.images.preprocess import Preprocessing, scale_and_offset
 
 _GROUP = 8  # pictures that share a policy
 _AHEAD = 3  # batches that are made before they are wanted
@@ -98,7 +98,7 @@ def policy(settings: Settings) -> Callable[[Tensor], Tensor]:
 
 
 def normaliser(preprocessing: Preprocessing, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Pictures in 0..1 -> as runtime.preprocess.normalize gives them."""
+    """Pictures in 0..1 -> as runtime.images.preprocess.normalize gives them."""
     scale, offset = (torch.from_numpy(v).to(device)[:, None, None] for v in scale_and_offset(preprocessing))
     return lambda x: x * (255 * scale) + offset
 

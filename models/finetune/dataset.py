@@ -16,10 +16,10 @@ from PIL import Image
 from models.finetune.duplicates import Look, groups, look
 from models.labels import is_name
 from models.reader import MOST_CLASSES
-from runtime.decode import DECODING, ImageError, open_image
 from runtime.errors import UserError
-from runtime.pictures import below
-from runtime.preprocess import Preprocessing, preprocess, resize_crop
+from runtime.images.decode import DECODING, ImageError, open_image
+from runtime.images.find import below
+from runtime.images.preprocess import Preprocessing, preprocess, resize_crop
 
 VALIDATION = ("val", "valid", "validation", "test")  # what the other side of train/ is called, best first
 _SHOWN = 3  # examples in a sentence
@@ -100,7 +100,7 @@ def _class_names(folder: Path) -> dict[str, str]:
     for name in inside:
         if not is_name(name):
             raise UserError(f"The folder {name!r} in {folder} is no name for a class: it should be plain text.")
-    plain = defaultdict(list)  # as runtime.dataset tells labels apart
+    plain = defaultdict(list)  # as runtime.measure.dataset tells labels apart
     for name in names.values():
         plain[name.casefold().replace("_", " ").replace("-", " ").strip()].append(name)
     same = next((several for several in plain.values() if len(several) > 1), None)
@@ -117,7 +117,7 @@ def _class_names(folder: Path) -> dict[str, str]:
 
 
 def _pictured(name: str) -> bool:
-    from runtime.pictures import SUFFIXES
+    from runtime.images.find import SUFFIXES
 
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
@@ -143,7 +143,7 @@ class Data:
     kept: list[
         np.ndarray | None
     ]  # of train: uint8 [H, W, 3], the shorter side at most `resize_to`; None: decode it again
-    squares: np.ndarray  # of val: uint8 [n, side, side, 3], as runtime.preprocess gives them
+    squares: np.ndarray  # of val: uint8 [n, side, side, 3], as runtime.images.preprocess gives them
     preprocessing: Preprocessing
     origin: str
     given: bool  # whether the split is the user's

@@ -20,8 +20,8 @@ from models.checkpoints import Recipe
 from models.finetune.dataset import Data
 from models.finetune.settings import Settings
 from models.finetune.train import Answers, Progress
-from runtime.accuracy import wilson
 from runtime.errors import UserError
+from runtime.measure.accuracy import wilson
 from runtime.whole_file import write_whole
 
 MISTAKES = 24  # shown as pictures

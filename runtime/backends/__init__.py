@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Callable, List, NamedTuple, Optional, Protocol
 
 import numpy as np
 
-from runtime.errors import UserError
+from ..errors import UserError
 
 if TYPE_CHECKING:
-    from runtime.artifact import Artifact
+    from ..artifacts.artifact import Artifact
 
 
 class Backend(Protocol):
@@ -99,10 +99,10 @@ def open_backend(
     elif name == "openvino" and artifact.precision.startswith("int8") and saturates():
         say(f"{SATURATES}. Take FP32 or FP16 here, or another processor.")
     if name == "openvino":
-        from runtime.backends.open_vino import OpenVino
+        from .open_vino import OpenVino
 
         return OpenVino(artifact, threads, lanes)
-    from runtime.backends.onnx_runtime import OnnxRuntime
+    from .onnx_runtime import OnnxRuntime
 
     return OnnxRuntime(
         artifact, threads, "CUDAExecutionProvider" if name == "onnxruntime_cuda" else "CPUExecutionProvider", lanes
@@ -163,14 +163,14 @@ def in_pieces(run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, fixed
 
 
 def _tensorrt(artifact: Artifact, module: str, engines: Engines, say: Say) -> Backend:
-    from runtime.backends.tensorrt.backend import TensorRt
+    from .tensorrt.backend import TensorRt
 
     return TensorRt(artifact, module, engine=engines.path, rebuild=engines.rebuild, trust=engines.trust, say=say)
 
 
 def _module_of(engine: Optional[Path]) -> str:
     """Which module built `engine`; without a manifest, by the name that engines of TensorRT-RTX have."""
-    from runtime.backends.tensorrt.manifest import read_manifest
+    from .tensorrt.manifest import read_manifest
 
     assert engine is not None
     try:
@@ -181,8 +181,8 @@ def _module_of(engine: Optional[Path]) -> str:
 
 def _on_gpu(artifact: Artifact, threads: Optional[int], engines: Engines, say: Say) -> Optional[Backend]:
     """The best backend on a GPU. None if there is no GPU, or nothing that works on it, which `say` is then told."""
-    from runtime.backends.cuda.driver import gpus
-    from runtime.backends.tensorrt.generations import installed
+    from .cuda.driver import gpus
+    from .tensorrt.generations import installed
 
     found, _ = gpus()  # the driver itself: TensorRT crashes in places where there is no GPU
     if not found:
@@ -192,7 +192,7 @@ def _on_gpu(artifact: Artifact, threads: Optional[int], engines: Engines, say: S
         if not installed(module):
             continue
         try:
-            from runtime.backends.tensorrt.loader import existing_engine, open_site
+            from .tensorrt.loader import existing_engine, open_site
 
             if existing_engine(artifact, open_site(module)) is None:
                 missed.append(
@@ -206,7 +206,7 @@ def _on_gpu(artifact: Artifact, threads: Optional[int], engines: Engines, say: S
             missed.append(str(error).rstrip("."))
     missed = missed or ["neither tensorrt nor tensorrt_rtx is installed"]
     try:
-        from runtime.backends.onnx_runtime import OnnxRuntime
+        from .onnx_runtime import OnnxRuntime
 
         backend = OnnxRuntime(artifact, threads, "CUDAExecutionProvider")
         say(f"on {backend.description}, {found[0].name}; not TensorRT: {'; '.join(missed)}")

@@ -7,10 +7,10 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from runtime.artifact import Artifact, Output
-from runtime.backends import cpu_batch, in_pieces, saturates, share_cores
-from runtime.errors import UserError
-from runtime.onnx_metadata import require_one_file
+from ..artifacts.artifact import Artifact, Output
+from ..artifacts.onnx_metadata import require_one_file
+from ..errors import UserError
+from . import cpu_batch, in_pieces, saturates, share_cores
 
 MOST_THREADS = 256  # onnxruntime starts them all and gives each memory: 100,000 fill a machine and never return
 PROVIDERS = {"CPUExecutionProvider": "CPU", "CUDAExecutionProvider": "CUDA"}

@@ -7,10 +7,10 @@ from typing import List, Optional, Tuple
 
 import numpy as np
 
-from runtime.artifact import Artifact
-from runtime.backends import cpu_batch, in_pieces, share_cores
-from runtime.errors import UserError
-from runtime.onnx_metadata import require_one_file
+from ..artifacts.artifact import Artifact
+from ..artifacts.onnx_metadata import require_one_file
+from ..errors import UserError
+from . import cpu_batch, in_pieces, share_cores
 
 
 class OpenVino:

@@ -1,4 +1,4 @@
-"""On the node of a network: holds the models of a job, and answers a group as `runtime.pipeline` does on one machine."""
+"""On the node of a network: holds the models of a job, and answers a group as `runtime.networks.pipeline` does on one machine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pyarrow
 import ray
 from PIL import Image
 
-from runtime.artifact import read_artifact
-from runtime.backends import Engines
-from runtime.classifier import Classifier
-from runtime.decode import Decoding, ImageError
-from runtime.errors import UserError
-from runtime.measure.machine import machine
-from runtime.pipeline import Answer, Squares, overlapped, recipes_of
-from runtime.whole_file import write_whole
+from ..artifacts.artifact import read_artifact
+from ..backends import Engines
+from ..errors import UserError
+from ..images.decode import Decoding, ImageError
+from ..measure.machine import machine
+from ..networks.classifier import Classifier
+from ..networks.pipeline import Answer, Squares, overlapped, recipes_of
+from ..whole_file import write_whole
 
 # Names and answers of a group that begins at a position -> what is kept of it, and what of the unreadable (b"": there are none).
 Form = Callable[[int, Sequence[str], Sequence[Answer], Sequence[Classifier]], Tuple[bytes, bytes]]

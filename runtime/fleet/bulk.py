@@ -11,12 +11,12 @@ from typing import Any, Generator, List, NamedTuple, Sequence, Set
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from runtime.errors import UserError
-from runtime.fleet.actor import Classify, Facts, Job, Networks
-from runtime.fleet.decoding import Listing, Pictures
-from runtime.fleet.groups import Groups
-from runtime.fleet.options import Fleet
-from runtime.preprocess import Preprocessing
+from ..errors import UserError
+from ..images.preprocess import Preprocessing
+from .actor import Classify, Facts, Job, Networks
+from .decoding import Listing, Pictures
+from .groups import Groups
+from .options import Fleet
 
 _LEAVING = 60.0  # s
 _ROUNDS = 3  # without a single group done, before the job is given up

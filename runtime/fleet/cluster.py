@@ -9,9 +9,9 @@ import re
 import socket
 from typing import Any, Dict, Iterator
 
-from runtime.backends import processors
-from runtime.errors import UserError
-from runtime.fleet.options import require_ray
+from ..backends import processors
+from ..errors import UserError
+from .options import require_ray
 
 _ANSWER = 5.0  # s that a cluster may take to accept a connection
 

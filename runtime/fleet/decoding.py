@@ -17,12 +17,12 @@ import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from runtime.decode import Decoding, ImageError
-from runtime.errors import UserError
-from runtime.fleet.groups import Groups
-from runtime.fleet.sources import Entry, contents, is_url
-from runtime.pipeline import squares
-from runtime.preprocess import Preprocessing
+from ..errors import UserError
+from ..images.decode import Decoding, ImageError
+from ..images.preprocess import Preprocessing
+from ..networks.pipeline import squares
+from .groups import Groups
+from .sources import Entry, contents, is_url
 
 CHUNK = 1 << 16  # entries: a task fetches one or two such tables, never the whole list
 SCHEMA = pyarrow.schema(

@@ -10,11 +10,10 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 
-from runtime.artifact import RANDOM_WEIGHTS, Artifact
-from runtime.classifier import Classifier
-from runtime.dataset import Sample
-from runtime.errors import UserError
-from runtime.evaluation import (
+from ..artifacts.artifact import RANDOM_WEIGHTS, Artifact
+from ..errors import UserError
+from ..measure.dataset import Sample
+from ..measure.evaluation import (
     Record,
     believable,
     read_samples,
@@ -23,18 +22,19 @@ from runtime.evaluation import (
     require_comparable,
     summary,
 )
-from runtime.fleet.bulk import Part
-from runtime.fleet.finish import Task, artifact_of, finish, own_folder
-from runtime.fleet.inference import Progress
-from runtime.fleet.options import Fleet
-from runtime.fleet.results import RESULTS, Folder
-from runtime.fleet.sources import Entry
-from runtime.fleet.store import Store
-from runtime.pipeline import Answer
+from ..networks.classifier import Classifier
+from ..networks.pipeline import Answer
+from .bulk import Part
+from .finish import Task, artifact_of, finish, own_folder
+from .inference import Progress
+from .options import Fleet
+from .results import RESULTS, Folder
+from .sources import Entry
+from .store import Store
 
 
 def evaluate_spread(options: argparse.Namespace, fleet: Fleet) -> Dict[str, Any]:
-    """What `python -m runtime.evaluate ... --ray` reports, with the keys of runtime.evaluation.summary. Raises UserError."""
+    """What `python -m runtime.evaluate ... --ray` reports, with the keys of measure.evaluation.summary. Raises UserError."""
     artifacts = [artifact_of(options)]
     if options.reference:
         path = str(reference_path(options.reference, artifacts[0]))

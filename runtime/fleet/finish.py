@@ -10,19 +10,19 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
-from runtime.artifact import Artifact, find_artifact, read_artifact, require_classes
-from runtime.backends import Engines
-from runtime.command import decoding_of
-from runtime.errors import UserError
-from runtime.fleet.actor import Facts, Form, Job, Model
-from runtime.fleet.bulk import Part, facts_of, run_job, share_of
-from runtime.fleet.cluster import joined
-from runtime.fleet.decoding import Listing
-from runtime.fleet.groups import Groups, cut
-from runtime.fleet.options import Fleet
-from runtime.fleet.results import Folder
-from runtime.fleet.sources import Entry
-from runtime.pipeline import recipes_of
+from ..artifacts.artifact import Artifact, find_artifact, read_artifact, require_classes
+from ..backends import Engines
+from ..command import decoding_of
+from ..errors import UserError
+from ..networks.pipeline import recipes_of
+from .actor import Facts, Form, Job, Model
+from .bulk import Part, facts_of, run_job, share_of
+from .cluster import joined
+from .decoding import Listing
+from .groups import Groups, cut
+from .options import Fleet
+from .results import Folder
+from .sources import Entry
 
 _SCHEMA = 1  # of _job.json
 

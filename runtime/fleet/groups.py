@@ -1,15 +1,15 @@
 """Work given out by position alone: which pictures share a batch is the same on one machine and on a hundred.
 
 A network's last bits depend on how many pictures it gets at once (libraries choose their kernels by it), so a group begins
-and ends where a batch of `runtime.pipeline.overlapped` does.
+and ends where a batch of `runtime.networks.pipeline.overlapped` does.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple, Sequence, Tuple
 
-from runtime.pipeline import grown
-from runtime.preprocess import Preprocessing
+from ..images.preprocess import Preprocessing
+from ..networks.pipeline import grown
 
 _MOST = 1024  # pictures a group: seconds that are lost with a node
 _BYTES = 64 << 20  # of squares on their way between nodes

@@ -7,17 +7,17 @@ import sys
 import time
 from typing import Iterator, List
 
-from runtime.artifact import RANDOM_WEIGHTS
-from runtime.errors import UserError
-from runtime.fleet.bulk import Part
-from runtime.fleet.finish import Task, artifact_of, finish, own_folder
-from runtime.fleet.groups import Groups
-from runtime.fleet.options import Fleet
-from runtime.fleet.results import RESULTS, UNREADABLE, Folder, form
-from runtime.fleet.sources import entries
-from runtime.fleet.store import Store
-from runtime.infer import Result, facts, report
-from runtime.progress import Line, time_left
+from ..artifacts.artifact import RANDOM_WEIGHTS
+from ..errors import UserError
+from ..output import Result, facts, report
+from ..progress import Line, time_left
+from .bulk import Part
+from .finish import Task, artifact_of, finish, own_folder
+from .groups import Groups
+from .options import Fleet
+from .results import RESULTS, UNREADABLE, Folder, form
+from .sources import entries
+from .store import Store
 
 
 def infer(options: argparse.Namespace, fleet: Fleet) -> int:

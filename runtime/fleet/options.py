@@ -6,8 +6,8 @@ import argparse
 import os
 from typing import Any, List, NamedTuple, Optional
 
-from runtime.command import positive
-from runtime.errors import UserError
+from ..command import positive
+from ..errors import UserError
 
 
 class Fleet(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Callable, Dict, Iterator
 
-from runtime.fleet.cluster import joined
+from .cluster import joined
 
 _PAUSE = 5.0  # s of waiting before it is said
 

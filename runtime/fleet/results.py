@@ -16,17 +16,17 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Se
 import pyarrow
 import pyarrow.parquet as parquet
 
-from runtime.classifier import Classifier, Prediction
-from runtime.errors import UserError
-from runtime.fleet.decoding import CHUNK, SCHEMA, as_entries, as_table
-from runtime.fleet.groups import Groups
-from runtime.fleet.sources import Entry
-from runtime.fleet.store import Store
-from runtime.pipeline import Answer
+from ..errors import UserError
+from ..networks.classifier import Classifier, Prediction
+from ..networks.pipeline import Answer
+from .decoding import CHUNK, SCHEMA, as_entries, as_table
+from .groups import Groups
+from .sources import Entry
+from .store import Store
 
 RESULTS, UNREADABLE = "results", "unreadable"
 _JOB, _LISTING = "_job.json", "_listing.parquet"  # readers of a folder of Parquet leave out what begins so
-_KEY = b"efficientnet-edge"  # of the facts in Parquet's metadata, as in runtime.embeddings
+_KEY = b"efficientnet-edge"  # of the facts in Parquet's metadata, as in runtime.networks.embeddings
 _PREDICTION = pyarrow.struct(
     [("index", pyarrow.int32()), ("label", pyarrow.string()), ("probability", pyarrow.float64())]
 )

@@ -11,9 +11,9 @@ import glob
 import os
 from typing import IO, Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from runtime.decode import Decoding, ImageError
-from runtime.errors import UserError
-from runtime.pictures import STANDARD_INPUT, SUFFIXES, below
+from ..errors import UserError
+from ..images.decode import Decoding, ImageError
+from ..images.find import STANDARD_INPUT, SUFFIXES, below
 
 MANIFESTS = (".txt", ".csv", ".tsv")
 PATH_COLUMNS = ("file", "filename", "path", "url", "image", "image_path")  # where no --column is named
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
 
 def entries(arguments: Sequence[str], column: Optional[str] = None) -> Iterator[Entry]:
-    """Every picture that `arguments` mean, in their order; a folder's sorted, as runtime.pictures has it.
+    """Every picture that `arguments` mean, in their order; a folder's sorted, as runtime.images.find has it.
 
     Files, folders and quoted patterns as on one machine; .txt, .csv and .tsv are manifests; .parquet holds a column of
     encoded pictures or of paths; and all of these may be URLs (s3://bucket/photos/). `column`: of a table.
@@ -187,7 +187,7 @@ def _holds_bytes(kind: Any) -> bool:
 
 
 def contents(wanted: Sequence[Entry], decoding: Decoding) -> Iterator[Tuple[Entry, Union[str, bytes, ImageError]]]:
-    """What `runtime.decode.open_image` is to open of each entry, in order: a path, or the bytes that were fetched; or why there
+    """What `images.decode.open_image` is to open of each entry, in order: a path, or the bytes that were fetched; or why there
     is nothing. Several are fetched ahead at once, since object storage answers late."""
     from concurrent.futures import ThreadPoolExecutor
 

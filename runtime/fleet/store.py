@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any, Iterator, Optional, Set
 
-from runtime.errors import UserError
-from runtime.fleet.sources import file_system, is_url
-from runtime.whole_file import write_whole
+from ..errors import UserError
+from ..whole_file import write_whole
+from .sources import file_system, is_url
 
 
 class Store:

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-from runtime.command import run
-from runtime.errors import UserError
+from ..command import run
+from ..errors import UserError
 
 RUNS = 3
 
@@ -88,9 +88,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, metavar="N")
     options = parser.parse_args()
 
-    from runtime.classifier import Classifier
-    from runtime.measure.picture import made_up
-    from runtime.network import open_network
+    from ..networks.classifier import Classifier
+    from ..networks.opening import open_network
+    from .picture import made_up
 
     pictures: List[Any] = [made_up()] * options.batch
     network = open_network(options.model, backend=options.backend, threads=options.threads)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
-from runtime.decode import open_image
-from runtime.measure.statistics import Summary, paired_ratio, summary
-from runtime.network import Network
-from runtime.preprocess import normalize, resize_crop
+from ..images.decode import open_image
+from ..images.preprocess import normalize, resize_crop
+from ..networks.network import Network
+from .statistics import Summary, paired_ratio, summary
 
 TOTAL = "total"
 STAGES = ("decode", "resize", "normalise", "copy in", "compute", "copy out", "launch", "softmax")

@@ -181,7 +181,7 @@ def _libraries() -> Dict[str, str]:
 
 
 def _gpus() -> List[Dict[str, Any]]:
-    from runtime.backends.cuda.driver import gpus
+    from ..backends.cuda.driver import gpus
 
     return [
         {

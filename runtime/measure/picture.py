@@ -9,9 +9,9 @@ from typing import Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
-from runtime.decode import open_image
-from runtime.errors import UserError
-from runtime.pictures import find_pictures
+from ..errors import UserError
+from ..images.decode import open_image
+from ..images.find import find_pictures
 
 MADE_UP_SIZE = (640, 480)  # px, a small camera's frame
 

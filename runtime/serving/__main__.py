@@ -6,17 +6,18 @@ import argparse
 from pathlib import Path
 from typing import Tuple
 
-from runtime.command import positive, printable, run
+from ..command import positive, run
+from ..printable import printable
 
 
 def main() -> int:
-    from runtime.artifact import PRECISIONS, artifacts_folder
-    from runtime.backends import BACKENDS
-    from runtime.errors import UserError
-    from runtime.serving.config import DEVICES
-    from runtime.serving.repository import KINDS, Wanted, write_repository
-    from runtime.sweep.plan import variants_of
-    from runtime.sweep.rows import read_rows
+    from ..artifacts.artifact import PRECISIONS, artifacts_folder
+    from ..backends import BACKENDS
+    from ..errors import UserError
+    from ..sweep.plan import variants_of
+    from ..sweep.rows import read_rows
+    from .config import DEVICES
+    from .repository import KINDS, Wanted, write_repository
 
     def kinds(text: str) -> Tuple[str, ...]:
         names = tuple(dict.fromkeys(text.split(",")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from runtime.sweep.rows import Report, Row
+from ..sweep.rows import Report, Row
 
 _GAIN = 0.97  # a batch is worth it where a picture takes at most this share of what it takes in the next smaller one
 _NETWORK = ("copy in", "compute", "copy out", "launch")  # stages of a sweep's row that are the network's

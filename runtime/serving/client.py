@@ -13,10 +13,10 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from runtime.classifier import Prediction
-from runtime.errors import UserError
-from runtime.serving.config import CLASSES
-from runtime.serving.model import PICTURE
+from ..errors import UserError
+from ..networks.classifier import Prediction
+from .config import CLASSES
+from .model import PICTURE
 
 PORTS = {"http": 8000, "grpc": 8001}  # Triton's own
 RETRIES = 5  # a model that is loaded anew is away for some seconds: these wait 6 to 9
@@ -53,7 +53,7 @@ class Answered(NamedTuple):
 
     predictions: List[Prediction]  # [] with an error
     error: str
-    model: Dict[str, str]  # runtime.infer.facts of what answered
+    model: Dict[str, str]  # runtime.output.facts of what answered
 
 
 class Server:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from runtime.artifact import Artifact
-from runtime.serving.batching import Batching
-from runtime.serving.pbtxt import COMMENT, Word
+from ..artifacts.artifact import Artifact
+from .batching import Batching
+from .pbtxt import COMMENT, Word
 
 STRING, FP32, INT32, UINT8 = (Word(f"TYPE_{name}") for name in ("STRING", "FP32", "INT32", "UINT8"))
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from runtime.artifact import Artifact, read_artifact
-from runtime.backends import processors
-from runtime.classifier import Classifier
-from runtime.decode import ImageError
-from runtime.errors import UserError
-from runtime.infer import facts
-from runtime.preprocess import preprocess
+from ..artifacts.artifact import Artifact, read_artifact
+from ..backends import processors
+from ..errors import UserError
+from ..images.decode import ImageError
+from ..images.preprocess import preprocess
+from ..networks.classifier import Classifier
+from ..output import facts
 
 if TYPE_CHECKING:
-    from runtime.classifier import Prediction
+    from ..networks.classifier import Prediction
 
 TOP = 5
 PICTURE = "picture"  # what errors call it: only the client knows its name

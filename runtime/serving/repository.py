@@ -18,18 +18,18 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 
 from PIL import Image
 
-from runtime.artifact import Artifact, find_artifact, read_artifact, sealed
-from runtime.backends.tensorrt.loader import precision_of
-from runtime.backends.tensorrt.manifest import manifest_path, read_engine, read_manifest
-from runtime.errors import UserError
-from runtime.onnx_metadata import verify
-from runtime.serving import config
-from runtime.serving.batching import Batching, batching_of
-from runtime.serving.config import Network
-from runtime.serving.model import FACTS
-from runtime.serving.pbtxt import pbtxt
-from runtime.sweep.rows import Report
-from runtime.whole_file import write_whole
+from ..artifacts.artifact import Artifact, find_artifact, read_artifact, sealed
+from ..artifacts.onnx_metadata import verify
+from ..backends.tensorrt.loader import precision_of
+from ..backends.tensorrt.manifest import manifest_path, read_engine, read_manifest
+from ..errors import UserError
+from ..sweep.rows import Report
+from ..whole_file import write_whole
+from . import config
+from .batching import Batching, batching_of
+from .config import Network
+from .model import FACTS
+from .pbtxt import pbtxt
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("python", "onnxruntime", "tensorrt", "ensemble")  # of models, of each variant
@@ -183,7 +183,7 @@ def _told_of(model: Model) -> str:
 
 def _network_of(artifact: Artifact) -> Network:
     """Raises UserError for a graph whose number of pictures is fixed: Triton can't batch for it."""
-    from runtime.adopt import ends_of
+    from ..artifacts.third_party import ends_of
 
     inputs, outputs = ends_of(artifact.path)
     batch = inputs[0].shape[0]

@@ -8,16 +8,17 @@ import sys
 from pathlib import Path
 from typing import Dict, List
 
-from runtime.command import printable, run
-from runtime.errors import UserError
-from runtime.fleet.options import add_fleet_options, fleet_of, require_ray
-from runtime.sweep import picture
-from runtime.sweep.choose import LIMITS, choose
-from runtime.sweep.page import page
-from runtime.sweep.plan import Plan, backends_of, batches_of, foreign_of, precisions_of, variants_of
-from runtime.sweep.rows import Report, accuracy, read_rows
-from runtime.sweep.run import sweep
-from runtime.whole_file import write_whole
+from ..command import run
+from ..errors import UserError
+from ..fleet.options import add_fleet_options, fleet_of, require_ray
+from ..printable import printable
+from ..whole_file import write_whole
+from . import picture
+from .choose import LIMITS, choose
+from .page import page
+from .plan import Plan, backends_of, batches_of, foreign_of, precisions_of, variants_of
+from .rows import Report, accuracy, read_rows
+from .run import sweep
 
 REPORTS = Path("reports")
 

@@ -6,9 +6,9 @@ import importlib.util
 from pathlib import Path
 from typing import Dict, Tuple
 
-from runtime.artifact import Artifact, artifact_path, artifacts_folder, read_artifact
-from runtime.sweep.children import Failed, run_module
-from runtime.sweep.plan import Plan
+from ..artifacts.artifact import Artifact, artifact_path, artifacts_folder, read_artifact
+from .children import Failed, run_module
+from .plan import Plan
 
 
 def folder_of(plan: Plan) -> Path:

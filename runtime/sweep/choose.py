@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from runtime.sweep.rows import Report, Row, accuracy, measured, milliseconds, of_batch, title
+from .rows import Report, Row, accuracy, measured, milliseconds, of_batch, title
 
 
 class Limit(NamedTuple):

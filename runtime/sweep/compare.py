@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Tuple
 
-from runtime.command import printable, run
-from runtime.sweep.rows import Report, Row, facts, read_rows
+from ..command import run
+from ..printable import printable
+from .rows import Report, Row, facts, read_rows
 
 Key = Tuple[str, str, str, int]
 SAME = "noise"  # what a difference is called whose intervals meet

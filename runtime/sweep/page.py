@@ -6,8 +6,8 @@ from __future__ import annotations
 import html
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence
 
-from runtime.command import printable
-from runtime.sweep.rows import Report, Row, accuracy, facts, frontier, measured, milliseconds, title
+from ..printable import printable
+from .rows import Report, Row, accuracy, facts, frontier, measured, milliseconds, title
 
 # By stage of the way from JPEG bytes to top-5; a stage without a colour takes the last.
 _STAGES = {

@@ -7,8 +7,8 @@ import itertools
 import re
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
-from runtime.errors import UserError
-from runtime.sweep.rows import Row, accuracy, frontier, milliseconds, of_batch
+from ..errors import UserError
+from .rows import Row, accuracy, frontier, milliseconds, of_batch
 
 # Colours of precisions, legible on white and on black; the page's stylesheet uses them too.
 COLOURS = {"fp32": "#3b78c4", "fp16": "#2f9e62", "int8": "#d9822b", "int8-fp16": "#a05cc0"}

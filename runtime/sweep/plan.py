@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from runtime.adopt import name_of
-from runtime.artifact import NAME, PRECISIONS
-from runtime.backends import BACKENDS
-from runtime.errors import UserError
+from ..artifacts.artifact import NAME, PRECISIONS
+from ..artifacts.third_party import name_of
+from ..backends import BACKENDS
+from ..errors import UserError
 
 LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx", "numpy", "Pillow")
 

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from runtime.errors import UserError
-from runtime.whole_file import write_whole
+from ..errors import UserError
+from ..whole_file import write_whole
 
 SCHEMA = 1
 Row = Dict[str, Any]  # runtime.bench's, and what `runtime.sweep.run` adds; "reason" and no figures if it failed

@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, List, Optional, Sequence, Tuple
 
-from runtime.adopt import adopted, as_in
-from runtime.artifact import PRECISIONS, Artifact
-from runtime.errors import UserError
-from runtime.fleet.options import Fleet
-from runtime.sweep.artifacts import Maker
-from runtime.sweep.children import Failed, run_module
-from runtime.sweep.plan import Plan, fingerprint, site
-from runtime.sweep.rows import Report, Row, read_rows, write_rows
+from ..artifacts.artifact import PRECISIONS, Artifact
+from ..artifacts.third_party import adopted, as_in
+from ..errors import UserError
+from ..fleet.options import Fleet
+from .artifacts import Maker
+from .children import Failed, run_module
+from .plan import Plan, fingerprint, site
+from .rows import Report, Row, read_rows, write_rows
 
 Key = Tuple[str, str, str, int]  # variant, precision, backend that was asked for, batch
 Say = Callable[[str], None]
@@ -73,7 +73,7 @@ def _alone(fleet: Optional[Fleet], say: Say) -> ContextManager[None]:
     """The node to oneself; a cluster that is only started for each evaluation runs nothing meanwhile."""
     if fleet is None or not (fleet.address or os.environ.get("RAY_ADDRESS")):
         return contextlib.nullcontext()
-    from runtime.fleet.reservation import alone
+    from ..fleet.reservation import alone
 
     return alone(fleet.address, say)
 

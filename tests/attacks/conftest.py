@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.artifact import Artifact
+from runtime.artifacts.artifact import Artifact
 from tests.calibration.small_network import small_model, write_artifact
 
 SONG = b"nothing happened"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from export.bundle import bundle
-from runtime.artifact import Artifact, find_artifact, read_artifact, sealed
+from runtime.artifacts.artifact import Artifact, find_artifact, read_artifact, sealed
 from runtime.backends import Engines
 from runtime.backends.tensorrt.loader import artifact_of, checked_engine
 from runtime.backends.tensorrt.manifest import Manifest, Wanted, manifest_path, read_manifest, write_engine
 from runtime.backends.tensorrt.options import BuildOptions
-from runtime.classifier import Classifier
 from runtime.errors import UserError
+from runtime.networks.classifier import Classifier
 from tests.calibration.small_network import small_model
 from tests.warm import command
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from runtime.artifact import Artifact
-from runtime.decode import Decoding, ImageError, open_image
-from runtime.pictures import find_pictures
+from runtime.artifacts.artifact import Artifact
+from runtime.images.decode import Decoding, ImageError, open_image
+from runtime.images.find import find_pictures
 from tests.warm import command
 
 SIDE = 30_000  # 900 megapixels, 2.7 GB decoded

@@ -13,9 +13,9 @@ import pytest
 
 import export.stage
 from models.labels import read_labels
-from runtime.artifact import Artifact, artifact_path, read_artifact, sealed
-from runtime.command import printable
+from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact, sealed
 from runtime.errors import UserError
+from runtime.printable import printable
 from tests.attacks.test_onnx_outside import as_artifact
 from tests.calibration.small_network import CLASSES, small_model, write_pictures
 from tests.warm import command

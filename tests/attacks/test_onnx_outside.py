@@ -13,14 +13,14 @@ from onnx import TensorProto, helper
 from calibration.stage import read_network
 from export.bundle import bundle
 from export.neighbours import Neighbour, export_neighbour
-from runtime.adopt import Asked, adopted
-from runtime.artifact import Artifact, artifact_path, read_artifact, sealed
+from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact, sealed
+from runtime.artifacts.onnx_metadata import require_one_file, verify
+from runtime.artifacts.third_party import Asked, adopted
 from runtime.backends.tensorrt.generations import generation
 from runtime.backends.tensorrt.loader import Site, make_engine
 from runtime.backends.tensorrt.options import BuildOptions
-from runtime.classifier import Classifier
 from runtime.errors import UserError
-from runtime.onnx_metadata import require_one_file, verify
+from runtime.networks.classifier import Classifier
 from tests.attacks.conftest import SONG
 from tests.calibration.small_network import small_model
 from tests.warm import command

@@ -23,12 +23,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from calibration.fitting import ROUNDED_ON  # noqa: E402
+from calibration.collect.ranges import collect  # noqa: E402
 from calibration.network import batch_size, by_input, open_session, run  # noqa: E402
-from calibration.ranges import collect  # noqa: E402
-from calibration.rounding import collect_moments  # noqa: E402
+from calibration.quantise.rounding import collect_moments  # noqa: E402
+from calibration.search.fitting import ROUNDED_ON  # noqa: E402
 from calibration.stage import read_network  # noqa: E402
-from runtime.artifact import find_artifact, read_artifact  # noqa: E402
+from runtime.artifacts.artifact import find_artifact, read_artifact  # noqa: E402
 
 PASSES = ("plain inference", "ranges", "moments")
 

@@ -29,9 +29,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from runtime.classifier import Classifier  # noqa: E402
-from runtime.decode import Decoding, open_image  # noqa: E402
-from runtime.preprocess import Preprocessing, normalize, preprocess, resize_crop  # noqa: E402
+from runtime.images.decode import Decoding, open_image  # noqa: E402
+from runtime.images.preprocess import Preprocessing, normalize, preprocess, resize_crop  # noqa: E402
+from runtime.networks.classifier import Classifier  # noqa: E402
 from runtime.progress import Line  # noqa: E402
 
 B0 = Preprocessing(224, 0.875, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

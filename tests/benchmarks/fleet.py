@@ -36,8 +36,6 @@ require_ray("local")
 import ray  # noqa: E402
 
 from runtime.backends import Engines, processors  # noqa: E402
-from runtime.classifier import Classifier  # noqa: E402
-from runtime.decode import DECODING  # noqa: E402
 from runtime.fleet.actor import Job, Model  # noqa: E402
 from runtime.fleet.bulk import facts_of, run_job, share_of  # noqa: E402
 from runtime.fleet.cluster import quieten  # noqa: E402
@@ -46,9 +44,12 @@ from runtime.fleet.groups import cut  # noqa: E402
 from runtime.fleet.results import Folder, form  # noqa: E402
 from runtime.fleet.sources import Entry  # noqa: E402
 from runtime.fleet.store import Store  # noqa: E402
-from runtime.infer import answers, facts  # noqa: E402
-from runtime.pictures import below  # noqa: E402
-from runtime.pipeline import lanes_here, recipes_of, squares  # noqa: E402
+from runtime.images.decode import DECODING  # noqa: E402
+from runtime.images.find import below  # noqa: E402
+from runtime.infer import answers  # noqa: E402
+from runtime.networks.classifier import Classifier  # noqa: E402
+from runtime.networks.pipeline import lanes_here, recipes_of, squares  # noqa: E402
+from runtime.output import facts  # noqa: E402
 
 
 def main() -> int:

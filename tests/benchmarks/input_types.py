@@ -28,10 +28,10 @@ from export.stage import Request, export  # noqa: E402
 from models.dead_leaves import dead_leaves  # noqa: E402
 from models.variants import VARIANTS  # noqa: E402
 from models.weights import find_weights  # noqa: E402
-from runtime.classifier import Classifier  # noqa: E402
+from runtime.images.preprocess import INPUTS, normalize  # noqa: E402
 from runtime.measure.latency import settled  # noqa: E402
 from runtime.measure.machine import machine, warnings  # noqa: E402
-from runtime.preprocess import INPUTS, normalize  # noqa: E402
+from runtime.networks.classifier import Classifier  # noqa: E402
 
 AGREE = 1e-3  # of the logits' spread
 WARM = 5

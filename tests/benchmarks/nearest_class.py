@@ -15,9 +15,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from runtime.accuracy import wilson
-from runtime.embeddings import read
-from runtime.network import unit
+from runtime.measure.accuracy import wilson
+from runtime.networks.embedder import unit
+from runtime.networks.embeddings import read
 
 
 def main() -> None:

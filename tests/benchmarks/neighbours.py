@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from runtime.artifact import artifact_path, variant_file  # noqa: E402
+from runtime.artifacts.artifact import artifact_path, variant_file  # noqa: E402
 
 VARIANTS = "timm:resnet50,timm:mobilenetv3_large_100"
 

@@ -92,7 +92,7 @@ def as_written(stem: Path, folder: Path) -> tuple[float, float]:
     """(top-1, same class as FP32) of `stem`.int8.onnx on `folder`, %, with the arithmetic that the file describes."""
     import onnxruntime
 
-    from runtime.classifier import Classifier
+    from runtime.networks.classifier import Classifier
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

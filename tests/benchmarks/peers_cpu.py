@@ -33,10 +33,10 @@ from export.stage import Request, export  # noqa: E402
 from models.pretrained import load_pretrained  # noqa: E402
 from models.variants import VARIANTS  # noqa: E402
 from models.weights import find_weights  # noqa: E402
-from runtime.classifier import Classifier  # noqa: E402
+from runtime.images.preprocess import Preprocessing  # noqa: E402
 from runtime.measure.latency import TOTAL, measure  # noqa: E402
 from runtime.measure.machine import machine, warnings  # noqa: E402
-from runtime.preprocess import Preprocessing  # noqa: E402
+from runtime.networks.classifier import Classifier  # noqa: E402
 
 AGREE = 1e-2  # of the logits' spread: kernels differ in the order of their sums, not in more
 

@@ -31,8 +31,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from runtime.classifier import Classifier  # noqa: E402
-from runtime.decode import ImageError  # noqa: E402
+from runtime.images.decode import ImageError  # noqa: E402
+from runtime.networks.classifier import Classifier  # noqa: E402
 from runtime.progress import Line, time_left  # noqa: E402
 
 SAMPLES = 200

@@ -23,7 +23,7 @@ from typing import Dict, List, Sequence
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from runtime.artifact import Artifact, find_artifact, read_artifact  # noqa: E402
+from runtime.artifacts.artifact import Artifact, find_artifact, read_artifact  # noqa: E402
 
 BARE = """\
 import json, sys

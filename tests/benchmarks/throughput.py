@@ -34,13 +34,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from runtime.backends import processors  # noqa: E402
-from runtime.classifier import Classifier  # noqa: E402
-from runtime.dataset import Sample  # noqa: E402
-from runtime.evaluation import evaluate  # noqa: E402
+from runtime.images.find import below  # noqa: E402
+from runtime.images.preprocess import preprocess  # noqa: E402
 from runtime.infer import answers  # noqa: E402
-from runtime.pictures import below  # noqa: E402
-from runtime.pipeline import lanes_here, overlapped  # noqa: E402
-from runtime.preprocess import preprocess  # noqa: E402
+from runtime.measure.dataset import Sample  # noqa: E402
+from runtime.measure.evaluation import evaluate  # noqa: E402
+from runtime.networks.classifier import Classifier  # noqa: E402
+from runtime.networks.pipeline import lanes_here, overlapped  # noqa: E402
 
 
 class Sleeping:

@@ -23,11 +23,11 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from runtime import Classifier  # noqa: E402
-from runtime.artifact import find_artifact, read_artifact  # noqa: E402
+from runtime.artifacts.artifact import find_artifact, read_artifact  # noqa: E402
 from runtime.command import positive, run  # noqa: E402
 from runtime.errors import UserError  # noqa: E402
-from runtime.pictures import find_pictures  # noqa: E402
-from runtime.pipeline import lanes_here, overlapped  # noqa: E402
+from runtime.images.find import find_pictures  # noqa: E402
+from runtime.networks.pipeline import lanes_here, overlapped  # noqa: E402
 from runtime.serving.client import Server  # noqa: E402
 from runtime.serving.repository import Wanted, write_repository  # noqa: E402
 from tests.serving.triton import Triton, wheel  # noqa: E402
@@ -145,7 +145,7 @@ def main() -> int:
             url = triton.grpc_url if options.grpc else triton.url
             ways: Dict[str, Any] = {
                 "Classifier, one after the other": lambda: bare(alone, pictures, options.seconds),
-                "Classifier in runtime.pipeline": lambda: in_pipeline(lanes, pictures, options.seconds),
+                "Classifier in runtime.networks.pipeline": lambda: in_pipeline(lanes, pictures, options.seconds),
             }
             for count in counts:
                 ways[f"Triton, {count} client{'s' if count > 1 else ''}"] = lambda count=count: served(

@@ -10,8 +10,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from runtime.artifact import Artifact, artifact_path, read_artifact, sealed
-from runtime.preprocess import Preprocessing
+from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact, sealed
+from runtime.images.preprocess import Preprocessing
 from runtime.whole_file import write_whole
 
 SIDE, CLASSES = 32, 10

@@ -21,9 +21,9 @@ from calibration.compare import NAMES, multiply_adds_in_int8
 from calibration.network import open_session, run
 from calibration.quantisers import METHODS, TOOLS, CalibrationPictures, Method
 from models.dead_leaves import dead_leaves
-from runtime.artifact import artifact_path
+from runtime.artifacts.artifact import artifact_path
 from runtime.errors import UserError
-from runtime.preprocess import preprocess
+from runtime.images.preprocess import preprocess
 from tests.calibration.small_network import CLASSES, PREPROCESSING, SIDE, small_model, write_artifact
 
 PICTURES = 8

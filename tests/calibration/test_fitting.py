@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import calibration.fitting
+import calibration.search.fitting
 from calibration.cache import Cache
-from calibration.fitting import refined
-from calibration.images import read_folder, split
+from calibration.collect.images import read_folder, split
 from calibration.network import Network, open_session, run
-from calibration.placement import TARGETS
-from calibration.prepare import prepare
+from calibration.quantise.placement import TARGETS
+from calibration.quantise.prepare import prepare
+from calibration.search.fitting import refined
 from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_pictures
 
 
@@ -36,7 +36,7 @@ def test_a_range_far_too_wide_shrinks_and_channels_that_differ_are_smoothed(
         prepared.layers[wide] = prepared.with_range(wide, stretched)
         damages = refined(prepared, "tensorrt", photographs, reference, fit, held_out, cache, 1, lambda *_: None)
         found.append((damages, prepared.layers))
-        monkeypatch.setattr(calibration.fitting, "damage", None)  # the second time, nothing is tried
+        monkeypatch.setattr(calibration.search.fitting, "damage", None)  # the second time, nothing is tried
     (damages, layers), (again, same) = found
     assert layers[wide].range.scale < stretched.scale / 4
     assert layers[smoothed].factors is not None

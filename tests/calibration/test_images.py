@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calibration.images import read_built_in, read_folder, split
+from calibration.collect.images import read_built_in, read_folder, split
 from runtime.errors import UserError
-from runtime.preprocess import preprocess
+from runtime.images.preprocess import preprocess
 from tests.calibration.small_network import CLASSES, PREPROCESSING, SIDE, write_pictures
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.images import Photographs, read_folder
+from calibration.collect.images import Photographs, read_folder
 from calibration.network import open_session, run, same_class, sqnr
-from calibration.placement import TARGETS, quantised_graph
-from calibration.prepare import prepare
-from calibration.sensitivity import Budget, simulate
+from calibration.quantise.placement import TARGETS, quantised_graph
+from calibration.quantise.prepare import prepare
+from calibration.search.sensitivity import Budget, simulate
 from calibration.stage import calibrate, read_network
-from runtime.artifact import Artifact, artifact_path, read_artifact
+from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.images import read_folder
+from calibration.collect.images import read_folder
 from calibration.network import Network, chunks, open_session, run, same_class, sqnr
-from calibration.placement import TARGETS, quantised_graph, to_half
-from calibration.prepare import prepare
-from calibration.sensitivity import DEFAULT_BUDGET, simulate
+from calibration.quantise.placement import TARGETS, quantised_graph, to_half
+from calibration.quantise.prepare import prepare
+from calibration.search.sensitivity import DEFAULT_BUDGET, simulate
 from calibration.stage import calibrate, read_network
-from runtime.artifact import artifact_path, read_artifact
+from runtime.artifacts.artifact import artifact_path, read_artifact
 from runtime.errors import UserError
 from tests.calibration.small_network import CLASSES, PREPROCESSING, SIDE, write_artifact, write_pictures
 
@@ -160,7 +160,7 @@ def test_refused_in_words(model: onnx.ModelProto, words: str, tmp_path: Path) ->
 
 def test_training_runs_the_same_network_in_torch(batch: np.ndarray) -> None:
     torch = pytest.importorskip("torch")
-    from calibration.torch_graph import TorchGraph
+    from calibration.train.torch_graph import TorchGraph
 
     network = Network(small_resnet())
     prepared = prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)

@@ -12,14 +12,14 @@ from PIL import Image
 
 import calibration.stage
 from calibration import compare
-from calibration.images import read_folder
+from calibration.collect.images import read_folder
 from calibration.network import Network, open_session, run
 from calibration.quantisers import METHODS
-from calibration.sensitivity import Budget
+from calibration.search.sensitivity import Budget
 from calibration.stage import PRECISIONS, calibrate, read_network
 from export.fp16 import to_fp16
 from export.pixels import with_pixels, without_pixels
-from runtime.artifact import Artifact, artifact_path, read_artifact
+from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact
 from tests.calibration.small_network import CLASSES, PREPROCESSING, SIDE, small_model, write_artifact, write_pictures
 
 

@@ -10,8 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from calibration.collect.ranges import LEVELS
 from calibration.network import Network, chunks, open_session, run, sqnr, watched
-from calibration.placement import (
+from calibration.quantise.placement import (
     TARGETS,
     offset_site,
     quantised_graph,
@@ -20,10 +21,9 @@ from calibration.placement import (
     to_half,
     with_float_weights,
 )
-from calibration.prepare import Prepared, from_arrays, prepare, to_arrays
-from calibration.ranges import LEVELS
-from calibration.sensitivity import damage, simulate
-from calibration.trials import Trials
+from calibration.quantise.prepare import Prepared, from_arrays, prepare, to_arrays
+from calibration.search.sensitivity import damage, simulate
+from calibration.search.trials import Trials
 from tests.calibration.small_network import small_model
 
 

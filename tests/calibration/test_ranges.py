@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibration.network import Network, chunks, open_session, watched
-from calibration.ranges import (
+from calibration.collect.ranges import (
     LEVELS,
     METHODS,
     Histogram,
@@ -17,6 +16,7 @@ from calibration.ranges import (
     half_precision,
     percentile,
 )
+from calibration.network import Network, chunks, open_session, watched
 
 
 def quantised(values: np.ndarray, chosen: Range) -> np.ndarray:

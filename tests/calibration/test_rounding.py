@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calibration.network import Network, chunks, open_session, watched
-from calibration.rounding import Moments, collect_moments, corrected_bias, round_weights
+from calibration.quantise.rounding import Moments, collect_moments, corrected_bias, round_weights
 
 
 @pytest.mark.parametrize("depthwise", [False, True])

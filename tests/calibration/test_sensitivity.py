@@ -9,10 +9,10 @@ import onnx
 import pytest
 
 from calibration.network import Network, chunks, open_session, run
-from calibration.placement import TARGETS, share_in_int8
-from calibration.prepare import Prepared, prepare
-from calibration.sensitivity import DEFAULT_BUDGET, Budget, Point, damage, order, refine, search
-from calibration.trials import Trials
+from calibration.quantise.placement import TARGETS, share_in_int8
+from calibration.quantise.prepare import Prepared, prepare
+from calibration.search.sensitivity import DEFAULT_BUDGET, Budget, Point, damage, order, refine, search
+from calibration.search.trials import Trials
 
 
 @pytest.fixture

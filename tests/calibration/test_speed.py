@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from calibration.network import Network, chunks, open_session, run
-from calibration.placement import TARGETS, quantised_graph
-from calibration.prepare import prepare
-from calibration.speed import Speed, measure_speed, openvino_logits, verdict
+from calibration.quantise.placement import TARGETS, quantised_graph
+from calibration.quantise.prepare import prepare
+from calibration.report.speed import Speed, measure_speed, openvino_logits, verdict
 from tests.calibration.small_network import SIDE, small_model
 
 

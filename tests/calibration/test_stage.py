@@ -14,19 +14,19 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-import calibration.fitting
-import calibration.judge
+import calibration.report.judge
+import calibration.search.fitting
 import calibration.stage
-from calibration.images import Photographs, read_folder
+from calibration.collect.images import Photographs, read_folder
 from calibration.network import open_session, run
-from calibration.prepare import Prepared
-from calibration.sensitivity import Budget, simulate
-from calibration.speed import Speed
+from calibration.quantise.prepare import Prepared
+from calibration.report.speed import Speed
+from calibration.search.sensitivity import Budget, simulate
 from calibration.stage import calibrate, read_network, request_digests, up_to_date
-from calibration.training import Schedule
-from runtime.artifact import Artifact, artifact_path, read_artifact
+from calibration.train.training import Schedule
+from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact
+from runtime.artifacts.onnx_metadata import verify
 from runtime.errors import UserError
-from runtime.onnx_metadata import verify
 from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_artifact, write_pictures
 
 REPOSITORY = Path(__file__).parents[2]
@@ -104,7 +104,9 @@ def test_for_the_cpu_what_openvino_answers_is_judged_too(
     artifact: Artifact, photographs: Photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine whose arithmetic loses classes, as on processors without VNNI, is not called worth it."""
-    monkeypatch.setattr(calibration.judge, "openvino_logits", lambda model, batches, side: -simulate(model, batches))
+    monkeypatch.setattr(
+        calibration.report.judge, "openvino_logits", lambda model, batches, side: -simulate(model, batches)
+    )
     monkeypatch.setattr(
         calibration.stage, "measure_speed", lambda *_: [Speed("FP32, onnxruntime", 9, 1), Speed("INT8, OpenVINO", 3, 3)]
     )
@@ -149,7 +151,7 @@ def test_doing_it_again_changes_nothing_and_another_request_is_noticed(
 def test_an_interrupted_run_goes_on_where_it_stopped(
     artifact: Artifact, photographs: Photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, measured, real = tmp_path / "artifacts", [], calibration.fitting.damage
+    folder, measured, real = tmp_path / "artifacts", [], calibration.search.fitting.damage
 
     def counted(prepared, name, *rest):  # type: ignore[no-untyped-def]
         if len(measured) == 4:
@@ -157,7 +159,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         measured.append(name)
         return real(prepared, name, *rest)
 
-    monkeypatch.setattr(calibration.fitting, "damage", counted)
+    monkeypatch.setattr(calibration.search.fitting, "damage", counted)
     with pytest.raises(KeyboardInterrupt):
         calibrate(artifact, photographs, None, BUDGET, "tensorrt", folder, 1)
     assert not artifact_path("small", "int8", folder).exists()
@@ -170,8 +172,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         return real(prepared, name, layer, *rest)
 
     first: list[str] = []
-    monkeypatch.setattr(calibration.fitting, "damage", other)
-    monkeypatch.setattr(calibration.fitting, "prepare", never)
+    monkeypatch.setattr(calibration.search.fitting, "damage", other)
+    monkeypatch.setattr(calibration.search.fitting, "prepare", never)
     calibrate(artifact, photographs, None, BUDGET, "tensorrt", folder, 1)
     left = [layer.name for layer in read_network(artifact).layers if not layer.pooled and layer.name not in measured]
     assert first[: len(left)] == left

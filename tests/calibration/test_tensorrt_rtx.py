@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from calibration.network import Network, chunks
-from calibration.placement import TARGETS, quantised_graph, to_half
-from calibration.prepare import prepare
+from calibration.quantise.placement import TARGETS, quantised_graph, to_half
+from calibration.quantise.prepare import prepare
 from tests.calibration.small_network import small_model
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from calibration.images import Photographs, read_folder, split
+from calibration.collect.images import Photographs, read_folder, split
+from calibration.collect.ranges import half_precision
 from calibration.network import Network, open_session, run, sqnr
-from calibration.placement import TARGETS, quantised_graph
-from calibration.prepare import Prepared, prepare
-from calibration.ranges import half_precision
-from calibration.sensitivity import simulate
-from calibration.torch_graph import TorchGraph
-from calibration.training import Schedule, train
+from calibration.quantise.placement import TARGETS, quantised_graph
+from calibration.quantise.prepare import Prepared, prepare
+from calibration.search.sensitivity import simulate
+from calibration.train.torch_graph import TorchGraph
+from calibration.train.training import Schedule, train
 from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_pictures
 
 

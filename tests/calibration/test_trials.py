@@ -9,10 +9,10 @@ import onnx
 import pytest
 
 from calibration.network import Network, chunks, open_session, run
-from calibration.placement import TARGETS, quantised_graph
-from calibration.prepare import prepare
-from calibration.sensitivity import damage
-from calibration.trials import Trials, cuts
+from calibration.quantise.placement import TARGETS, quantised_graph
+from calibration.quantise.prepare import prepare
+from calibration.search.sensitivity import damage
+from calibration.search.trials import Trials, cuts
 from tests.calibration.small_network import small_model
 
 

@@ -18,8 +18,8 @@ import onnx
 import pytest
 
 from calibration.network import Network
-from calibration.placement import TARGETS, quantised_graph, smoothing_site, to_half
-from calibration.prepare import prepare
+from calibration.quantise.placement import TARGETS, quantised_graph, smoothing_site, to_half
+from calibration.quantise.prepare import prepare
 from export.fp16 import to_fp16
 from export.pixels import with_pixels
 from export.to_onnx import simplify, trace

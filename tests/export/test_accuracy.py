@@ -12,7 +12,7 @@ from models.pretrained import load_pretrained
 from models.variants import VARIANTS
 from models.weights import find_weights
 from runtime import Classifier
-from runtime.preprocess import preprocess
+from runtime.images.preprocess import preprocess
 
 # Least top-1 in FP32, %. An independent script measured 94.2 and 88.8.
 LEAST = {"v2-b0": 93.8, "lite0": 88.4}

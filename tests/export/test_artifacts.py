@@ -17,9 +17,9 @@ import onnxruntime
 import pytest
 
 from models.variants import VARIANTS
-from runtime.artifact import read_artifact
+from runtime.artifacts.artifact import read_artifact
+from runtime.artifacts.onnx_metadata import verify
 from runtime.errors import UserError
-from runtime.onnx_metadata import verify
 from tests.interruptible import interruptible
 
 REPOSITORY = Path(__file__).parents[2]
@@ -97,8 +97,8 @@ def test_what_is_damaged_or_does_not_belong_is_not_up_to_date(small, tmp_path, h
     elif harm == "remove fp16":
         fp16.unlink()
     else:
-        from runtime.artifact import sealed
-        from runtime.onnx_metadata import read_metadata
+        from runtime.artifacts.artifact import sealed
+        from runtime.artifacts.onnx_metadata import read_metadata
 
         model = onnx.load(fp16)
         del model.metadata_props[:]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from export.bundle import PARTS, bundle
-from runtime.artifact import PRECISIONS, artifact_path, read_artifact, sealed, set_latest
+from runtime.artifacts.artifact import PRECISIONS, artifact_path, read_artifact, sealed, set_latest
 from runtime.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]

@@ -23,9 +23,9 @@ from models.pretrained import load_pretrained
 from models.variants import VARIANTS
 from models.weights import Weights
 from runtime import Classifier, Embedder, Features
-from runtime.artifact import Output, find_artifact, read_artifact
+from runtime.artifacts.artifact import Output, find_artifact, read_artifact
 from runtime.errors import UserError
-from runtime.preprocess import normalize
+from runtime.images.preprocess import normalize
 from tests.models.conftest import timm, torchvision  # noqa: F401 - fixtures
 
 SIDE = 96

@@ -18,10 +18,10 @@ from export.conversion import Conversion
 from export.neighbours import Neighbour, export_neighbour
 from export.parity import gate_images
 from models.weights import RANDOM
-from runtime.adopt import Asked, Shape, adopted
-from runtime.artifact import artifact_path, find_artifact, read_artifact
-from runtime.classifier import Classifier
+from runtime.artifacts.artifact import artifact_path, find_artifact, read_artifact
+from runtime.artifacts.third_party import Asked, Shape, adopted
 from runtime.errors import UserError
+from runtime.networks.classifier import Classifier
 from tests.models.conftest import timm, torchvision  # noqa: F401 - fixtures
 
 SIDE, CLASSES = 32, 7

@@ -18,8 +18,8 @@ from export.stage import Request, up_to_date
 from export.stage import export as export_stage
 from models.variants import VARIANTS
 from models.weights import Weights
-from runtime.artifact import read_artifact
-from runtime.preprocess import normalize
+from runtime.artifacts.artifact import read_artifact
+from runtime.images.preprocess import normalize
 
 REQUEST = Request(VARIANTS["b0"], Weights(None, "random weights"), {"resolution": 64}, input="uint8")
 FLOATS = Request(VARIANTS["b0"], Weights(None, "random weights"), {"resolution": 64})

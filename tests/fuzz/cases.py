@@ -22,9 +22,9 @@ from safetensors.torch import save as save_safetensors
 
 from models.network import EfficientNet
 from models.variants import VARIANTS
+from runtime.artifacts.onnx_metadata import with_metadata
 from runtime.backends.tensorrt.manifest import Manifest
 from runtime.backends.tensorrt.options import BuildOptions
-from runtime.onnx_metadata import with_metadata
 from tests.calibration.small_network import CLASSES, PREPROCESSING, SIDE, small_model
 
 Whole = Callable[[], list[bytes]]

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import torch
 
-from calibration.images import read_folder
+from calibration.collect.images import read_folder
 from models.labels import read_labels
 from models.network import EfficientNet
 from models.reader import CheckpointFile, classes_of, load_into, own_recipe, read_checkpoint
-from runtime import dataset
-from runtime.artifact import Artifact, read_artifact
+from runtime.artifacts.artifact import Artifact, read_artifact
+from runtime.artifacts.onnx_metadata import read_metadata, require_one_file, verify
 from runtime.backends.tensorrt.loader import artifact_of, checked_engine
 from runtime.backends.tensorrt.manifest import Wanted, manifest_path, read_manifest
-from runtime.classifier import Classifier
-from runtime.decode import Decoding
 from runtime.errors import UserError
-from runtime.onnx_metadata import read_metadata, require_one_file, verify
-from runtime.preprocess import Preprocessing, preprocess
+from runtime.images.decode import Decoding
+from runtime.images.preprocess import Preprocessing, preprocess
+from runtime.measure import dataset
+from runtime.networks.classifier import Classifier
 from tests.calibration.small_network import PREPROCESSING
 from tests.fuzz import cases
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.labels import is_name, read_labels
+from runtime.artifacts.onnx_metadata import read_metadata, require_one_file, verify, with_metadata
 from runtime.errors import UserError
-from runtime.onnx_metadata import read_metadata, require_one_file, verify, with_metadata
 from tests.fuzz import cases
 from tests.fuzz.running import content_of
 from tests.fuzz.targets import KINDS, data_set, label_file, manifest, onnx_file
@@ -189,8 +189,8 @@ def test_what_was_found_is_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_wnids_that_are_no_list(tmp_path: Path) -> None:
-    from runtime.artifact import read_artifact
-    from runtime.dataset import ClassNames
+    from runtime.artifacts.artifact import read_artifact
+    from runtime.measure.dataset import ClassNames
 
     path = tmp_path / "small.fp32.onnx"
     for wnids in ("5", "{", "[" * 10_000, '"abc"', "null"):

@@ -26,7 +26,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from runtime.artifact import Artifact, artifact_path, artifacts_folder, read_artifact  # noqa: E402
+from runtime.artifacts.artifact import Artifact, artifact_path, artifacts_folder, read_artifact  # noqa: E402
 from runtime.backends import open_backend  # noqa: E402
 from runtime.backends.cuda.driver import gpus  # noqa: E402
 from runtime.backends.tensorrt.backend import TensorRt  # noqa: E402

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.artifact import read_artifact
+from runtime.artifacts.artifact import read_artifact
+from runtime.artifacts.onnx_metadata import verify
 from runtime.backends.tensorrt.manifest import manifest_path, read_engine, read_manifest
 from runtime.errors import UserError
-from runtime.onnx_metadata import verify
 from runtime.sweep.rows import read_rows
 from tests.calibration.small_network import small_model, write_artifact, write_pictures
 from tests.warm import Command, Ended, descendants_gone

@@ -12,7 +12,7 @@ import torch
 from models.blocks import Convolution
 from models.checkpoints import CHECKPOINTS, HALF, IMAGENET, check_table, default_recipe, known_checkpoints, recipe_of
 from models.variants import VARIANTS, mentioned
-from runtime.preprocess import Preprocessing
+from runtime.images.preprocess import Preprocessing
 
 TIMM = [row for row in CHECKPOINTS if row.name.startswith("timm/")]
 TORCHVISION = [row for row in CHECKPOINTS if row.name.startswith("torchvision/")]

@@ -18,7 +18,7 @@ from models.network import EfficientNet
 from models.pretrained import load_pretrained
 from models.variants import VARIANTS
 from models.weights import Weights, find_weights
-from runtime.preprocess import Preprocessing, preprocess
+from runtime.images.preprocess import Preprocessing, preprocess
 
 RANDOM = Weights(None, "random weights")
 PHOTOGRAPHS = 50  # the first of 500, and harder: on all, these networks come to 94.2, 88.6 and 88.8 %

@@ -21,7 +21,7 @@ from models.network import EfficientNet
 from models.reader import classes_of, load_into, own_recipe, read_checkpoint, tensor_names
 from models.variants import VARIANTS
 from runtime.errors import UserError
-from runtime.preprocess import Preprocessing
+from runtime.images.preprocess import Preprocessing
 
 B0 = VARIANTS["b0"]
 

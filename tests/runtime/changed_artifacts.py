@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Dict, Tuple
 
-from runtime.onnx_metadata import read_metadata, with_metadata
+from runtime.artifacts.onnx_metadata import read_metadata, with_metadata
 
 
 def unsealed(model: Path) -> Tuple[bytes, Dict[str, str]]:

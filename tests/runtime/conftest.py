@@ -9,7 +9,7 @@ from typing import Dict, Set
 
 import pytest
 
-from runtime.artifact import read_artifact, sealed
+from runtime.artifacts.artifact import read_artifact, sealed
 from tests.runtime.changed_artifacts import unsealed
 from tests.runtime.onnx_bytes import taking_pixels
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from runtime.classifier import Classifier
-from runtime.decode import DECODING
-from runtime.preprocess import Preprocessing
+from runtime.images.decode import DECODING
+from runtime.images.preprocess import Preprocessing
+from runtime.networks.classifier import Classifier
 
 RECIPE = Preprocessing(32, 1.0, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 

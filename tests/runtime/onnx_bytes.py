@@ -10,7 +10,7 @@ from typing import Any, Iterator, List, Tuple
 
 import numpy as np
 
-from runtime.preprocess import Preprocessing, scale_and_offset
+from runtime.images.preprocess import Preprocessing, scale_and_offset
 
 FLOAT, UINT8, HALF = 1, 2, 10  # TensorProto.DataType
 _KINDS = {np.float32: FLOAT, np.float16: HALF}

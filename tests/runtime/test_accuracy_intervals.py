@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.accuracy import mcnemar, paired_difference, wilson
+from runtime.measure.accuracy import mcnemar, paired_difference, wilson
 
 
 @pytest.mark.parametrize(

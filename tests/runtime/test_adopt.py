@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from runtime import bench
-from runtime.adopt import USUAL, Asked, Graph, Shape, adopted, name_of, shape_of
-from runtime.artifact import artifact_path, read_artifact
+from runtime.artifacts.artifact import artifact_path, read_artifact
+from runtime.artifacts.onnx_metadata import read_metadata, with_metadata
+from runtime.artifacts.third_party import USUAL, Asked, Graph, Shape, adopted, name_of, shape_of
 from runtime.backends import in_pieces
-from runtime.classifier import Classifier
 from runtime.errors import UserError
 from runtime.measure.cold import Cold
-from runtime.onnx_metadata import read_metadata, with_metadata
+from runtime.networks.classifier import Classifier
 from tests.runtime.changed_artifacts import unsealed
 
 

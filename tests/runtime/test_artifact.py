@@ -12,7 +12,7 @@ from typing import Dict, Optional
 import numpy as np
 import pytest
 
-from runtime.artifact import (
+from runtime.artifacts.artifact import (
     PRECISIONS,
     PROJECT,
     Artifact,
@@ -23,9 +23,9 @@ from runtime.artifact import (
     sealed,
     set_latest,
 )
+from runtime.artifacts.onnx_metadata import verify, with_metadata
 from runtime.errors import UserError
-from runtime.onnx_metadata import verify, with_metadata
-from runtime.preprocess import Preprocessing
+from runtime.images.preprocess import Preprocessing
 
 GRAPH = b"\x08\x08\x3a\x03abc"  # ir_version 8, and a graph of three bytes: ONNX as far as the wire format goes
 FACTS = {

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from runtime import bench
-from runtime.adopt import Shape, shape_of
-from runtime.artifact import find_artifact
-from runtime.classifier import Classifier
+from runtime.artifacts.artifact import find_artifact
+from runtime.artifacts.onnx_metadata import verify
+from runtime.artifacts.third_party import Shape, shape_of
 from runtime.errors import UserError
 from runtime.measure.cold import Cold, cold_start
 from runtime.measure.energy import Counter, Meter
-from runtime.onnx_metadata import verify
+from runtime.networks.classifier import Classifier
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
-from runtime.artifact import Artifact
-from runtime.dataset import ClassNames
-from runtime.preprocess import Preprocessing
+from runtime.artifacts.artifact import Artifact
+from runtime.images.preprocess import Preprocessing
+from runtime.measure.dataset import ClassNames
 
 RECIPE = Preprocessing(224, 0.875, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

@@ -18,13 +18,13 @@ from PIL import Image
 
 import runtime
 from runtime import backends
-from runtime.artifact import read_artifact, sealed
+from runtime.artifacts.artifact import read_artifact, sealed
+from runtime.artifacts.onnx_metadata import read_metadata
 from runtime.backends import onnx_runtime
-from runtime.classifier import Classifier, Prediction
-from runtime.decode import ImageError
 from runtime.errors import UserError
-from runtime.onnx_metadata import read_metadata
-from runtime.preprocess import preprocess
+from runtime.images.decode import ImageError
+from runtime.images.preprocess import preprocess
+from runtime.networks.classifier import Classifier, Prediction
 
 CORGI = Path(__file__).resolve().parents[1] / "data" / "corgi.jpg"
 LIGHTHOUSE = CORGI.with_name("lighthouse.jpg")

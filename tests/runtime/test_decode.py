@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import formats
-from runtime.decode import Decoding, ImageError, margins_of, open_image
-from runtime.preprocess import Preprocessing, preprocess, resize_crop
+from runtime.images import formats
+from runtime.images.decode import Decoding, ImageError, margins_of, open_image
+from runtime.images.preprocess import Preprocessing, preprocess, resize_crop
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 EXACT = Decoding(exact=True)

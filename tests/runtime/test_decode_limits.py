@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from runtime.command import add_decoding_options, decoding_of
-from runtime.decode import DECODING, Decoding, ImageError, open_image
+from runtime.images.decode import DECODING, Decoding, ImageError, open_image
 
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from runtime import Embedder, Features, contact_sheet, embed, embeddings
-from runtime.artifact import read_artifact, sealed
+from runtime import Embedder, Features, embed
+from runtime.artifacts.artifact import read_artifact, sealed
 from runtime.command import run
-from runtime.contact_sheet import Cell
-from runtime.embeddings import Embeddings, Origin, nearest
 from runtime.errors import UserError
+from runtime.networks import contact_sheet, embeddings
+from runtime.networks.contact_sheet import Cell
+from runtime.networks.embeddings import Embeddings, Origin, nearest
 from tests.runtime.conftest import DATA
 from tests.runtime.fake_device import FakeDevice
 from tests.runtime.fake_tensorrt import build, fake_module

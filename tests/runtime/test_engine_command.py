@@ -9,12 +9,12 @@ from typing import Any, List
 import pytest
 
 from runtime import engine
-from runtime.artifact import read_artifact
+from runtime.artifacts.artifact import read_artifact
 from runtime.backends import Engines, open_backend
 from runtime.backends.cuda import driver
 from runtime.backends.tensorrt import compare, generations
-from runtime.classifier import Classifier
 from runtime.errors import UserError
+from runtime.networks.classifier import Classifier
 from tests.runtime.changed_artifacts import linked
 from tests.runtime.test_tensorrt_build import DATA_GPU, install
 

@@ -14,9 +14,9 @@ from typing import Tuple
 
 import pytest
 
-from runtime.artifact import read_artifact
-from runtime.dataset import read_dataset
+from runtime.artifacts.artifact import read_artifact
 from runtime.errors import UserError
+from runtime.measure.dataset import read_dataset
 
 REPOSITORY = Path(__file__).parents[2]
 PICTURES = Path(__file__).parents[1] / "data"

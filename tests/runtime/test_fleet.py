@@ -10,13 +10,13 @@ from typing import List, Optional
 
 import pytest
 
-from runtime.decode import DECODING, ImageError
 from runtime.errors import UserError
 from runtime.fleet.groups import Groups, cut
 from runtime.fleet.sources import Entry, contents, entries
 from runtime.fleet.store import Store
-from runtime.pipeline import grown
-from runtime.preprocess import Preprocessing
+from runtime.images.decode import DECODING, ImageError
+from runtime.images.preprocess import Preprocessing
+from runtime.networks.pipeline import grown
 
 CORGI = Path(__file__).resolve().parents[1] / "data" / "corgi.jpg"
 RECIPE = Preprocessing(224, 0.875, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

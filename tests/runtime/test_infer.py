@@ -16,7 +16,7 @@ from typing import Any, Dict, List, NamedTuple, Set, Tuple, Union
 
 import pytest
 
-from runtime.artifact import read_artifact
+from runtime.artifacts.artifact import read_artifact
 
 ROOT = Path(__file__).resolve().parents[2]
 CORGI = ROOT / "tests" / "data" / "corgi.jpg"

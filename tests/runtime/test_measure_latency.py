@@ -9,11 +9,11 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 import pytest
 
-from runtime.classifier import Classifier
-from runtime.decode import ImageError
+from runtime.images.decode import ImageError
+from runtime.images.preprocess import Preprocessing
 from runtime.measure.latency import STAGES, measure, one_pass, settled
 from runtime.measure.picture import made_up, picture_of
-from runtime.preprocess import Preprocessing
+from runtime.networks.classifier import Classifier
 
 
 class Machine:

@@ -10,8 +10,8 @@ from typing import Dict
 import onnxruntime
 import pytest
 
+from runtime.artifacts.onnx_metadata import read_metadata, verify, with_metadata
 from runtime.errors import UserError
-from runtime.onnx_metadata import read_metadata, verify, with_metadata
 
 GRAPH = b"\x08\x08\x3a\x03abc"  # ir_version 8, and a graph of three bytes: ONNX as far as the wire format goes
 ODD = {

@@ -10,7 +10,7 @@ from typing import Any, List
 import pytest
 
 from runtime.errors import UserError
-from runtime.pictures import find_pictures
+from runtime.images.find import find_pictures
 
 
 @pytest.fixture

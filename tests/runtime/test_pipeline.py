@@ -12,9 +12,9 @@ from typing import Any, Iterator, List, Tuple
 import numpy as np
 import pytest
 
-from runtime import pipeline
-from runtime.decode import ImageError
-from runtime.pipeline import one_by_one, overlapped
+from runtime.images.decode import ImageError
+from runtime.networks import pipeline
+from runtime.networks.pipeline import one_by_one, overlapped
 from tests.patience import LONG, until
 from tests.runtime.fake_classifier import RECIPE, FakeClassifier
 

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
-from runtime.decode import Decoding, ImageError, open_image
 from runtime.errors import UserError
-from runtime.preprocess import Preprocessing, preprocess, resize_crop
+from runtime.images.decode import Decoding, ImageError, open_image
+from runtime.images.preprocess import Preprocessing, preprocess, resize_crop
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -135,7 +135,7 @@ def test_longest_picture_in_little_memory() -> None:
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
         "import numpy as np\n"
-        "from runtime.preprocess import Preprocessing, preprocess\n"
+        "from runtime.images.preprocess import Preprocessing, preprocess\n"
         "wanted = Preprocessing(224, 0.875, 'bicubic', (0, 0, 0), (1, 1, 1))\n"
         "for shape in ((1, 50000), (50000, 1)):\n"
         "    print(preprocess(np.full(shape, 51, np.uint8), wanted).mean())\n"
@@ -449,7 +449,7 @@ def test_picture_of_the_square() -> None:
 
 def test_import_brings_only_pillow_and_numpy() -> None:
     program = (
-        "import sys, runtime.preprocess\n"
+        "import sys, runtime.images.preprocess\n"
         "heavy = {'torch', 'onnx', 'PIL.ImageOps', 'PIL.ImageCms', 'PIL.TiffImagePlugin'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -12,7 +12,7 @@ from typing import Any, Dict
 
 import pytest
 
-from runtime.artifact import read_artifact, sealed
+from runtime.artifacts.artifact import read_artifact, sealed
 from runtime.backends.tensorrt.manifest import Manifest, manifest_path
 from runtime.backends.tensorrt.options import Batch, BuildOptions
 from runtime.errors import UserError

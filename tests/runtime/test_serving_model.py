@@ -12,9 +12,9 @@ from typing import Any, Dict, List, NamedTuple, Optional
 import numpy as np
 import pytest
 
-from runtime.artifact import read_artifact
-from runtime.classifier import Classifier
+from runtime.artifacts.artifact import read_artifact
 from runtime.errors import UserError
+from runtime.networks.classifier import Classifier
 from runtime.serving.config import CLASSES
 from runtime.serving.model import FACTS, TritonPythonModel
 from runtime.serving.repository import Wanted, models_of

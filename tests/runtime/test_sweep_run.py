@@ -12,10 +12,10 @@ from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
 
-from runtime.adopt import adopted, as_in
-from runtime.artifact import artifact_path, read_artifact, sealed
+from runtime.artifacts.artifact import artifact_path, read_artifact, sealed
+from runtime.artifacts.onnx_metadata import read_metadata
+from runtime.artifacts.third_party import adopted, as_in
 from runtime.errors import UserError
-from runtime.onnx_metadata import read_metadata
 from runtime.sweep import artifacts as making
 from runtime.sweep import run as running
 from runtime.sweep.children import Failed, reason, run_module

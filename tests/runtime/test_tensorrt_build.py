@@ -18,7 +18,7 @@ from typing import Any, Iterator, List, Tuple
 import numpy as np
 import pytest
 
-from runtime.artifact import Artifact, read_artifact, sealed
+from runtime.artifacts.artifact import Artifact, read_artifact, sealed
 from runtime.backends.cuda.driver import Gpu
 from runtime.backends.tensorrt import backend, build, builder_process, compare, loader, manifest
 from runtime.backends.tensorrt.generations import GENERATIONS, generation

@@ -14,7 +14,7 @@ import pytest
 from runtime.backends.cuda.errors import OutOfDeviceMemory
 from runtime.backends.tensorrt.runner import ContextRefused, Runner, TensorRtError
 from runtime.errors import UserError
-from runtime.preprocess import Preprocessing
+from runtime.images.preprocess import Preprocessing
 from tests.runtime.fake_device import FakeDevice
 from tests.runtime.fake_tensorrt import VERSIONS, build, fake_module
 from tests.runtime.onnx_bytes import taking_pixels, tiny_onnx

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.adopt import shape_of
-from runtime.classifier import Classifier
+from runtime.artifacts.third_party import shape_of
 from runtime.errors import UserError
+from runtime.images.preprocess import Preprocessing, normalize, preprocess, scale_and_offset
 from runtime.measure.cold import cold_start
 from runtime.measure.latency import STAGES, TOTAL, one_pass
-from runtime.preprocess import Preprocessing, normalize, preprocess, scale_and_offset
+from runtime.networks.classifier import Classifier
 
 FLOAT = Preprocessing(224, 0.875, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PIXELS = FLOAT._replace(input="uint8")

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from runtime.errors import UserError
-from runtime.sources import Event, Frame, Stop
-from runtime.sources import folder as folder_module
-from runtime.sources.capture import Camera, NoCamera, is_camera
-from runtime.sources.folder import Folder
+from runtime.images import folder as folder_module
+from runtime.images.capture import Camera, NoCamera, is_camera
+from runtime.images.folder import Folder
+from runtime.images.live import Event, Frame, Stop
 from runtime.watch import watch
 from tests.interruptible import interruptible
 from tests.patience import LONG, until
@@ -349,7 +349,7 @@ def test_a_video_file(tmp_path: Path, artifacts: Path, video: Path) -> None:
 
 
 def test_a_videos_rate_is_that_of_the_video(video: Path) -> None:
-    from runtime.sources.capture import Video, opener
+    from runtime.images.capture import Video, opener
 
     stop = Stop()
     frames = list(Video(str(video), opener(str(video)), stop, rate=2))
@@ -358,7 +358,7 @@ def test_a_videos_rate_is_that_of_the_video(video: Path) -> None:
 
 def test_a_video_played_as_a_camera_keeps_its_own_pace(video: Path) -> None:
     """Whatever the network takes: here it is at the first frame that it sees until the last has been shown."""
-    from runtime.sources.capture import opener
+    from runtime.images.capture import opener
 
     class Slow(FakeClassifier):
         def logits(self, batch: np.ndarray) -> np.ndarray:

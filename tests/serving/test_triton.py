@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from runtime import Classifier
-from runtime.artifact import sealed
+from runtime.artifacts.artifact import sealed
 from runtime.serving.alive import check
 from runtime.serving.client import Server
 from runtime.serving.repository import Wanted, write_repository

@@ -18,9 +18,9 @@ from typing import Any, Callable, Dict, Iterator, Protocol, Sequence, Tuple
 
 import numpy as np
 
-from runtime.backends.cuda.driver import Gpu, gpus
-from runtime.backends.cuda.errors import OutOfDeviceMemory
-from runtime.errors import UserError
+from ...errors import UserError
+from .driver import Gpu, gpus
+from .errors import OutOfDeviceMemory
 
 _ENDING = 5.0  # seconds that Python's end waits for daemon threads to leave the GPU
 

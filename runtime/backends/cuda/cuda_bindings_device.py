@@ -15,9 +15,9 @@ try:
 except ImportError:
     from cuda import cuda  # cuda-python up to 12.5
 
-from runtime.backends.cuda import Base, Context, Held
-from runtime.backends.cuda.driver import Gpu
-from runtime.backends.cuda.errors import failure
+from . import Base, Context, Held
+from .driver import Gpu
+from .errors import failure
 
 # Another thread's allocations must neither be forbidden by a capture nor break it.
 _CAPTURE = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL

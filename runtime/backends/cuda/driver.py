@@ -11,7 +11,7 @@ import re
 import sys
 from typing import Any, List, NamedTuple, Optional, Tuple
 
-from runtime.backends.cuda.errors import MEANINGS
+from .errors import MEANINGS
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, cuda.h
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.errors import UserError
+from ...errors import UserError
 
 OUT_OF_MEMORY = 2
 

@@ -15,9 +15,9 @@ import numpy as np
 import pycuda
 import pycuda.driver as cuda
 
-from runtime.backends.cuda import Base, Context, Graph, Held
-from runtime.backends.cuda.driver import Gpu, code_of
-from runtime.backends.cuda.errors import OUT_OF_MEMORY, CudaError, failure
+from . import Base, Context, Graph, Held
+from .driver import Gpu, code_of
+from .errors import OUT_OF_MEMORY, CudaError, failure
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: independent of the default stream, which torch works on
 _contexts: Dict[int, Any] = {}

@@ -8,9 +8,10 @@ from typing import Any, Optional, Tuple
 
 import numpy as np
 
-from runtime.artifact import Artifact
-from runtime.backends.cuda import open_device
-from runtime.backends.tensorrt.loader import (
+from ...artifacts.artifact import Artifact
+from ...errors import UserError
+from ..cuda import open_device
+from .loader import (
     Say,
     checked_engine,
     deserialize,
@@ -18,8 +19,7 @@ from runtime.backends.tensorrt.loader import (
     open_site,
     wanted_of,
 )
-from runtime.backends.tensorrt.runner import Runner
-from runtime.errors import UserError
+from .runner import Runner
 
 NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from runtime.backends.tensorrt.generations import Generation, load
-from runtime.backends.tensorrt.options import BuildOptions, capability
-from runtime.errors import UserError
-from runtime.whole_file import write_whole
+from ...errors import UserError
+from ...whole_file import write_whole
+from .generations import Generation, load
+from .options import BuildOptions, capability
 
 MEMORY_HINT = (
     "give kernels less (WORKSPACE=256M), build for fewer pictures at once (BATCH=1), close other programs, or add swap"

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import Any, Dict
 
-from runtime.backends.tensorrt.build import MEMORY_HINT, BuildError
-from runtime.backends.tensorrt.manifest import Manifest, Wanted, write_engine
-from runtime.backends.tensorrt.options import BuildOptions
-from runtime.progress import Line
+from ...progress import Line
+from .build import MEMORY_HINT, BuildError
+from .manifest import Manifest, Wanted, write_engine
+from .options import BuildOptions
 
 ROOT = Path(__file__).resolve().parents[3]  # of the package `runtime`
 

@@ -9,14 +9,14 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from runtime.artifact import Artifact
-from runtime.backends.cuda import Device, open_device
-from runtime.backends.tensorrt.loader import Site, checked_engine, deserialize, make_engine, source_of, wanted_of
-from runtime.backends.tensorrt.manifest import engine_path, read_manifest
-from runtime.backends.tensorrt.options import BuildOptions
-from runtime.backends.tensorrt.runner import Runner
-from runtime.errors import UserError
-from runtime.preprocess import Preprocessing
+from ...artifacts.artifact import Artifact
+from ...errors import UserError
+from ...images.preprocess import Preprocessing
+from ..cuda import Device, open_device
+from .loader import Site, checked_engine, deserialize, make_engine, source_of, wanted_of
+from .manifest import engine_path, read_manifest
+from .options import BuildOptions
+from .runner import Runner
 
 WARM, ROUNDS = 20, 100
 FASTER = 1.02  # less is within what two runs of one engine differ by

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 from typing import Any, Mapping, NamedTuple, Tuple
 
-from runtime.errors import UserError
+from ...errors import UserError
 
 MODULES = ("tensorrt", "tensorrt_rtx")
 INSTALL = {

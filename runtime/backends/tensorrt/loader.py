@@ -6,11 +6,13 @@ import contextlib
 from pathlib import Path
 from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
-from runtime.artifact import Artifact, artifact_path, read_artifact
-from runtime.backends.cuda.driver import Gpu, gpus
-from runtime.backends.tensorrt.builder_process import build_engine
-from runtime.backends.tensorrt.generations import Generation, load
-from runtime.backends.tensorrt.manifest import (
+from ...artifacts.artifact import Artifact, artifact_path, read_artifact
+from ...artifacts.onnx_metadata import verify
+from ...errors import UserError
+from ..cuda.driver import Gpu, gpus
+from .builder_process import build_engine
+from .generations import Generation, load
+from .manifest import (
     Manifest,
     Wanted,
     engine_path,
@@ -18,9 +20,7 @@ from runtime.backends.tensorrt.manifest import (
     read_engine,
     read_manifest,
 )
-from runtime.backends.tensorrt.options import BuildOptions
-from runtime.errors import UserError
-from runtime.onnx_metadata import verify
+from .options import BuildOptions
 
 Say = Callable[[str], None]
 

@@ -13,9 +13,9 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, NamedTuple, Optional
 
-from runtime.backends.tensorrt.options import BuildOptions
-from runtime.errors import UserError
-from runtime.whole_file import write_whole
+from ...errors import UserError
+from ...whole_file import write_whole
+from .options import BuildOptions
 
 SCHEMA = 1
 _MOST_BYTES = 16 << 20  # of a manifest: the names of layers that a DLA can't do are the longest thing in it

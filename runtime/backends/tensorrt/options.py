@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
-from runtime.errors import UserError
+from ...errors import UserError
 
 PRECISIONS = ("fp32", "fp16", "int8")
 

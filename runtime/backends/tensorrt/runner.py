@@ -12,9 +12,9 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from runtime.backends.cuda import Device, Graph
-from runtime.backends.cuda.errors import CudaError, OutOfDeviceMemory
-from runtime.errors import UserError
+from ...errors import UserError
+from ..cuda import Device, Graph
+from ..cuda.errors import CudaError, OutOfDeviceMemory
 
 _DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}  # of trt.DataType
 _PATIENCE = 2  # runs of one batch size, one after another, before it is captured as a graph

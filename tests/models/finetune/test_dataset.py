@@ -15,7 +15,7 @@ from PIL import Image
 from models.finetune.dataset import Data, find, load
 from models.finetune.duplicates import groups, look
 from runtime.errors import UserError
-from runtime.preprocess import Preprocessing, preprocess
+from runtime.images.preprocess import Preprocessing, preprocess
 from tests.models.finetune.colours import fill, picture
 
 PHOTOGRAPHS = Path(__file__).parents[2] / "data"

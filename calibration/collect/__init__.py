@@ -1,0 +1,1 @@
+"""What is observed: images, and the ranges of every tensor over them."""

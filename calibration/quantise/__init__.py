@@ -1,0 +1,1 @@
+"""What is written: rounding, placement, and layers prepared for INT8."""

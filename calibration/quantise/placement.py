@@ -1,0 +1,247 @@
+"""Where Q/DQ pairs go, a row for each target, and the graph that has them.
+
+Activations are int8 with one scale and zero point 0, weights int8 with one scale an output channel; biases stay float,
+and nothing stands between a Conv and its activation: what TensorRT fuses and rounds itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from calibration.collect.ranges import Range, half_precision
+from calibration.network import Layer, Network
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a target wants quantised."""
+
+    identities: bool  # Q/DQ on the identity of a residual Add, so that the Add fuses into an int8 Conv
+    pooled: bool  # layers on one vector a picture: nothing to gain from int8 there
+    offsets: bool  # an offset in front of rounding, where it costs nothing
+    smoothing: bool  # a factor for each channel of a depthwise layer's input, where the layer would else stay in float
+
+
+TARGETS = {
+    "tensorrt": Placement(identities=True, pooled=False, offsets=True, smoothing=True),
+    "cpu": Placement(
+        identities=True, pooled=False, offsets=True, smoothing=True
+    ),  # OpenVINO's: it follows TensorRT's pattern
+}
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A layer in int8: range of its input, its weights, and the bias that goes with both."""
+
+    range: Range
+    weight: np.ndarray  # int8
+    scale: np.ndarray  # float32 [outputs]
+    bias: np.ndarray  # float32 [outputs], for inputs without the range's offset
+    factors: np.ndarray | None = (
+        None  # float32 [channels], powers of two: the input is multiplied by them before rounding
+    )
+
+    @property
+    def floats(self) -> np.ndarray:
+        return self.weight * self.scale.reshape(-1, *[1] * (self.weight.ndim - 1))
+
+
+def offset_site(network: Network, layer: Layer) -> onnx.NodeProto | None:
+    """The node whose output may be moved by a constant in front of `layer` for nothing, if there is one.
+
+    A 1x1 convolution takes the constant off again in its bias, exactly, since it has no padding. The product of a map
+    and a squeeze-and-excitation gate is a pointwise kernel already, and the constant one more operand in it; ReLU6
+    moves along with its limits (clip(x, 0, 6) + c = clip(x + c, c, 6 + c)) and c goes into the bias of the layer before.
+    So a tensor whose values are mostly on one side of zero gets all 255 levels from symmetric int8.
+    """
+    if layer.op != "Conv" or layer.kernel > 1 or any(layer.pads) or layer.groups > 1:
+        return None
+    node = network.producers.get(layer.input)
+    if node is None or len(network.consumers[layer.input]) > 1:
+        return None
+    if node.op_type == "Mul" and any(network.shapes.get(name, ())[2:] == (1, 1) for name in node.input):
+        return node
+    if node.op_type == "Clip" and network.clip_limits(layer.input) is not None:
+        conv = network.producers.get(node.input[0])
+        alone = len(network.consumers[node.input[0]]) == 1
+        if conv is not None and conv.op_type == "Conv" and len(conv.input) == 3 and alone:
+            return node
+    return None
+
+
+def smoothing_site(network: Network, layer: Layer) -> bool:
+    """Whether the channels of `layer`'s input may get a factor each before rounding, for next to nothing.
+
+    A depthwise layer takes them off again in its weights' scales, exactly and without another rounding: it has one scale a
+    channel. The multiplication is one more operand of the activation's pointwise kernel, so there must be an activation.
+    """
+    weight, node = network.weights[layer.weight], network.producers.get(layer.input)
+    alone = layer.depthwise and weight.shape[1] == 1 and len(weight) == layer.groups
+    return alone and node is not None and node.op_type in ("Mul", "Clip", "Relu", "HardSwish")
+
+
+def quantised_graph(
+    network: Network, layers: Mapping[str, Quantised], identities: Mapping[str, Range], kept: Collection[str] = ()
+) -> onnx.ModelProto:
+    """`network` with `layers` (by name) in int8 except those `kept`, and Q/DQ on the identity of each Add named in
+    `identities` whose branch ends in an int8 layer. Opset and all else as in the network."""
+    model = network.to_model()
+    graph = model.graph
+    chosen = {name: quantised for name, quantised in layers.items() if name not in kept}
+    branches = {residual.name: residual for residual in network.residuals}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    pairs: dict[tuple[str, float], str] = {}
+
+    def constant(name: str, value: np.ndarray | np.generic) -> str:
+        tensor = numpy_helper.from_array(np.asarray(value), name)
+        if name in constants:
+            constants[name].CopyFrom(tensor)
+        else:
+            graph.initializer.append(tensor)
+            constants[name] = graph.initializer[-1]
+        return name
+
+    def pair(tensor: str, scale: float) -> str:
+        """Name of `tensor` after a Q/DQ pair; users with the same scale share it."""
+        key = (tensor, scale)
+        if key not in pairs:
+            stem = f"{tensor}_int8" + (f"_{n}" if (n := sum(name == tensor for name, _ in pairs)) else "")
+            names = [constant(f"{stem}_scale", np.float32(scale)), constant(f"{stem}_zero", np.int8(0))]
+            nodes.append(helper.make_node("QuantizeLinear", [tensor, *names], [stem], f"{stem}_q"))
+            nodes.append(helper.make_node("DequantizeLinear", [stem, *names], [f"{stem}_dq"], f"{stem}_dq"))
+            pairs[key] = f"{stem}_dq"
+        return pairs[key]
+
+    moved: dict[str, float] = {}  # bias -> what a ReLU6 behind it wants added
+    for node in list(graph.node):
+        quantised = chosen.get(node.name)
+        if quantised is not None:
+            bias, tensor, offset = quantised.bias, node.input[0], quantised.range.offset
+            if offset:
+                bias = bias - np.float32(offset) * quantised.floats.reshape(len(bias), -1).sum(1, dtype=np.float64)
+                before = network.producers[tensor]
+                if before.op_type == "Mul":
+                    added = helper.make_node(
+                        "Add",
+                        [tensor, constant(f"{node.name}_offset", np.float32(offset))],
+                        [f"{tensor}_moved"],
+                        f"{node.name}_offset",
+                    )
+                    nodes.append(added)
+                    tensor = added.output[0]
+                else:
+                    clip = next(n for n in nodes if n.name == before.name)
+                    for i in (1, 2):
+                        limit = network.constant(clip.input[i])
+                        clip.input[i] = constant(f"{clip.name}_limit_{i}", np.float32(limit + offset))
+                    moved[network.producers[clip.input[0]].input[2]] = offset
+            weight, names = node.input[1], [f"{node.input[1]}_scale", f"{node.input[1]}_zero"]
+            scale = quantised.scale
+            if quantised.factors is not None:
+                by_channel = constant(f"{node.name}_factors", quantised.factors.reshape(1, -1, 1, 1))
+                nodes.append(
+                    helper.make_node("Mul", [tensor, by_channel], [f"{tensor}_smoothed"], f"{node.name}_factors")
+                )
+                tensor, scale = f"{tensor}_smoothed", scale / quantised.factors
+            constant(weight, quantised.weight)
+            constant(names[0], scale)
+            constant(names[1], np.zeros(len(quantised.scale), np.int8))
+            nodes.append(
+                helper.make_node("DequantizeLinear", [weight, *names], [f"{weight}_dq"], f"{weight}_dq", axis=0)
+            )
+            inputs = [pair(tensor, quantised.range.scale), f"{weight}_dq"]
+            inputs.append(
+                constant(node.input[2] if len(node.input) > 2 else f"{node.name}_bias", bias.astype(np.float32))
+            )
+            del node.input[:]
+            node.input.extend(inputs)
+        elif node.name in identities and branches[node.name].branch in chosen:
+            at = list(node.input).index(branches[node.name].identity)
+            node.input[at] = pair(node.input[at], identities[node.name].scale)
+        nodes.append(node)
+    for name, offset in moved.items():
+        constant(name, numpy_helper.to_array(constants[name]) + np.float32(offset))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    _drop_unused(graph)
+    return model
+
+
+def share_in_int8(network: Network, kept: Collection[str]) -> float:
+    """Share of the multiply-adds that int8 layers do if all but `kept` are."""
+    return 1 - sum(layer.multiply_adds for layer in network.layers if layer.name in kept) / network.multiply_adds
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
+    used |= {value.name for value in graph.output}
+    for node in [n for n in graph.node if n.op_type == "Constant" and n.output[0] not in used]:
+        graph.node.remove(node)
+
+
+def with_float_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with each int8 weight as float behind a Q/DQ pair: the same values, in a larger file.
+
+    TensorRT 8 reads weights only so ("invalid weights type of Int8" otherwise); later versions take both.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    constants = {tensor.name: tensor for tensor in copy.graph.initializer}
+    nodes = []
+    for node in copy.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants:
+            tensor, scale = constants[node.input[0]], numpy_helper.to_array(constants[node.input[1]])
+            whole = numpy_helper.to_array(tensor)
+            values = whole.astype(np.float32) * scale.reshape(-1, *[1] * (whole.ndim - 1))
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+            name = f"{tensor.name}_int8"
+            nodes.append(helper.make_node("QuantizeLinear", list(node.input), [name], f"{tensor.name}_q", axis=0))
+            node.input[0] = name
+        nodes.append(node)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    onnx.checker.check_model(copy, full_check=True)
+    return copy
+
+
+def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with FP16 in place of float32, scales included, and a Cast at either end; opset 19, the first that has
+    FP16 scales."""
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    half = onnx.version_converter.convert_version(model, max(opset, 19))
+    graph = half.graph
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(
+                numpy_helper.from_array(half_precision(numpy_helper.to_array(tensor)).astype(np.float16), tensor.name)
+            )
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
+                attribute.t.CopyFrom(
+                    numpy_helper.from_array(half_precision(numpy_helper.to_array(attribute.t)).astype(np.float16))
+                )
+    first, last = graph.input[0].name, graph.output[0].name
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = {first: f"{first}_fp16", last: f"{last}_fp16"}.get(name, name)
+    nodes = [
+        helper.make_node("Cast", [first], [f"{first}_fp16"], "cast_in", to=TensorProto.FLOAT16),
+        *graph.node,
+        helper.make_node("Cast", [f"{last}_fp16"], [last], "cast_out", to=TensorProto.FLOAT),
+    ]
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(half, full_check=True)
+    return half

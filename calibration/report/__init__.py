@@ -1,0 +1,1 @@
+"""What came of it: judged, timed and shown."""

@@ -1,0 +1,113 @@
+"""What every layer would be in int8, and the damage it would do: the long steps of a calibration, each kept in its cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from calibration.cache import Cache
+from calibration.collect.images import Photographs
+from calibration.collect.ranges import Range
+from calibration.network import Network
+from calibration.quantise.placement import TARGETS, Quantised, smoothing_site
+from calibration.quantise.prepare import Prepared, from_arrays, prepare, to_arrays
+from calibration.search.sensitivity import NOISE, damage, refine
+from calibration.search.trials import Trials
+
+# Pictures that weights are rounded on: the pass over them takes two to three times as long as plain inference.
+ROUNDED_ON = 96
+# Pictures that a layer's damage is measured on: as many as this many multiply-adds in a run allow, so that B4 takes
+# tens of minutes.
+TRIAL_COST, FEWEST_TRIALS, MOST_TRIALS = 48e9, 12, 64
+
+Say = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What became of a layer."""
+
+    damage: float
+    scale: float  # of the input's range
+    offset: float
+    smoothed: bool
+
+
+def prepared_layers(
+    network: Network, target: str, photographs: Photographs, fit: np.ndarray, cache: Cache, threads: int, say: Say
+) -> Prepared:
+    """Every layer with ranges and weights from the pictures `fit`."""
+    arrays = cache.read_arrays("statistics.npz")
+    if arrays is not None:
+        return from_arrays(network, arrays)
+    steps = iter(range(3))
+    some = fit[np.linspace(0, len(fit) - 1, min(ROUNDED_ON, len(fit))).astype(int)]
+    prepared = prepare(
+        network,
+        TARGETS[target],
+        lambda: photographs.batches(fit),
+        threads,
+        lambda step: say(step, next(steps), 3),
+        lambda: photographs.batches(some),
+    )
+    cache.write_arrays("statistics.npz", to_arrays(prepared))
+    return prepared
+
+
+def refined(
+    prepared: Prepared,
+    target: str,
+    photographs: Photographs,
+    reference: np.ndarray,
+    fit: np.ndarray,
+    held_out: np.ndarray,
+    cache: Cache,
+    threads: int,
+    say: Say,
+) -> dict[str, float]:
+    """Damage of each layer on held-out pictures, after giving it the range that the logits like best on pictures that are
+    not held out, and smoothing where that halves what would else be much. Picks up where an interrupted run stopped."""
+    network = prepared.network
+    count = int(np.clip(TRIAL_COST / network.multiply_adds, FEWEST_TRIALS, MOST_TRIALS))
+    judging, choosing = (_trials(network, photographs, reference, rows, count) for rows in (held_out, fit))
+    known: dict[str, Refined] = {}
+    if (with_cache := cache.read("damages.json")) is not None:
+        known = {name: Refined(**found) for name, found in json.loads(with_cache).items()}
+    for name, found in known.items():
+        factors = prepared.smoothed(name).factors if found.smoothed else None
+        prepared.layers[name] = prepared.with_range(name, Range(found.scale, found.offset), factors)
+    # A tensor that is also a residual's identity keeps one range, so that its users share one Q/DQ pair.
+    streams = {residual.identity for residual in network.residuals}
+
+    def fitted(name: str, start: Quantised) -> Quantised:
+        return refine(prepared, name, start, choosing, threads)
+
+    def judged(name: str, layer: Quantised) -> float:
+        return damage(prepared, name, layer, judging, threads)
+
+    for name in [name for name in prepared.layers if name not in known]:
+        say("damage of each layer", len(known), len(prepared.layers))
+        layer = network.layer(name)
+        for trials in (judging, choosing):
+            trials.move(layer, threads)
+        if layer.input not in streams:
+            prepared.layers[name] = fitted(name, prepared.layers[name])
+        least = judged(name, prepared.layers[name])
+        site = TARGETS[target].smoothing and layer.input not in streams and smoothing_site(network, layer)
+        if site and least > NOISE / len(prepared.layers):  # an even share of what is enough
+            smoothed = fitted(name, prepared.smoothed(name))
+            if (found_damage := judged(name, smoothed)) < least / 2:
+                prepared.layers[name], least = smoothed, found_damage
+        chosen = prepared.layers[name]
+        known[name] = Refined(least, chosen.range.scale, chosen.range.offset, chosen.factors is not None)
+        cache.write("damages.json", json.dumps({name: asdict(found) for name, found in known.items()}).encode())
+    return {name: found.damage for name, found in known.items()}
+
+
+def _trials(network: Network, photographs: Photographs, reference: np.ndarray, rows: np.ndarray, count: int) -> Trials:
+    """Trials on `count` of the pictures `rows`, evenly spread."""
+    some = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+    return Trials(network, np.concatenate(list(photographs.batches(some))), reference[some])

@@ -1,0 +1,163 @@
+"""What each layer costs in int8, and the layers that are best left in float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from calibration.network import Network, open_session, run, same_class, sqnr
+from calibration.quantise.placement import Quantised, quantised_graph, share_in_int8
+from calibration.quantise.prepare import Batches, Prepared
+from calibration.search.trials import Trials
+
+ALLOWANCE = 0.05  # of the multiply-adds, that may stay in float where no budget is given
+FACTOR = 1.3  # between the ranges that `refine` tries
+ENOUGH = 25.0  # dB, where no budget is given
+NOISE = 10 ** (-ENOUGH / 10)  # that is, as a share of the logits' power
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the int8 network must keep, measured on the calibration photographs."""
+
+    same_class: float = 0.0  # least share of pictures with FP32's class
+    points: float | None = None  # largest loss of top-1, percentage points; needs labels
+    sqnr: float = 0.0  # least, dB, of the held-out pictures
+    allowance: float = 1.0  # largest share of multiply-adds in float
+    worth: float | None = (
+        None  # damage for a share of the multiply-adds: what does more stays in float though it needn't
+    )
+
+    def met(self, point: Point) -> bool:
+        lost = 0.0 if self.points is None else point.lost
+        return point.same_class >= self.same_class and lost <= (self.points or 0.0) and point.sqnr >= self.sqnr
+
+    def nearness(self, point: Point) -> tuple[float, float, float]:
+        """Greater for a point that is nearer to the budget."""
+        lost = 0.0 if self.points is None else point.lost
+        return min(point.same_class, self.same_class), -lost, point.sqnr
+
+
+# A layer that takes half a dB off 25 dB's noise for a percent of the multiply-adds is worth it: depthwise layers, mostly.
+DEFAULT_BUDGET = Budget(sqnr=ENOUGH, allowance=ALLOWANCE, worth=NOISE * (1 - 10**-0.05) / 0.01)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One choice of layers left in float, and what it gives."""
+
+    kept: tuple[str, ...]  # besides those that the placement never quantises
+    share: float  # of multiply-adds in int8
+    same_class: float  # over all calibration pictures
+    lost: float  # top-1, percentage points over all calibration pictures; 0 without labels
+    sqnr: float  # dB, over the held-out ones
+
+
+def damage(prepared: Prepared, name: str, quantised: Quantised, trials: Trials, threads: int = 0) -> float:
+    """Error power at the logits of `trials`, as a share of theirs, with layer `name` alone in int8, as `quantised`."""
+    model = trials.rest(quantised_graph(prepared.network, {name: quantised}, prepared.identities))
+    error = simulate(model, trials.batches, threads) - trials.reference
+    return float(np.square(error, dtype=np.float64).sum() / np.square(trials.reference, dtype=np.float64).sum())
+
+
+def refine(prepared: Prepared, name: str, start: Quantised, trials: Trials, threads: int = 0) -> Quantised:
+    """Layer `name` with the range that does least damage at the logits: climbs from `start`, in steps of FACTOR either way."""
+    best, low = start, prepared.histogram_low(name)
+    least = damage(prepared, name, start, trials, threads)
+    for factor in (1 / FACTOR, FACTOR):
+        while True:
+            trial = prepared.with_range(name, best.range.stretched(factor, low), start.factors)
+            found = damage(prepared, name, trial, trials, threads)
+            if found >= least * 0.98:
+                break
+            best, least = trial, found
+    return best
+
+
+def simulate(model: onnx.ModelProto, batches: Iterable[np.ndarray], threads: int = 0) -> np.ndarray:
+    """Logits of a Q/DQ graph."""
+    return run(open_session(model, threads, integer=False), batches)
+
+
+def order(network: Network, damages: Mapping[str, float], allowance: float) -> list[str]:
+    """Layers in the order in which to leave them in float: most damage for its multiply-adds first.
+
+    The damages of layers add up at the logits (within 1 dB on the networks tried), so this is the knapsack's greedy
+    answer. A layer that would take the whole above `allowance` is passed over.
+    """
+    cost = _costs(network)
+    left = allowance - sum(share for name, share in cost.items() if name not in damages)
+    taken = []
+    for name in sorted(damages, key=lambda name: -damages[name] / cost[name]):
+        if cost[name] <= left + 1e-12:
+            left -= cost[name]
+            taken.append(name)
+    return taken
+
+
+def _costs(network: Network) -> dict[str, float]:
+    """Each layer's share of the multiply-adds."""
+    return {layer.name: layer.multiply_adds / network.multiply_adds for layer in network.layers}
+
+
+def search(
+    prepared: Prepared,
+    damages: Mapping[str, float],
+    budget: Budget,
+    measure: Callable[[onnx.ModelProto], tuple[float, float, float]],
+    note: Callable[[Point], None] = lambda _: None,
+) -> tuple[Point, list[Point], bool]:
+    """(the fewest layers in float that meet `budget`, every point measured, whether it is met).
+
+    `measure` gives same_class, lost and sqnr of a graph. Begins with the layers that are worth it, doubles their number until
+    the budget is met and halves the step from there. If it can't be met, the best point.
+    """
+    network = prepared.network
+    taken = order(network, damages, budget.allowance)
+    never = {layer.name for layer in network.layers} - set(prepared.layers)
+    points: dict[int, Point] = {}
+
+    def at(count: int) -> Point:
+        if count not in points:
+            kept = tuple(taken[:count])
+            values = measure(quantised_graph(network, prepared.layers, prepared.identities, kept))
+            points[count] = Point(kept, share_in_int8(network, never | set(kept)), *values)
+            note(points[count])
+        return points[count]
+
+    cost = _costs(network)
+    high = 0 if budget.worth is None else sum(damages[name] > budget.worth * cost[name] for name in taken)
+    low = high - 1
+    at(0)  # for the curve
+    while not budget.met(at(high)) and high < len(taken):
+        low, high = high, min(max(1, 2 * high), len(taken))
+    met = budget.met(at(high))
+    while met and high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if budget.met(at(middle)) else (middle, high)
+    if met:  # and for the curve what half of these layers would give, and what twice as many would
+        at(high // 2)
+        at(min(max(1, 2 * high), len(taken)))
+    found = [points[count] for count in sorted(points)]
+    if met:
+        return points[high], found, True
+    return max(found, key=budget.nearness), found, False
+
+
+def measured(
+    reference: np.ndarray, labels: np.ndarray | None, held_out: Collection[int], batches: Batches, threads: int = 0
+) -> Callable[[onnx.ModelProto], tuple[float, float, float]]:
+    """What `search` measures with: over all pictures, whose FP32 logits are `reference`."""
+    rows = np.asarray(sorted(held_out))
+
+    def measure(model: onnx.ModelProto) -> tuple[float, float, float]:
+        logits = simulate(model, batches(), threads)
+        lost = 0.0
+        if labels is not None:
+            lost = 100 * float((reference.argmax(1) == labels).mean() - (logits.argmax(1) == labels).mean())
+        return same_class(reference, logits), lost, sqnr(reference[rows], logits[rows])
+
+    return measure

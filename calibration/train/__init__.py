@@ -1,0 +1,1 @@
+"""Training with the roundings of INT8 in place."""

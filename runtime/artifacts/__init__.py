@@ -1,0 +1,1 @@
+"""Exported networks as files: names, metadata, checksums, and third-party models that become artifacts."""

@@ -1,0 +1,245 @@
+"""A picture, whatever it comes as, to upright RGB pixels.
+
+Nothing here changes a global of Pillow or of `warnings`, so any number of threads may call it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import time
+from collections.abc import Iterator
+from typing import IO, NamedTuple, Tuple, Union
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+from . import formats
+
+Source = Union[str, "os.PathLike[str]", bytes, IO[bytes], Image.Image, np.ndarray]
+Margins = Tuple[float, float, float, float]  # px at the left, top, right and bottom
+
+_ORIENTATION = 0x0112  # EXIF 2.3, 4.6.4 A: how the stored picture must be turned to stand upright
+# The turn, and from which sides it brings the left, top, right and bottom
+_TURNS = {
+    2: (Image.Transpose.FLIP_LEFT_RIGHT, (2, 1, 0, 3)),
+    3: (Image.Transpose.ROTATE_180, (2, 3, 0, 1)),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM, (0, 3, 2, 1)),
+    5: (Image.Transpose.TRANSPOSE, (1, 0, 3, 2)),
+    6: (Image.Transpose.ROTATE_270, (3, 0, 1, 2)),
+    7: (Image.Transpose.TRANSVERSE, (3, 2, 1, 0)),
+    8: (Image.Transpose.ROTATE_90, (1, 2, 3, 0)),
+}
+
+# A JPEG is decoded at 1/8, 1/4 or 1/2 where that leaves this many times the pixels that are needed on each side: of 12
+# megapixels, 1/4 leaves 2.95 times what B0 needs. docs/input.md has what less does to accuracy.
+_ENOUGH = 2.5
+
+
+class Decoding(NamedTuple):
+    """How pictures are decoded, and what one may cost."""
+
+    exact: bool = False  # bit for bit what torchvision's preprocessing gives, whatever it takes
+    max_bytes: int = 256 << 20  # of the encoded file
+    max_pixels: int = 89_478_485  # where Pillow begins to warn of a bomb: 0.33 GiB as Pillow holds RGB
+    max_seconds: float = 20.0  # from the first byte to the last of a file
+
+
+DECODING = Decoding()
+
+
+class ImageError(UserError):
+    """This one picture can't be used; the text names it and says why. Others of the same batch still can be."""
+
+
+def open_image(
+    source: Source, name: str | None = None, decoding: Decoding = DECODING, at_least: int | None = None
+) -> Image.Image:
+    """An upright, loaded picture of mode RGB, from a path, an encoded file (bytes or a binary stream), a PIL image, or
+    a uint8 array [H,W], [H,W,1], [H,W,3] or [H,W,4] in the order RGB(A).
+
+    EXIF orientation is applied, to PIL images too. Alpha is dropped, not blended, as `convert("RGB")` does for
+    torchvision; 16-bit grey keeps its upper 8 bits, as Pillow does for 16-bit colour; of an animation the first frame
+    is taken; colour profiles are ignored. An RGB PIL image comes back itself, not copied. Errors call it `name`.
+
+    A JPEG of which only `at_least` px are needed on the shorter side may come back smaller than it is, unless
+    `decoding.exact`; margins_of then tells what of it is the picture. PIL images come as they are, whatever they were.
+
+    Raises ImageError: no such file, not readable, empty, more bytes or (known before decoding) pixels than `decoding`
+    accepts or more seconds (docs/input.md says where that holds), not a picture in one of formats.FORMATS, truncated,
+    damaged, no pixels, float pixels, an array of another kind.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(io.BytesIO(source), name or "bytes", decoding, at_least)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, name or "array", decoding)
+    if isinstance(source, Image.Image):
+        name = name or str(getattr(source, "filename", "")) or "image"
+        _check_size(source, name, decoding)
+        with _errors_named(name, decoding):
+            return _upright_rgb(source, margins_of(source), name)
+    if isinstance(source, (str, os.PathLike)):
+        name = name or os.fsdecode(source)
+        try:
+            with open(source, "rb") as file:
+                return _decode(file, name, decoding, at_least)
+        except OSError as error:
+            raise ImageError(f"{name}: cannot be opened: {error.strerror}.") from error
+        except ValueError as error:  # a NUL in the path
+            raise ImageError(f"{name!r}: cannot be opened: {error}.") from error
+    if hasattr(source, "read"):
+        return _decode(source, name or str(getattr(source, "name", "stream")), decoding, at_least)
+    raise ImageError(
+        f"{name or 'image'}: no picture can be made of type {type(source).__name__}: give a path, the bytes of an "
+        "image file, a PIL image or a uint8 array."
+    )
+
+
+def margins_of(image: Image.Image) -> Margins | None:
+    """Of a picture that `open_image` decoded at a fraction of its size: what is not picture at its sides, less than a px
+    each, because a fraction of a size is seldom whole. None for every other picture."""
+    return getattr(image, "margins", None)
+
+
+def _decode(file: IO[bytes], name: str, decoding: Decoding, at_least: int | None) -> Image.Image:
+    with _errors_named(name, decoding):
+        if isinstance(file, io.TextIOBase):
+            raise ImageError(f"{name}: the stream gives text, not bytes: open it in binary mode.")
+        file = _limited(file, name, decoding.max_bytes)
+        head = file.read(formats.HEAD)
+        if not head:
+            raise ImageError(f"{name}: the file is empty.")
+        kind = _format(head, name)
+        image = formats.open_header(kind, formats.ClockedFile(file, time.monotonic() + decoding.max_seconds))
+        _check_size(image, name, decoding)
+        margins = None if at_least is None or decoding.exact else _reduce(image, at_least)
+        return _upright_rgb(image, margins, name)
+
+
+def _limited(file: IO[bytes], name: str, max_bytes: int) -> IO[bytes]:
+    """`file`, or what a pipe gives, at its beginning. Never reads more than it may."""
+    if hasattr(file, "seekable") and file.seekable():
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+    else:
+        content = io.BytesIO()
+        while content.tell() <= max_bytes:
+            piece = file.read(min(1 << 20, max_bytes + 1 - content.tell()))
+            if not piece:
+                break
+            content.write(piece)
+        size = content.tell()
+        content.seek(0)
+        file = content
+    if size > max_bytes:
+        raise ImageError(f"{name}: more bytes than the {max_bytes} that are accepted: save it smaller first.")
+    return file
+
+
+def _format(head: bytes, name: str) -> formats.Format:
+    found = formats.format_of(head)
+    if found is None:
+        other = formats.other_format(head)
+        read = ", ".join(row.name for row in formats.FORMATS)
+        if other is None:
+            raise ImageError(f"{name}: not an image in a format that is read ({read}).")
+        raise ImageError(f"{name}: a file in {other} format, which is not read: convert it to JPEG.")
+    if not formats.supported(found):
+        raise ImageError(
+            f"{name}: a picture in {found.name} format, which this Pillow cannot read: convert it to JPEG."
+        )
+    return found
+
+
+def _reduce(image: Image.Image, at_least: int) -> Margins | None:
+    """Has a much too large JPEG decoded at a fraction, by the DCT's lowest frequencies alone."""
+    width, height = image.size
+    scale = next((n for n in (8, 4, 2) if min(width, height) >= n * _ENOUGH * at_least), None)
+    if scale is None or image.draft(None, (width // scale, height // scale)) is None:  # not a JPEG
+        return None
+    return 0, 0, image.width - width / scale, image.height - height / scale  # draft rounds up
+
+
+def _check_size(image: Image.Image, name: str, decoding: Decoding) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: the picture has no pixels ({width} x {height}).")
+    if width * height > decoding.max_pixels:
+        raise ImageError(
+            f"{name}: {width} x {height} pixels are more than the {decoding.max_pixels} that are accepted: scale it down first."
+        )
+
+
+def _upright_rgb(image: Image.Image, margins: Margins | None, name: str) -> Image.Image:
+    image.load()
+    turn = None
+    with contextlib.suppress(Exception):  # damaged EXIF in a good picture: Pillow raises whatever that leads to
+        # after load: a PNG may carry its EXIF behind the pixels, and a TIFF turns itself
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    image = _to_rgb(image, name)
+    if turn is not None:
+        image = image.transpose(turn[0])
+        image.info = {}  # or its EXIF would turn it again the next time
+        margins = margins and (margins[turn[1][0]], margins[turn[1][1]], margins[turn[1][2]], margins[turn[1][3]])
+    if margins is not None:
+        image.margins = margins  # type: ignore[attr-defined]  # no info: copies, cuts and text chunks of a PNG get there
+    return image
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode == "F":
+        raise ImageError(f"{name}: the pixels are floats of unknown range: save the picture with 8 or 16 bits.")
+    if image.mode == "I" or image.mode.startswith("I;16"):  # convert() would clip at 255
+        values = np.asarray(image)
+        if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
+            raise ImageError(f"{name}: the pixels go beyond 16 bits: save the picture with 8 or 16 bits.")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info:  # convert() would warn, and map a colour that is dropped anyway
+        image = image.copy()
+        del image.info["transparency"]
+    if image.mode in ("La", "RGBa"):  # premultiplied, and no way to RGB but this
+        image = image.convert(image.mode.upper())
+    return image.convert("RGB")
+
+
+def _from_array(array: np.ndarray, name: str, decoding: Decoding) -> Image.Image:
+    if array.dtype != np.uint8 or not (array.ndim == 2 or array.ndim == 3 and array.shape[2] in (1, 3, 4)):
+        raise ImageError(
+            f"{name}: an array of {array.dtype} {list(array.shape)} is not a picture: "
+            "it takes uint8 (0..255) [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], channels in the order RGB."
+        )
+    if array.size == 0:
+        raise ImageError(f"{name}: the array {list(array.shape)} has no pixels.")
+    if array.ndim == 3:
+        array = array[..., 0] if array.shape[2] == 1 else array[..., :3]
+    image = Image.fromarray(np.ascontiguousarray(array))
+    _check_size(image, name, decoding)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@contextlib.contextmanager
+def _errors_named(name: str, decoding: Decoding) -> Iterator[None]:
+    """Whatever Pillow raises on a damaged file (there is no end of kinds) becomes an ImageError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except formats.OverdueError as error:
+        raise ImageError(
+            f"{name}: decoding takes longer than the {decoding.max_seconds:g} s that are accepted."
+        ) from error
+    except Image.DecompressionBombError as error:  # a tile or frame larger than the picture
+        raise ImageError(f"{name}: absurdly large ({error}).") from error
+    except MemoryError as error:
+        raise ImageError(f"{name}: decoding it takes more memory than there is.") from error
+    except Exception as error:
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        if (
+            isinstance(error, EOFError) or "truncated" in reason.lower() or "requires a buffer" in reason
+        ):  # struct.error
+            raise ImageError(f"{name}: the file is truncated ({reason}): copy or download it again.") from error
+        raise ImageError(f"{name}: the file is damaged ({reason}).") from error

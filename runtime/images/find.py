@@ -1,0 +1,69 @@
+"""Which pictures a command line means: files, folders, patterns, standard input."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+import sys
+from typing import IO, Iterable, Iterator, List, Sequence, Tuple, Union
+
+from ..errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")  # taken from folders
+STANDARD_INPUT = "-"
+
+
+def find_pictures(arguments: Sequence[str]) -> List[Tuple[str, Union[str, IO[bytes]]]]:
+    """(name, source) of each picture that `arguments` mean, in their order; folders and patterns in sorted order.
+
+    A folder gives every picture below it, a pattern that names no file is expanded, "-" is one encoded picture on
+    standard input, not read yet. A file that does not exist is passed on, so that it is reported among the others.
+    Raises UserError for a folder or pattern without pictures: before any work is done.
+    """
+    pictures: List[Tuple[str, Union[str, IO[bytes]]]] = []
+    for argument in arguments:
+        if argument == STANDARD_INPUT:
+            if sys.stdin is None:
+                raise UserError("There is no standard input to read a picture from: it is closed.")
+            pictures.append(("standard input", sys.stdin.buffer))
+        elif os.path.isdir(argument):
+            pictures += _several(below(argument), f"The folder {argument} has no pictures ({' '.join(SUFFIXES)}).")
+        elif glob.has_magic(argument) and not os.path.exists(argument):
+            found = (path for path in sorted(glob.glob(argument, recursive=True)) if os.path.isfile(path))
+            pictures += _several(found, f"No file matches {argument}.")
+        else:
+            pictures.append((argument, argument))
+    return pictures
+
+
+def below(folder: str) -> Iterator[str]:
+    """Path of every picture in `folder` and below it, by its suffix, sorted; what is hidden (.thumbnails/) is left out.
+
+    Raises UserError if one of the folders can't be read.
+    """
+    for root, folders, files in os.walk(folder, onerror=_unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".") and _ends(os.path.join(root, name)):
+                yield os.path.join(root, name)
+
+
+def _ends(path: str) -> bool:
+    """Whether reading `path` comes to an end: a pipe or a device that lies in a folder as picture.jpg would not."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # a link to nowhere is reported among the others
+        return True
+    return stat.S_ISREG(mode)
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"The folder {error.filename} can't be read: {error.strerror}.") from None
+
+
+def _several(paths: Iterable[str], none: str) -> List[Tuple[str, str]]:
+    pictures = [(path, path) for path in paths]
+    if not pictures:
+        raise UserError(none)
+    return pictures

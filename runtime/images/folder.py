@@ -1,0 +1,114 @@
+"""A folder into which files are put, by a camera, a script or a copy: each is taken once, when it is complete.
+
+Found by looking again and again: that needs no library, and works on network drives, where the kernel tells nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
+
+from ..errors import UserError
+from .find import SUFFIXES
+from .live import Event, Frame, Pace, Stop
+
+_LOOK = 0.2  # seconds between two looks; more where looking itself takes long
+_BUSY = 0.1  # share of the time that looking may take
+
+
+class _State(NamedTuple):
+    """What changes when a file does."""
+
+    size: int
+    changed: int  # ns
+
+
+class Folder:
+    """The pictures that come to be in `path` and below it, in the order in which they were last written.
+
+    By their suffix, as `runtime.images.find.below` has it; what is hidden (.upload.jpg, .thumbnails/) is left out. A file is
+    taken when it is not empty and did not change for `settle` seconds; renamed into place it is complete anyway. It is
+    never taken twice, unless its content is written anew: then it is another picture. One that is deleted before it was
+    complete is forgotten. With `existing`, those that lie there already come first. Nothing is dropped.
+    """
+
+    live = False
+    dropped = 0
+
+    def __init__(
+        self, path: str, stop: Stop, settle: float = 0.5, existing: bool = False, rate: Optional[float] = None
+    ) -> None:
+        if not os.path.isdir(path):
+            raise UserError(f"There is no folder {path}.")
+        self.path, self.stop, self.settle, self.pace = path, stop, settle, Pace(rate, stop)
+        self._events: List[Event] = []
+        self._barred: Set[str] = set()
+        self._taken: Dict[str, _State] = {}  # of files that are there
+        self._growing: Dict[str, Tuple[_State, float]] = {}  # not complete yet: since when it is as it is
+        if not existing:
+            self._taken = self._look() or {}
+
+    def __iter__(self) -> Iterator[Union[Frame, Event]]:
+        lost = False
+        while not self.stop:
+            began = time.monotonic()
+            found = self._look()
+            spent = time.monotonic() - began
+            if (found is None) != lost:
+                lost = found is None
+                yield Event("folder lost" if lost else "folder back", {"folder": self.path})
+            while self._events:
+                yield self._events.pop(0)
+            for path in self._complete(found) if found is not None else []:
+                if not self.pace.wait():
+                    return
+                yield Frame({"file": path}, path, path, time.monotonic())
+            self.stop.pause(max(_LOOK, spent / _BUSY))
+
+    def close(self) -> None:
+        """See runtime.images.live.Pictures."""
+
+    def _complete(self, found: Dict[str, _State]) -> List[str]:
+        now = time.monotonic()
+        self._taken = {path: state for path, state in self._taken.items() if path in found}
+        growing = {}
+        ready = []
+        for path, state in found.items():
+            if self._taken.get(path) == state:
+                continue
+            before, since = self._growing.get(path, (state, now))
+            since = since if before == state else now
+            if now - since >= self.settle and state.size:
+                self._taken[path] = state
+                ready.append((state.changed, path))
+            else:
+                growing[path] = (state, since)
+        self._growing = growing
+        return [path for _, path in sorted(ready)]
+
+    def _look(self) -> Optional[Dict[str, _State]]:
+        """Every picture that is there; None if the folder is not. A folder below it that can't be read is told of once.
+
+        A folder that goes while it is looked at has not lost its pictures: they would be taken again when it is back.
+        """
+        if not os.path.isdir(self.path):
+            return None
+        found: Dict[str, _State] = {}
+        for root, folders, files in os.walk(self.path, onerror=self._refused):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in files:
+                if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                    path = os.path.join(root, name)
+                    try:
+                        status = os.stat(path)
+                    except OSError:  # gone since
+                        continue
+                    found[path] = _State(status.st_size, status.st_mtime_ns)
+        return found if os.path.isdir(self.path) else None
+
+    def _refused(self, error: OSError) -> None:
+        if isinstance(error, FileNotFoundError) or error.filename in self._barred:
+            return
+        self._barred.add(error.filename)
+        self._events.append(Event("unreadable", {"folder": error.filename, "error": str(error.strerror)}))

@@ -1,0 +1,166 @@
+"""Labelled pictures as people have them, and which of the model's classes their labels mean."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import os
+import re
+import unicodedata
+from pathlib import Path
+from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
+
+from ..artifacts.artifact import Artifact
+from ..errors import UserError
+from ..images.find import below
+
+_SPLITS = {"train", "val", "valid", "validation", "test"}
+_MOST_BYTES = 256 << 20  # of a list of labels: ImageNet's for 1.3 million pictures has 40 MB
+LABEL_FILES = ("labels.csv", "LOC_val_solution.csv", "val.txt")  # looked for in the folder itself
+
+
+class Sample(NamedTuple):
+    """One picture of a data set."""
+
+    name: str  # relative to the data set's folder
+    path: str
+    label: Optional[int]  # index of the model's class; None: not known
+
+
+class ClassNames:
+    """Finds the model's class for what a data set calls it: an index, a wnid, a label or one of its synonyms."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self.known: Dict[str, int] = {}
+        ambiguous = set()
+        for index, label in enumerate(artifact.labels):
+            for synonym in {_plain(label), *(_plain(part) for part in label.split(","))}:
+                if self.known.setdefault(synonym, index) != index:
+                    ambiguous.add(synonym)
+        for synonym in ambiguous:  # "crane" is a bird and a machine; a class called just so is meant by it
+            whole = [index for index, label in enumerate(artifact.labels) if _plain(label) == synonym]
+            if len(whole) == 1:
+                self.known[synonym] = whole[0]
+            else:
+                del self.known[synonym]
+        try:
+            wnids = [str(wnid) for wnid in json.loads(artifact.metadata.get("wnids", "[]"))]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{artifact.path} has damaged metadata (wnids: {error}): export it again.") from None
+        self.known.update((_plain(wnid), index) for index, wnid in enumerate(wnids[: artifact.classes]))
+
+    def index(self, word: str) -> Optional[int]:
+        """The class that `word` means, or None. A class that is called by a number is meant by it, not its index."""
+        found = self.known.get(_plain(word))
+        if found is None and re.fullmatch(r"\d{1,9}", word) and int(word) < self.artifact.classes:
+            return int(word)
+        return found
+
+    def require(self, words: Iterable[str], where: str) -> Dict[str, int]:
+        """The class of each word. Raises UserError that names those that mean none, with a hint."""
+        found = {word: self.index(word) for word in words}
+        unknown = sorted(word for word, index in found.items() if index is None)
+        if unknown:
+            near = difflib.get_close_matches(_plain(unknown[0]), self.known, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            shown = ", ".join(unknown[:4]) + (f" and {len(unknown) - 4} more" if len(unknown) > 4 else "")
+            raise UserError(
+                f"{where}: {len(unknown)} of {len(found)} labels are not classes of {self.artifact.path.name}: {shown}.{hint} "
+                f"It knows {self.artifact.classes} classes by index, wnid or name, such as '{self.artifact.labels[0]}'."
+            )
+        return {word: index for word, index in found.items() if index is not None}
+
+
+def read_dataset(folder: Path, artifact: Artifact, labels: Optional[Path] = None) -> List[Sample]:
+    """The pictures of `folder` and what they show, as `artifact`'s classes, in a fixed order.
+
+    Understood, in this order: the file `labels`; labels.csv, LOC_val_solution.csv or val.txt in the folder (see
+    `read_labels`); a folder for each class, called by index, wnid or name; pictures without labels.
+    Raises UserError if there is no picture, or labels are of another label set than the model's.
+    """
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}.")
+    names = ClassNames(artifact)
+    labels = labels or next((folder / name for name in LABEL_FILES if (folder / name).is_file()), None)
+    if labels is not None:
+        rows = read_labels(labels)
+        classes = names.require({word for _, word in rows}, str(labels))
+        files = {os.path.relpath(path, str(folder)): path for path in below(str(folder))}
+        by_stem = {os.path.splitext(os.path.basename(name))[0]: name for name in files}
+        samples = []
+        for name, word in rows:
+            found = name if name in files else by_stem.get(os.path.splitext(os.path.basename(name))[0], name)
+            if found not in files and (os.path.isabs(found) or ".." in Path(found).parts):
+                raise UserError(f"{labels}: {found} does not lie in {folder}.")
+            samples.append(Sample(found, files.get(found, os.path.join(str(folder), name)), classes[word]))
+        if samples and not any(sample.path in files.values() for sample in samples[:100]):
+            raise UserError(f"None of the files that {labels} names is in {folder}: {samples[0].name}, say.")
+        return samples
+    paths = [(os.path.relpath(path, str(folder)), path) for path in below(str(folder))]
+    if not paths:
+        raise UserError(f"The folder {folder} has no pictures.")
+    tops = {name.split(os.sep)[0] for name, _ in paths if os.sep in name}
+    if not tops:
+        return [Sample(name, path, None) for name, path in paths]
+    if len(tops) == 1 and names.index(next(iter(tops))) is None and all(name.count(os.sep) > 1 for name, _ in paths):
+        return read_dataset(folder / next(iter(tops)), artifact)  # a folder around the folders of classes
+    stray = next((name for name, _ in paths if os.sep not in name), None)
+    if stray:
+        raise UserError(
+            f"{folder} holds folders of classes and pictures beside them, {stray} say: which class are those?"
+        )
+    if tops <= _SPLITS:
+        raise UserError(f"{folder} holds {' and '.join(sorted(tops))}: give one of them, {folder / max(tops)} say.")
+    classes = names.require(tops, str(folder))
+    return [Sample(name, path, classes[name.split(os.sep)[0]]) for name, path in paths]
+
+
+def read_labels(path: Path) -> List[Tuple[str, str]]:
+    """(file, label as written) of each row of a list of labels.
+
+    A CSV file with the columns file and label; ImageNet's LOC_val_solution.csv (ImageId, PredictionString, of which the
+    first wnid counts); or lines of a file name, white space and a label, as in Caffe's val.txt. Raises UserError.
+    """
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{path} is no list of labels: it has more than {_MOST_BYTES >> 20} MB.")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The labels {path} can't be read ({error}).") from None
+    if "\0" in text:
+        raise UserError(f"{path} is no list of labels: it is no text.")
+    lines = text.splitlines()
+    header = [cell.strip().lower() for cell in lines[0].split(",")] if lines else []
+    for file, label in (("file", "label"), ("filename", "label"), ("imageid", "predictionstring")):
+        if file in header and label in header:
+            at, value = header.index(file), header.index(label)
+            try:
+                rows = [row for row in csv.reader(lines[1:]) if row]
+            except csv.Error as error:  # a quote without an end, 128 KB later
+                raise UserError(f"{path} is no list of labels ({error}).") from None
+            short = next(
+                (i for i, row in enumerate(rows, 2) if len(row) <= max(at, value) or not row[value].strip()), None
+            )
+            if short is not None:
+                raise UserError(f"{path}, line {short}: no file or no label.")
+            first_word = label == "predictionstring"
+            return [(row[at], row[value].split()[0] if first_word else row[value].strip()) for row in rows]
+    pairs = [line.rsplit(None, 1) for line in lines if line.strip()]
+    if not pairs or any(len(pair) != 2 for pair in pairs):
+        alone = bool(pairs) and all(len(pair) == 1 and pair[0].isdigit() for pair in pairs)
+        raise UserError(
+            f"{path} is no list of labels: it should have the columns file,label, or lines such as 'picture.jpg 281'."
+            + (
+                " ILSVRC's ground truth has numbers of its own, not the usual indices: use LOC_val_solution.csv."
+                if alone
+                else ""
+            )
+        )
+    return [(name, label) for name, label in pairs]
+
+
+def _plain(text: str) -> str:
+    """Spelling that does not count: case, what joins words, and how macOS writes accents in file names."""
+    return re.sub(r"[\s_\-]+", " ", unicodedata.normalize("NFC", text)).strip().casefold()

@@ -1,0 +1,1 @@
+"""Networks at work: a classifier, an embedder, feature maps, and the pipeline that overlaps decoding with them."""

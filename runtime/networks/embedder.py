@@ -1,0 +1,38 @@
+"""Images in, vectors out, near each other where the images look alike."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence, Union
+
+import numpy as np
+
+from ..artifacts.artifact import EMBEDDING
+from ..images.decode import Source
+from .network import BATCH, Network
+
+
+class Embedder(Network):
+    """Pictures to vectors that are near each other where the pictures look alike, from `make export HEAD=embedding`.
+
+    embed = Embedder("artifacts/b0-embedding/b0-embedding.fp32.onnx")    # or Embedder(variant="b0-embedding")
+    one, other = embed(["a.jpg", "b.jpg"])                               # float32 [2, 1280], each of length 1
+    one @ other                                                          # cosine similarity
+    """
+
+    head = EMBEDDING
+
+    def __call__(self, images: Union[Source, Sequence[Source]], raw: bool = False) -> np.ndarray:
+        """float32 [C] of one picture, [N, C] of a list or tuple; of length 1, or with `raw` as the network gives it."""
+        several: Sequence[Any] = images if isinstance(images, (list, tuple)) else [images]
+        rows = np.empty((len(several), self.artifact.outputs[0].channels), np.float32)
+        for start in range(0, len(several), BATCH):
+            part = self.preprocess(list(several[start : start + BATCH]))
+            rows[start : start + len(part)] = self.logits(part)
+        rows = rows if raw else unit(rows)
+        return rows if isinstance(images, (list, tuple)) else rows[0]
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Each row divided by its length, in float32; a row of zeros stays one."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    return (rows / np.maximum(lengths, 1e-30)[:, None]).astype(np.float32)

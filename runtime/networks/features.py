@@ -1,0 +1,35 @@
+"""Images in, maps of features out: a backbone for detection and segmentation."""
+
+from __future__ import annotations
+
+from typing import Dict, Sequence, Union
+
+import numpy as np
+
+from ..artifacts.artifact import FEATURES
+from ..images.decode import Source
+from .network import Network
+
+
+class Features(Network):
+    """Pictures to maps of features, for detection and segmentation, from `make export HEAD=features`.
+
+    maps = Features("artifacts/b1-features/b1-features.fp32.onnx")("photo.jpg")
+    maps["stride8"]                                                      # float32 [1, 40, 30, 30]
+    """
+
+    head = FEATURES
+
+    def __call__(self, images: Union[Source, Sequence[Source]]) -> Dict[str, np.ndarray]:
+        """A map [N, C, H, W] by name, finest first. All pictures are one batch: of many, maps fill the memory."""
+        return self.maps(self.preprocess(images))
+
+    def maps(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
+        """The maps of a batch as `preprocess` makes it. Raises UserError for another type or shape."""
+        self._check_batch(batch)
+        names = [output.name for output in self.artifact.outputs]
+        return dict(zip(names, self.backend.run_all(batch)))
+
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        """The first map, [N, C, H, W], after all were made: what a benchmark times."""
+        return next(iter(self.maps(batch).values()))

@@ -1,0 +1,115 @@
+"""An exported network, whatever it gives: loaded once, called often. Classifier, Embedder and Features are made of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Optional, Sequence, TypeVar, Union
+
+import numpy as np
+
+from ..artifacts.artifact import (
+    Artifact,
+    find_artifact,
+    head_named,
+    read_artifact,
+    with_head_name,
+)
+from ..backends import ANY_ENGINE, Engines, open_backend
+from ..errors import UserError
+from ..images.decode import DECODING, Decoding, Source
+from ..images.preprocess import preprocess
+
+Self = TypeVar("Self", bound="Network")
+BATCH = 8  # pictures a list is cut into: the CPU gains nothing from more, and memory stays small
+
+
+class Network:
+    """What the kinds of networks have in common; several threads may call one, if the backend allows it.
+
+    Pictures are paths, encoded bytes, PIL images or uint8 arrays [H, W, 3], see runtime.images.decode.open_image.
+    """
+
+    head = ""  # the one of runtime.artifacts.artifact.HEADS that an artifact must have
+    decoding = DECODING
+
+    def __init__(
+        self,
+        model: Union[str, Path, None] = None,
+        *,
+        variant: Optional[str] = None,
+        precision: Optional[str] = None,
+        backend: str = "auto",
+        threads: Optional[int] = None,
+        engines: Engines = ANY_ENGINE,
+        decoding: Decoding = DECODING,
+        lanes: int = 1,
+    ) -> None:
+        """`model`: an exported ONNX file, or an engine that was built from one; else `variant` and `precision` find it.
+        `lanes`: calls that are to go on at once, each from a thread of its own; the CPU's cores are divided among them.
+
+        Raises UserError if there is no such artifact, no backend for it, or it has another head."""
+        self.decoding = decoding
+        path = Path(model) if model is not None else find_artifact(variant, precision)
+        if path.suffix == ".engine":
+            from ..backends.tensorrt.loader import artifact_of
+
+            path, engines = artifact_of(path).path, engines._replace(path=path)
+        self.artifact = read_artifact(path)
+        self._check(self.artifact)
+        self.backend = open_backend(self.artifact, backend, threads, engines, lanes=lanes)
+
+    def _check(self, artifact: Artifact) -> None:
+        """Raises UserError for an artifact that is none of this kind."""
+        if artifact.head == self.head:
+            return
+        gives = ", ".join(output.name for output in artifact.outputs)
+        remedy = "Networks of others are exported as classifiers only."
+        if artifact.metadata.get("foreign") != "yes":
+            base = head_named(artifact.variant)[0]
+            name = with_head_name(base, self.head)
+            remedy = f"'make export VARIANT={base} HEAD={self.head}' makes the one that does; it is called {name}."
+            if artifact.path.parent.parent.joinpath(name, f"{name}.fp32.onnx").is_file():
+                remedy = f"The one that does is there, and called {name}."
+        raise UserError(f"{artifact.path} gives {gives}, no {self.head}. {remedy}")
+
+    def preprocess(self, images: Union[Source, Sequence[Source]]) -> np.ndarray:
+        """What the network gets for one picture or a list of them: float32 [N, 3, resolution, resolution], or uint8 [N,
+        resolution, resolution, 3] where the artifact's preprocessing says so."""
+        several = images if isinstance(images, (list, tuple)) else [images]
+        recipe = self.artifact.preprocessing
+        batch = recipe.empty(len(several))
+        for row, image in zip(batch, several):
+            preprocess(image, recipe, decoding=self.decoding, out=row)
+        return batch
+
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        """What the network answers to a batch as `preprocess` makes it, its first output: float32 [N, classes], or [N, C].
+
+        Raises UserError for another type or shape.
+        """
+        self._check_batch(batch)
+        return self.backend.run(batch)
+
+    def _check_batch(self, batch: np.ndarray) -> None:
+        wanted = self.artifact.preprocessing.empty(0)
+        if batch.dtype != wanted.dtype or batch.shape[1:] != wanted.shape[1:]:
+            sizes, kind = ", ".join(map(str, wanted.shape[1:])), type(self).__name__
+            raise UserError(
+                f"{self.artifact.path} takes a batch of {wanted.dtype} [N, {sizes}], not {batch.dtype} {list(batch.shape)}: "
+                f"{kind}.preprocess makes one of pictures."
+            )
+
+    def close(self) -> None:
+        """Frees the backend; the network can't be called afterwards."""
+        self.backend.close()
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        path, kind = os.fspath(self.artifact.path), type(self).__name__
+        return f"<{kind} {self.artifact.variant} {self.artifact.precision} from {path} on {self.backend.description}>"
