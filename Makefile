@@ -192,7 +192,7 @@ resolve-aarch64: $(VENV)/.demo ## which aarch64 wheels pip chooses for the Pytho
 
 .PHONY: test-triton
 test-triton: build/triton/.ready test-artifacts ## the model repository in a real tritonserver, on the CPU (a wheel, fetched once)
-	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/triton/bin/python -m pytest tests/serving tests/runtime/test_serving.py tests/runtime/test_serving_model.py tests/runtime/test_remote.py
+	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/triton/bin/python -m pytest tests/serving tests/runtime/serving/test_serving.py tests/runtime/serving/test_model.py tests/runtime/test_remote.py
 
 build/triton/.ready: # the stub needs a Python 3.8 to 3.13 with a shared libpython
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
@@ -200,7 +200,7 @@ build/triton/.ready: # the stub needs a Python 3.8 to 3.13 with a shared libpyth
 
 .PHONY: test-ray
 test-ray: build/ray/.ready test-artifacts ## bulk jobs on a Ray cluster of several nodes here, of which one is killed (Ray is fetched once)
-	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/ray/bin/python -m pytest tests/fleet tests/runtime/test_fleet.py
+	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/ray/bin/python -m pytest tests/fleet tests/runtime/fleet/test_fleet.py
 
 build/ray/.ready: # Ray has no wheels for the newest Pythons
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet --disable-pip-version-check \

@@ -57,7 +57,7 @@ class Cache:
 def code_digest() -> str:
     """Sha256 of the code that calibrates: another version of it gives other artifacts."""
     digest, own = hashlib.sha256(), Path(__file__).parent
-    for source in (*sorted(own.glob("*.py")), own.parent / "export" / "pixels.py"):
-        if source.name not in ("__main__.py", "report.py", "compare.py"):
+    for source in (*sorted(own.rglob("*.py")), own.parent / "export" / "pixels.py"):
+        if source.name not in ("__main__.py", "page.py", "compare.py"):
             digest.update(source.read_bytes())
     return digest.hexdigest()

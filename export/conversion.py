@@ -28,7 +28,7 @@ from export.parity import (
 from export.pixels import with_pixels
 from export.to_onnx import BATCH, INPUT, OPSET, OUTPUT, name_weights
 from runtime.artifacts.third_party import Graph, Shape
-from runtime.backends import in_pieces
+from runtime.backends.backend import in_pieces
 from runtime.errors import UserError
 from runtime.images.preprocess import Preprocessing, normalize
 

@@ -226,7 +226,15 @@ def file_digest(path: Path) -> str:
 def code_digest() -> str:
     """Sha256 of the code that makes artifacts: another version of it makes other ones."""
     root, digest = Path(__file__).parent.parent, hashlib.sha256()
-    runtime = (root / "runtime" / name for name in ("adopt.py", "artifact.py", "onnx_metadata.py", "preprocess.py"))
+    runtime = (
+        root / "runtime" / name
+        for name in (
+            "artifacts/third_party.py",
+            "artifacts/artifact.py",
+            "artifacts/onnx_metadata.py",
+            "images/preprocess.py",
+        )
+    )
     for source in (
         *sorted(root.glob("models/*.py")),
         *sorted(root.glob("export/*.py")),

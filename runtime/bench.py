@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 from .artifacts.artifact import PRECISIONS, RANDOM_WEIGHTS, find_artifact
 from .artifacts.third_party import adopted
-from .backends import BACKENDS
+from .backends.backend import BACKENDS
 from .command import run
 from .errors import UserError
 from .measure.cold import Cold, cold_start

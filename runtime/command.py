@@ -93,7 +93,7 @@ def parse_size(text: str, thousand: int = 1024) -> int:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The options from which `open_model` opens a classifier."""
-    from .backends import BACKENDS
+    from .backends.backend import BACKENDS
 
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--model", metavar="FILE", help="an exported .onnx file, or an .engine built from one")
@@ -125,7 +125,7 @@ def open_as(
     kind: Type[Kind], options: argparse.Namespace, lanes: int = 1, model: Union[str, Path, None] = None
 ) -> Kind:
     """The same for another kind of network."""
-    from .backends import Engines
+    from .backends.backend import Engines
 
     if options.model and options.precision:
         raise UserError("--precision goes with a variant: the file that --model names has its own.")

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from runtime.backends import saturates
+from runtime.backends.processor import saturates
 
 LOST = 1.0  # points of the same-class rate that an engine's arithmetic may cost
 WORTH = 1.3  # times faster than FP32; below, the loss of accuracy buys nothing

@@ -1,70 +1,17 @@
-"""What executes an artifact. A backend is a file or folder here with one class; its library is imported when it is opened."""
+"""Opens the backend that executes an artifact: one file or folder here for each, whose library is imported when it is opened."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import platform
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, List, NamedTuple, Optional, Protocol, Tuple
-
-import numpy as np
+from typing import TYPE_CHECKING, List, Optional
 
 from ..errors import UserError
+from .backend import ANY_ENGINE, BACKENDS, TENSORRT, Backend, Engines, Say, to_stderr
+from .processor import SATURATES, saturates
 
 if TYPE_CHECKING:
     from ..artifacts.artifact import Artifact
-
-
-class Backend(Protocol):
-    """An artifact loaded and ready to run."""
-
-    name: str
-    lanes: int  # runs at once, from as many threads, that it was opened for
-    batch: int  # pictures a run from which more gain nothing, as far as its memory goes
-
-    @property
-    def description(self) -> str:
-        """Library, its version and where it runs, for reports."""
-        ...
-
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """A batch as the artifact's preprocessing makes it (float32 [N, 3, resolution, resolution], or uint8 [N, resolution,
-        resolution, 3]) -> the first output, float32: logits [N, classes], or what another head gives."""
-        ...
-
-    def run_all(self, images: np.ndarray) -> Tuple[np.ndarray, ...]:
-        """The same -> each of the artifact's outputs, in its order, float32."""
-        ...
-
-    def close(self) -> None:
-        """Frees what the backend holds; it can't be run afterwards."""
-        ...
-
-
-class Engines(NamedTuple):
-    """How TensorRT's engines are dealt with."""
-
-    path: Optional[Path] = None  # just this one; None: the one of the artifact and the GPU
-    rebuild: bool = True  # one that doesn't fit is built anew
-    trust: bool = False  # one without a manifest is loaded
-
-
-ANY_ENGINE = Engines()
-TENSORRT = ("tensorrt", "tensorrt_rtx")
-BACKENDS = (*TENSORRT, "onnxruntime", "onnxruntime_cuda", "openvino")
-# What x86 processors call the instructions that add products of bytes in 32 bits.
-_WIDE_SUMS = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"}
-SATURATES = (
-    "This processor has no VNNI: its INT8 kernels add pairs of products in 16 bits and cut off what does not fit, which costs "
-    "accuracy (v2-b0: 94.2 to 89.4 % top-1)"
-)
-Say = Callable[[str], None]
-
-
-def to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def open_backend(
@@ -107,59 +54,6 @@ def open_backend(
     return OnnxRuntime(
         artifact, threads, "CUDAExecutionProvider" if name == "onnxruntime_cuda" else "CPUExecutionProvider", lanes
     )
-
-
-def processors() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def saturates() -> bool:
-    """Whether this processor's INT8 kernels, in onnxruntime and OpenVINO alike, lose what does not fit into 16 bits: x86 without
-    VNNI. Intel, "Lower numerical precision deep learning inference and training", 2018. Unknown processors count as good.
-    """
-    flags = _cpu_flags()
-    return platform.machine().lower() in ("x86_64", "amd64") and bool(flags) and not _WIDE_SUMS & set(flags)
-
-
-def _cpu_flags() -> List[str]:
-    """What an x86 processor can do, in Linux's words; [] where that isn't told."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            return next((line.split(":", 1)[1] for line in file if line.startswith("flags")), "").split()
-    except OSError:
-        return []
-
-
-def share_cores(threads: Optional[int], lanes: int) -> Tuple[Optional[int], int]:
-    """(threads of one run, lanes) for a backend on the CPU: no more of both together than there are cores."""
-    if lanes == 1:
-        return threads, 1
-    if threads is None:
-        return max(1, processors() // lanes), lanes
-    return threads, max(1, min(lanes, processors() // threads))
-
-
-def cpu_batch(artifact: Artifact) -> int:
-    """Pictures a run: lite0 gains 1.25 times from 8 and nothing from more; of large ones fewer, for their memory."""
-    side = artifact.preprocessing.resolution
-    return max(1, min(8, 8 * 256 * 256 // (side * side)))
-
-
-def in_pieces(run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, fixed: Optional[int]) -> np.ndarray:
-    """`run` on a graph that takes `fixed` pictures and no other number (None: any): as often as it takes, the last time
-    filled up with zeros."""
-    if fixed is None or len(images) == fixed:
-        return run(images)
-    answers = []
-    for start in range(0, max(len(images), 1), fixed):
-        piece = images[start : start + fixed]
-        if len(piece) < fixed:
-            filled = np.zeros((fixed, *images.shape[1:]), images.dtype)
-            filled[: len(piece)] = piece
-            piece = filled
-        answers.append(run(piece))
-    return np.concatenate(answers)[: len(images)]
 
 
 def _tensorrt(artifact: Artifact, module: str, engines: Engines, say: Say) -> Backend:

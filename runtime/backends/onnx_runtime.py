@@ -10,7 +10,8 @@ import numpy as np
 from ..artifacts.artifact import Artifact, Output
 from ..artifacts.onnx_metadata import require_one_file
 from ..errors import UserError
-from . import cpu_batch, in_pieces, saturates, share_cores
+from .backend import in_pieces
+from .processor import cpu_batch, saturates, share_cores
 
 MOST_THREADS = 256  # onnxruntime starts them all and gives each memory: 100,000 fill a machine and never return
 PROVIDERS = {"CPUExecutionProvider": "CPU", "CUDAExecutionProvider": "CUDA"}

@@ -10,7 +10,8 @@ import numpy as np
 from ..artifacts.artifact import Artifact
 from ..artifacts.onnx_metadata import require_one_file
 from ..errors import UserError
-from . import cpu_batch, in_pieces, share_cores
+from .backend import in_pieces
+from .processor import cpu_batch, share_cores
 
 
 class OpenVino:

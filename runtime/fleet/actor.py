@@ -15,7 +15,7 @@ import ray
 from PIL import Image
 
 from ..artifacts.artifact import read_artifact
-from ..backends import Engines
+from ..backends.backend import Engines
 from ..errors import UserError
 from ..images.decode import Decoding, ImageError
 from ..measure.machine import machine

@@ -9,7 +9,7 @@ import re
 import socket
 from typing import Any, Dict, Iterator
 
-from ..backends import processors
+from ..backends.processor import processors
 from ..errors import UserError
 from .options import require_ray
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 from ..artifacts.artifact import Artifact, find_artifact, read_artifact, require_classes
-from ..backends import Engines
+from ..backends.backend import Engines
 from ..command import decoding_of
 from ..errors import UserError
 from ..networks.pipeline import recipes_of

@@ -15,7 +15,8 @@ from ..artifacts.artifact import (
     read_artifact,
     with_head_name,
 )
-from ..backends import ANY_ENGINE, Engines, open_backend
+from ..backends import open_backend
+from ..backends.backend import ANY_ENGINE, Engines
 from ..errors import UserError
 from ..images.decode import DECODING, Decoding, Source
 from ..images.preprocess import preprocess

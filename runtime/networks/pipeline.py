@@ -31,7 +31,7 @@ from typing import (
     Union,
 )
 
-from ..backends import processors
+from ..backends.processor import processors
 from ..images.decode import DECODING, Decoding, ImageError, Source, open_image
 from ..images.preprocess import Preprocessing, normalize, resize_crop
 

@@ -12,7 +12,7 @@ from ..printable import printable
 
 def main() -> int:
     from ..artifacts.artifact import PRECISIONS, artifacts_folder
-    from ..backends import BACKENDS
+    from ..backends.backend import BACKENDS
     from ..errors import UserError
     from ..sweep.plan import variants_of
     from ..sweep.rows import read_rows

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..artifacts.artifact import Artifact, read_artifact
-from ..backends import processors
+from ..backends.processor import processors
 from ..errors import UserError
 from ..images.decode import ImageError
 from ..images.preprocess import preprocess

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from ..artifacts.artifact import NAME, PRECISIONS
 from ..artifacts.third_party import name_of
-from ..backends import BACKENDS
+from ..backends.backend import BACKENDS
 from ..errors import UserError
 
 LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx", "numpy", "Pillow")

@@ -11,7 +11,7 @@ import pytest
 
 from export.bundle import bundle
 from runtime.artifacts.artifact import Artifact, find_artifact, read_artifact, sealed
-from runtime.backends import Engines
+from runtime.backends.backend import Engines
 from runtime.backends.tensorrt.loader import artifact_of, checked_engine
 from runtime.backends.tensorrt.manifest import Manifest, Wanted, manifest_path, read_manifest, write_engine
 from runtime.backends.tensorrt.options import BuildOptions

@@ -35,7 +35,8 @@ require_ray("local")
 
 import ray  # noqa: E402
 
-from runtime.backends import Engines, processors  # noqa: E402
+from runtime.backends.backend import Engines  # noqa: E402
+from runtime.backends.processor import processors  # noqa: E402
 from runtime.fleet.actor import Job, Model  # noqa: E402
 from runtime.fleet.bulk import facts_of, run_job, share_of  # noqa: E402
 from runtime.fleet.cluster import quieten  # noqa: E402

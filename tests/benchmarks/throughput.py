@@ -33,7 +33,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from runtime.backends import processors  # noqa: E402
+from runtime.backends.processor import processors  # noqa: E402
 from runtime.images.find import below  # noqa: E402
 from runtime.images.preprocess import preprocess  # noqa: E402
 from runtime.infer import answers  # noqa: E402

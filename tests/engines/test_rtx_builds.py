@@ -31,7 +31,7 @@ from runtime.backends.tensorrt.manifest import read_manifest
 from runtime.backends.tensorrt.options import Batch, BuildOptions
 from tests.calibration.small_network import PREPROCESSING, SIDE, small_model
 from tests.interruptible import interruptible
-from tests.runtime.onnx_bytes import taking_pixels
+from tests.runtime.artifacts.onnx_bytes import taking_pixels
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 ROW = generation("tensorrt_rtx", trt.__version__)

@@ -10,8 +10,8 @@ from typing import Dict, Set
 import pytest
 
 from runtime.artifacts.artifact import read_artifact, sealed
-from tests.runtime.changed_artifacts import unsealed
-from tests.runtime.onnx_bytes import taking_pixels
+from tests.runtime.artifacts.changed_artifacts import unsealed
+from tests.runtime.artifacts.onnx_bytes import taking_pixels
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 

@@ -20,10 +20,10 @@ from runtime.errors import UserError
 from runtime.networks import contact_sheet, embeddings
 from runtime.networks.contact_sheet import Cell
 from runtime.networks.embeddings import Embeddings, Origin, nearest
+from tests.runtime.artifacts.onnx_bytes import FLOAT, message, node, tiny_onnx, value_info
+from tests.runtime.backends.fake_device import FakeDevice
+from tests.runtime.backends.fake_tensorrt import build, fake_module
 from tests.runtime.conftest import DATA
-from tests.runtime.fake_device import FakeDevice
-from tests.runtime.fake_tensorrt import build, fake_module
-from tests.runtime.onnx_bytes import FLOAT, message, node, tiny_onnx, value_info
 
 SIDE, CHANNELS = 16, 24
 FACTS = {

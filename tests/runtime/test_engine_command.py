@@ -10,13 +10,14 @@ import pytest
 
 from runtime import engine
 from runtime.artifacts.artifact import read_artifact
-from runtime.backends import Engines, open_backend
+from runtime.backends import open_backend
+from runtime.backends.backend import Engines
 from runtime.backends.cuda import driver
 from runtime.backends.tensorrt import compare, generations
 from runtime.errors import UserError
 from runtime.networks.classifier import Classifier
-from tests.runtime.changed_artifacts import linked
-from tests.runtime.test_tensorrt_build import DATA_GPU, install
+from tests.runtime.artifacts.changed_artifacts import linked
+from tests.runtime.backends.test_tensorrt_build import DATA_GPU, install
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from runtime import remote
 from runtime.command import run
 from runtime.serving import client
-from tests.runtime.fake_triton import FakeTriton
+from tests.runtime.serving.fake_triton import FakeTriton
 
 pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
 

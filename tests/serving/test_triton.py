@@ -24,7 +24,7 @@ from runtime.artifacts.artifact import sealed
 from runtime.serving.alive import check
 from runtime.serving.client import Server
 from runtime.serving.repository import Wanted, write_repository
-from tests.runtime.changed_artifacts import unsealed
+from tests.runtime.artifacts.changed_artifacts import unsealed
 from tests.serving.triton import Triton, wheel
 
 if wheel() is None:

@@ -10,9 +10,9 @@ from typing import Dict, Set
 
 import pytest
 
-from tests.runtime.fake_tensorrt import TABLE, VERSIONS
+from tests.runtime.backends.fake_tensorrt import TABLE, VERSIONS
 
-CODE = Path(__file__).resolve().parents[2] / "runtime" / "backends" / "tensorrt"
+CODE = Path(__file__).resolve().parents[3] / "runtime" / "backends" / "tensorrt"
 
 
 def rows() -> Dict[str, Dict[str, Set[str]]]:

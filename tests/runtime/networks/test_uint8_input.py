@@ -80,7 +80,7 @@ def test_another_batch_is_refused_in_words(model: Path, pixel_model: Path) -> No
 
 
 def test_it_is_timed_as_any_other(pixel_model: Path) -> None:
-    picture = (Path(__file__).resolve().parents[1] / "data" / "corgi.jpg").read_bytes()
+    picture = (Path(__file__).resolve().parents[2] / "data" / "corgi.jpg").read_bytes()
     with Classifier(pixel_model, backend="onnxruntime", threads=1) as pixels:
         spent = one_pass(pixels, [picture] * 3)
     assert {*spent} < {*STAGES, TOTAL} and spent["normalise"] > 0

@@ -13,11 +13,11 @@ from runtime import bench
 from runtime.artifacts.artifact import artifact_path, read_artifact
 from runtime.artifacts.onnx_metadata import read_metadata, with_metadata
 from runtime.artifacts.third_party import USUAL, Asked, Graph, Shape, adopted, name_of, shape_of
-from runtime.backends import in_pieces
+from runtime.backends.backend import in_pieces
 from runtime.errors import UserError
 from runtime.measure.cold import Cold
 from runtime.networks.classifier import Classifier
-from tests.runtime.changed_artifacts import unsealed
+from tests.runtime.artifacts.changed_artifacts import unsealed
 
 
 def of_batch(content: bytes, batch: int) -> bytes:

@@ -8,8 +8,8 @@ from typing import Any, List, Tuple
 
 import numpy as np
 
-from tests.runtime.fake_bindings import Dims, Fake, log_error, needs_gpu
-from tests.runtime.fake_device import STREAMS
+from tests.runtime.backends.fake_bindings import Dims, Fake, log_error, needs_gpu
+from tests.runtime.backends.fake_device import STREAMS
 
 HEADER = b"FAKE TENSORRT ENGINE\n"
 DTYPES = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(uint8)": "UINT8"}

@@ -13,7 +13,7 @@ import pytest
 from runtime.sweep.__main__ import write_report
 from runtime.sweep.page import page
 from runtime.sweep.rows import as_csv, facts, frontier, read_rows, write_rows
-from tests.runtime.sweep_rows import failed, report, row
+from tests.runtime.sweep.sweep_rows import failed, report, row
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 ROWS = [

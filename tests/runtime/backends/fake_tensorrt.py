@@ -18,8 +18,9 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from tests.runtime.fake_bindings import Dims, Fake, class_of, enum_of, log_error
-from tests.runtime.fake_engine import (
+from tests.runtime.artifacts.onnx_bytes import nodes
+from tests.runtime.backends.fake_bindings import Dims, Fake, class_of, enum_of, log_error
+from tests.runtime.backends.fake_engine import (
     DTYPES,
     HEADER,
     FakeCudaEngine,
@@ -28,9 +29,8 @@ from tests.runtime.fake_engine import (
     FakeRuntime,
     session_of,
 )
-from tests.runtime.onnx_bytes import nodes
 
-TABLE = Path(__file__).resolve().parents[1] / "data" / "tensorrt_api.tsv"
+TABLE = Path(__file__).resolve().parents[2] / "data" / "tensorrt_api.tsv"
 VERSIONS = ("8.5.3", "10.3.0", "10.13.3", "10.16.1", "11.4.0", "rtx-1.7.1")
 CACHE = b"FAKE TIMING CACHE\n"
 _LAYERS = {

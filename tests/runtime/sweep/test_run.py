@@ -23,11 +23,11 @@ from runtime.sweep.plan import Foreign, Plan, backends_of, batches_of, foreign_o
 from runtime.sweep.rows import read_rows
 from runtime.sweep.run import sweep
 from tests.interruptible import interruptible
-from tests.runtime.changed_artifacts import unsealed
-from tests.runtime.sweep_rows import row
+from tests.runtime.artifacts.changed_artifacts import unsealed
+from tests.runtime.sweep.sweep_rows import row
 
-REPOSITORY = Path(__file__).parents[2]
-PICTURES = Path(__file__).parents[1] / "data"
+REPOSITORY = Path(__file__).parents[3]
+PICTURES = Path(__file__).parents[2] / "data"
 METADATA = {
     "resolution": "224",
     "crop": "0.875",

@@ -14,7 +14,7 @@ from runtime.images import formats
 from runtime.images.decode import Decoding, ImageError, margins_of, open_image
 from runtime.images.preprocess import Preprocessing, preprocess, resize_crop
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 EXACT = Decoding(exact=True)
 SMALL = Preprocessing(56, 0.875, "bicubic", (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # 64 px, tensors of 0..255
 

@@ -23,7 +23,7 @@ from runtime.errors import UserError
 from runtime.images.decode import Decoding, ImageError, open_image
 from runtime.images.preprocess import Preprocessing, preprocess, resize_crop
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BASE = Preprocessing(224, 0.875, "bicubic", *IMAGENET)
 VARIED = [

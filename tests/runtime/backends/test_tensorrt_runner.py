@@ -15,9 +15,9 @@ from runtime.backends.cuda.errors import OutOfDeviceMemory
 from runtime.backends.tensorrt.runner import ContextRefused, Runner, TensorRtError
 from runtime.errors import UserError
 from runtime.images.preprocess import Preprocessing
-from tests.runtime.fake_device import FakeDevice
-from tests.runtime.fake_tensorrt import VERSIONS, build, fake_module
-from tests.runtime.onnx_bytes import taking_pixels, tiny_onnx
+from tests.runtime.artifacts.onnx_bytes import taking_pixels, tiny_onnx
+from tests.runtime.backends.fake_device import FakeDevice
+from tests.runtime.backends.fake_tensorrt import VERSIONS, build, fake_module
 
 SIDE = 4
 

@@ -18,8 +18,8 @@ from runtime.backends.tensorrt.options import Batch, BuildOptions
 from runtime.errors import UserError
 from runtime.serving.batching import DEFAULT, batching_of
 from runtime.serving.repository import Wanted, models_of, write_repository
-from tests.runtime.changed_artifacts import unsealed
-from tests.runtime.sweep_rows import report, row, summary
+from tests.runtime.artifacts.changed_artifacts import unsealed
+from tests.runtime.sweep.sweep_rows import report, row, summary
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from runtime.sweep.choose import choose
 from runtime.sweep.rows import frontier
-from tests.runtime.sweep_rows import failed, report, row
+from tests.runtime.sweep.sweep_rows import failed, report, row
 
 FAMILY = report(
     [

@@ -21,9 +21,9 @@ from runtime.backends.cuda import driver, open_device
 from runtime.backends.cuda.driver import Gpu, gpus
 from runtime.backends.cuda.errors import MEANINGS, CudaError, OutOfDeviceMemory
 from runtime.errors import UserError
-from tests.runtime.fake_cuda import FAKES, ROOM, TEXTS, Library, install
+from tests.runtime.backends.fake_cuda import FAKES, ROOM, TEXTS, Library, install
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -322,7 +322,7 @@ def test_pycuda_says_that_it_has_no_graphs(library: Library, monkeypatch: Any) -
 ENDING = """
 import atexit, threading, time
 from pytest import MonkeyPatch
-from tests.runtime.fake_cuda import Library, install
+from tests.runtime.backends.fake_cuda import Library, install
 library, inside, patch = Library(), [], MonkeyPatch()
 
 def last():

@@ -25,10 +25,10 @@ from runtime.backends.tensorrt.generations import GENERATIONS, generation
 from runtime.backends.tensorrt.options import Batch, BuildOptions, parse_batch, parse_target
 from runtime.command import parse_size
 from runtime.errors import UserError
-from tests.runtime.changed_artifacts import linked, unsealed
-from tests.runtime.fake_device import FakeDevice
-from tests.runtime.fake_tensorrt import VERSIONS, fake_module
-from tests.runtime.onnx_bytes import taking_pixels
+from tests.runtime.artifacts.changed_artifacts import linked, unsealed
+from tests.runtime.artifacts.onnx_bytes import taking_pixels
+from tests.runtime.backends.fake_device import FakeDevice
+from tests.runtime.backends.fake_tensorrt import VERSIONS, fake_module
 
 DATA_GPU = Gpu(0, "NVIDIA Fake 4090", (8, 9), 8 << 30, 12040)
 

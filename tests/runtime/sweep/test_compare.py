@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.sweep.compare import SAME, pairs, table
-from tests.runtime.sweep_rows import failed, report, row
+from tests.runtime.sweep.sweep_rows import failed, report, row
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,13 @@ import runtime
 from runtime import backends
 from runtime.artifacts.artifact import read_artifact, sealed
 from runtime.artifacts.onnx_metadata import read_metadata
-from runtime.backends import onnx_runtime
+from runtime.backends import onnx_runtime, processor
 from runtime.errors import UserError
 from runtime.images.decode import ImageError
 from runtime.images.preprocess import preprocess
 from runtime.networks.classifier import Classifier, Prediction
 
-CORGI = Path(__file__).resolve().parents[1] / "data" / "corgi.jpg"
+CORGI = Path(__file__).resolve().parents[2] / "data" / "corgi.jpg"
 LIGHTHOUSE = CORGI.with_name("lighthouse.jpg")
 
 
@@ -217,8 +217,8 @@ def test_a_processor_that_saturates_gets_int8_in_float_and_is_told(precisions, m
 )
 def test_which_processors_saturate(machine, flags, saturates, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr(backends, "_cpu_flags", lambda: flags.split())
-    assert backends.saturates() is saturates
+    monkeypatch.setattr(processor, "_cpu_flags", lambda: flags.split())
+    assert processor.saturates() is saturates
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")

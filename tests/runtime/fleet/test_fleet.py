@@ -18,7 +18,7 @@ from runtime.images.decode import DECODING, ImageError
 from runtime.images.preprocess import Preprocessing
 from runtime.networks.pipeline import grown
 
-CORGI = Path(__file__).resolve().parents[1] / "data" / "corgi.jpg"
+CORGI = Path(__file__).resolve().parents[2] / "data" / "corgi.jpg"
 RECIPE = Preprocessing(224, 0.875, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
