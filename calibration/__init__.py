@@ -1,1 +1,1 @@
-"""From an exported FP32 network and a folder of photographs to INT8 artifacts that keep its classes."""
+"""From an exported FP32 network and a folder of images to INT8 artifacts that keep its classes."""

@@ -30,16 +30,16 @@ def main() -> int:
         description="Writes artifacts/<variant>/<variant>.int8.onnx and .int8-fp16.onnx, and a report beside them.",
     )
     parser.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
-    parser.add_argument("--calib", type=Path, metavar="DIR", help="photographs (default: scikit-image's samples)")
+    parser.add_argument("--calib", type=Path, metavar="DIR", help="images (default: scikit-image's samples)")
     parser.add_argument(
-        "--evaluation", type=Path, metavar="DIR", help="photographs to judge by (default: a quarter of the others)"
+        "--evaluation", type=Path, metavar="DIR", help="images to judge by (default: a quarter of the others)"
     )
     parser.add_argument(
         "--budget",
         metavar="LOSS",
         help="what may be lost: '0.5' points of top-1, or '99.3%%' of classes as FP32; as few layers as that takes stay "
         f"in float (default: as many as {default.sqnr:g} dB take and those that give half a dB more for a percent of "
-        f"the multiply-adds, at most {100 * default.allowance:g}%%)",
+        f"the MACs, at most {100 * default.allowance:g}%%)",
     )
     parser.add_argument(
         "--qat",
@@ -62,7 +62,7 @@ def main() -> int:
     pre, classes = artifact.preprocessing, artifact.classes
 
     def reading(done: int, of: int) -> None:
-        shown("reading photographs", done, of)
+        shown("reading images", done, of)
 
     if options.calib:
         photographs = read_folder(options.calib, pre, classes, reading)
@@ -75,7 +75,7 @@ def main() -> int:
     if not options.force and up_to_date(artifact.variant, digests.all, folder):
         shown.close()
         print(
-            f"{folder / artifact.variant} is calibrated already: same network, photographs and options (FORCE=1 repeats it)"
+            f"{folder / artifact.variant} is calibrated already: same network, images and options (FORCE=1 repeats it)"
         )
         return 0
     result = calibrate(artifact, photographs, judging, budget, options.target, folder, options.threads, shown, training)
@@ -137,8 +137,8 @@ def _lines(result: Result, folder: Path) -> list[str]:
             f"all layers trained, {training.epochs} epochs" if result.trained else "training did harm, and was left out"
         )
     lines = [
-        f"pictures     {result.pictures} of {result.origin}, {len(result.skipped)} skipped",
-        f"in INT8      {best.share:.1%} of the multiply-adds; {how}",
+        f"images     {result.pictures} of {result.origin}, {len(result.skipped)} skipped",
+        f"in INT8      {best.share:.1%} of the MACs; {how}",
         f"judged on    {result.judged_on}",
     ]
     for score in result.scores:

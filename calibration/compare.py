@@ -1,7 +1,7 @@
 """INT8 as other tools make it, beside ours: python -m calibration.compare --variant v2-b0 --calib photos/ --data labelled/
 
-Each tool quantises in a process of its own, so that time and peak memory are its own, from the same photographs. What
-comes out is judged here, in one run, on the same pictures and on the same kernels: with Q/DQ computed as written, in
+Each tool quantises in a process of its own, so that time and peak memory are its own, from the same images. What
+comes out is judged here, in one run, on the same images and on the same kernels: with Q/DQ computed as written, in
 float, because what is asked is what the rounding costs, and onnxruntime's kernels for int8 activations are slow.
 """
 
@@ -43,7 +43,7 @@ class Row:
     top1: float | None = None  # %, where there are labels
     same_class: float | None = None  # %, as FP32
     sqnr: float | None = None  # of the logits, dB
-    share: float | None = None  # of the multiply-adds that are in INT8, %
+    share: float | None = None  # of the MACs that are in INT8, %
     seconds: float | None = None
     peak_mb: float | None = None
     reason: str = ""
@@ -57,7 +57,7 @@ _CHILD = "import sys; from calibration.quantisers import quantise_here; quantise
 
 
 def multiply_adds_in_int8(model: onnx.ModelProto, network: Network) -> float:
-    """Share of `network`'s multiply-adds that `model` (Q/DQ) does on dequantised data and dequantised weights, 0..1.
+    """Share of `network`'s MACs that `model` (Q/DQ) does on dequantised data and dequantised weights, 0..1.
 
     Raises ValueError if a layer is gone from `model`.
     """
@@ -85,14 +85,14 @@ def compare(
     threads: int = 0,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Row], dict[str, Any]]:
-    """(a row for FP32 and for each of `only`, facts of the run). `limit`: pictures taken of each folder.
+    """(a row for FP32 and for each of `only`, facts of the run). `limit`: images taken of each folder.
 
-    Raises UserError if `variant` was not exported or a folder has no pictures. A tool that is absent or fails is a row.
+    Raises UserError if `variant` was not exported or a folder has no images. A tool that is absent or fails is a row.
     """
     artifact = read_artifact(find_artifact(variant, "fp32", folder))
     require_classes(artifact)
     network = read_network(artifact)
-    say("reading photographs")
+    say("reading images")
     calibration = read_folder(calib, artifact.preprocessing, artifact.classes)
     pictures = read_folder(data, artifact.preprocessing, artifact.classes)
     rows = np.arange(len(pictures))[:limit]
@@ -111,7 +111,7 @@ def compare(
     with tempfile.TemporaryDirectory() as scratch:
         shape = _write_pictures(Path(scratch) / "pictures", calibration, limit)
         source = artifact.path
-        if artifact.preprocessing.input != "float32":  # pictures are handed to every tool normalised
+        if artifact.preprocessing.input != "float32":  # images are handed to every tool normalised
             source = Path(scratch) / "float32.onnx"
             facts = {key: value for key, value in artifact.metadata.items() if key != "input"}
             source.write_bytes(sealed(network.to_model().SerializeToString(), "fp32", facts)[0])
@@ -146,7 +146,7 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> list[str]:
         lines.append(f"{row.name:<{width}}   " + "  ".join(_cell(*cell) for cell in cells))
     lines += ["", *(f"{row.name:<{width}}   {row.about}" for row in rows), ""]
     lines.append(
-        f"{facts['variant']}: calibrated on {facts['calibration_pictures']} pictures, judged on {facts['judged_pictures']}, "
+        f"{facts['variant']}: calibrated on {facts['calibration_pictures']} images, judged on {facts['judged_pictures']}, "
         "Q/DQ computed as written, in float"
     )
     return [*lines, ", ".join(f"{name} {version}" for name, version in facts["versions"].items())]
@@ -223,12 +223,12 @@ def main() -> int:
         description="Quantises a variant with onnxruntime's and NVIDIA's tools and judges them beside FP32 and ours.",
     )
     parser.add_argument("--variant", required=True, metavar="NAME", help="an exported variant")
-    parser.add_argument("--calib", required=True, type=Path, metavar="DIR", help="photographs to calibrate with")
+    parser.add_argument("--calib", required=True, type=Path, metavar="DIR", help="images to calibrate with")
     parser.add_argument(
-        "--data", required=True, type=Path, metavar="DIR", help="photographs to judge by, best with a labels.csv"
+        "--data", required=True, type=Path, metavar="DIR", help="images to judge by, best with a labels.csv"
     )
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where the artifacts are (default: artifacts)")
-    parser.add_argument("--limit", type=int, metavar="N", help="at most so many photographs of each folder")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most so many images of each folder")
     parser.add_argument("--only", metavar="NAME,...", help=f"rows besides {FP32}: {', '.join(NAMES[1:])}")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the judging (default: all cores)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
@@ -238,7 +238,7 @@ def main() -> int:
     if unknown:
         raise UserError(f"--only: there is no {unknown[0]!r}, but {', '.join(NAMES)}.")
     if options.limit is not None and options.limit < 1:
-        raise UserError(f"--limit {options.limit}: at least one photograph.")
+        raise UserError(f"--limit {options.limit}: at least one image.")
     rows, facts = compare(
         options.variant,
         options.calib,

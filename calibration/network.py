@@ -14,7 +14,7 @@ from onnx import numpy_helper
 BATCH_PIXELS = 8 * 224 * 224  # a run: enough to amortise onnxruntime's overhead, and B7's activations stay below 2 GB
 
 
-LAYERS = ("Conv", "Gemm", "MatMul")  # where the multiply-adds are
+LAYERS = ("Conv", "Gemm", "MatMul")  # where the MACs are
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Layer:
     kernel: int  # side, px
     stride: int
     pads: tuple[int, ...]  # top, left, bottom, right
-    positions: int  # output pixels of one picture
-    multiply_adds: int  # of one picture
+    positions: int  # output pixels of one image
+    multiply_adds: int  # of one image
     unfit: str = ""  # why it has to stay in float, in words; "" if int8 is a choice
 
     @property
@@ -41,7 +41,7 @@ class Layer:
 
     @property
     def pooled(self) -> bool:
-        """Whether it works on one vector a picture: squeeze-and-excitation, the classifier."""
+        """Whether it works on one vector an image: squeeze-and-excitation, the classifier."""
         return self.positions == 1
 
     @property
@@ -76,7 +76,7 @@ class Network:
             raise ValueError(f"opset {opset}, and int8 needs 13")
         batch = model.graph.input[0].type.tensor_type.shape.dim[0]
         if batch.dim_value:
-            raise ValueError(f"it takes {batch.dim_value} pictures at a time and no other number")
+            raise ValueError(f"it takes {batch.dim_value} images at a time and no other number")
         self.model = onnx.shape_inference.infer_shapes(model)
         graph = self.model.graph
         self.input, self.output = graph.input[0].name, graph.output[0].name
@@ -230,7 +230,7 @@ def open_session(
 
 
 def run(session: onnxruntime.InferenceSession, batches: Iterable[np.ndarray]) -> np.ndarray:
-    """Logits float32 [pictures, classes]."""
+    """Logits float32 [images, classes]."""
     name = session.get_inputs()[0].name
     return np.concatenate([session.run(None, {name: batch})[0] for batch in batches])
 
@@ -250,7 +250,7 @@ def sqnr(expected: np.ndarray, got: np.ndarray) -> float:
 
 
 def same_class(expected: np.ndarray, got: np.ndarray) -> float:
-    """Share of pictures with the same top-1 class."""
+    """Share of images with the same top-1 class."""
     return float((expected.argmax(1) == got.argmax(1)).mean())
 
 
@@ -262,7 +262,7 @@ def by_input(layers: Iterable[Layer]) -> Mapping[str, list[Layer]]:
 
 
 def batch_size(side: int) -> int:
-    """Pictures of `side` px a run."""
+    """Images of `side` px a run."""
     return max(1, BATCH_PIXELS // side**2)
 
 

@@ -22,7 +22,7 @@ from calibration.collect.images import Photographs
 from calibration.network import batch_size
 from runtime.artifacts.artifact import artifact_path, read_artifact
 
-CHUNK = 8  # pictures whose activations onnxruntime's histogram collectors hold at once
+CHUNK = 8  # images whose activations onnxruntime's histogram collectors hold at once
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Tool:
 
 
 class CalibrationPictures:
-    """Preprocessed pictures in a file (float32 [n, 3, side, side]), one at a time: the data reader that onnxruntime
+    """Preprocessed images in a file (float32 [n, 3, side, side]), one at a time: the data reader that onnxruntime
     and ModelOpt ask for. Read, not mapped, so that they don't count as the tool's memory."""
 
     def __init__(self, path: Path, shape: Sequence[int], input_name: str) -> None:
@@ -77,7 +77,7 @@ def _quantize_static(source: Path, target: Path, pictures: CalibrationPictures, 
     enums = {"calibrate_method": CalibrationMethod, "activation_type": QuantType, "weight_type": QuantType}
     named = {key: enums[key][value] if key in enums else value for key, value in options.items()}
     if "calibrate_method" in options:
-        # Its one way not to hold the activations of all pictures at once; the count must be a multiple.
+        # Its one way not to hold the activations of all images at once; the count must be a multiple.
         chunk = max(n for n in range(1, CHUNK + 1) if len(pictures) % n == 0)
         named["extra_options"] = {**named.get("extra_options", {}), "CalibStridedMinMax": chunk}
     quantize_static(str(source), str(target), pictures, **named)
@@ -99,11 +99,11 @@ def _modelopt(source: Path, target: Path, pictures: CalibrationPictures, options
 
 
 class _Preprocessed(Photographs):
-    """CalibrationPictures as the calibrator takes its photographs."""
+    """CalibrationPictures as the calibrator takes its images."""
 
     def __init__(self, pictures: CalibrationPictures, source: Path) -> None:
         preprocessing = read_artifact(source).preprocessing
-        super().__init__(np.empty((len(pictures), 0), np.uint8), preprocessing, None, [], [], "the same photographs")
+        super().__init__(np.empty((len(pictures), 0), np.uint8), preprocessing, None, [], [], "the same images")
         self.file = pictures
 
     def batches(self, rows: Sequence[int] | np.ndarray | None = None, size: int = 0) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""The calibration stage: an FP32 artifact and photographs in, the INT8 artifacts and their report out."""
+"""The calibration stage: an FP32 artifact and images in, the INT8 artifacts and their report out."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def up_to_date(variant: str, digest: str, folder: Path | None) -> bool:
 
 
 def read_network(artifact: Artifact) -> Network:
-    """The network of an FP32 artifact, from normalised pictures on: where the artifact takes pixels, without the front that
+    """The network of an FP32 artifact, from normalised images on: where the artifact takes pixels, without the front that
     normalises them. Raises UserError for another precision, NaN weights or an unknown form."""
     if artifact.precision != "fp32":
         raise UserError(f"{artifact.path} is {artifact.precision} already: calibration starts from the FP32 artifact.")
@@ -122,7 +122,7 @@ def calibrate(
 
     With `training`, no layer is chosen to stay in float: all are trained with int8's roundings in place instead.
 
-    Ranges and weights come from `photographs`, three quarters of them; choices are made on the rest; `judging`, if
+    Ranges and weights come from `images`, three quarters of them; choices are made on the rest; `judging`, if
     given, is only looked at in the end. Raises UserError if the network or its output is not finite; nothing is
     written then.
     """
@@ -167,7 +167,7 @@ def calibrate(
     warnings = [*_warnings(artifact, photographs), *_left_in_float(network)]
     if training is not None and not kept_training:
         warnings.append(
-            f"training did harm ({points[0].sqnr:.1f} -> {points[1].sqnr:.1f} dB on the pictures held out): the weights are "
+            f"training did harm ({points[0].sqnr:.1f} -> {points[1].sqnr:.1f} dB on the images held out): the weights are "
             "those that calibration found"
         )
     speeds: list[Speed] = []
@@ -221,9 +221,9 @@ def _warnings(artifact: Artifact, photographs: Photographs) -> list[str]:
     if artifact.random:
         found.append("random weights: the accuracy of this network means nothing")
     if len(photographs) < FEW:
-        found.append(f"only {len(photographs)} photographs: at least {FEW}, better 256, make ranges that hold")
+        found.append(f"only {len(photographs)} images: at least {FEW}, better 256, make ranges that hold")
     if photographs.skipped:
-        found.append(f"{len(photographs.skipped)} pictures skipped, the first: {photographs.skipped[0]}")
+        found.append(f"{len(photographs.skipped)} images skipped, the first: {photographs.skipped[0]}")
     return found
 
 
@@ -235,7 +235,7 @@ def _left_in_float(network: Network) -> list[str]:
             reasons.setdefault(layer.unfit, []).append(layer.name)
     shares = {reason: 1 - share_in_int8(network, names) for reason, names in reasons.items()}
     return [
-        f"{len(names)} layers ({shares[reason]:.1%} of the multiply-adds) stay in float: {reason}, as {names[0]}"
+        f"{len(names)} layers ({shares[reason]:.1%} of the MACs) stay in float: {reason}, as {names[0]}"
         for reason, names in reasons.items()
     ]
 

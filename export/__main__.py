@@ -48,7 +48,7 @@ def main() -> int:
         "--input",
         choices=INPUTS,
         default="float32",
-        help="float32: normalised pictures [N, 3, H, W] (default); uint8: pixels [N, H, W, 3], normalised in the graph",
+        help="float32: normalised images [N, 3, H, W] (default); uint8: pixels [N, H, W, 3], normalised in the graph",
     )
     parser.add_argument(
         "--head",

@@ -122,7 +122,7 @@ def _readme(first: Artifact, artifacts: list[Artifact]) -> str:
         family="" if first.metadata.get("foreign") == "yes" else "EfficientNet ",
         precision=first.precision,
         title=first.precision.upper(),
-        purpose=_PURPOSES.get(first.head, "to classify photographs"),
+        purpose=_PURPOSES.get(first.head, "to classify images"),
         gives=_gives(first),
         command=_command(first),
         labels=_LABELS if first.head == CLASSIFIER else "",
@@ -143,14 +143,16 @@ def _gives(artifact: Artifact) -> str:
 def _command(artifact: Artifact) -> str:
     """What to run on the device."""
     if artifact.head == CLASSIFIER:
-        return "python3 -m runtime.infer photo.jpg                   # a picture, a folder of them, or - for standard input"
+        return (
+            "python3 -m runtime.infer photo.jpg                   # an image, a folder of them, or - for standard input"
+        )
     if artifact.head == EMBEDDING:
         return "python3 -m runtime.embed photos/ --nearest photo.jpg # what is most like it; --help has the rest"
     shapes = f'{{name: each.shape for name, each in Features(variant="{artifact.variant}")("photo.jpg").items()}}'
     return f"python3 -c 'from runtime import Features; print({shapes})'"
 
 
-_PURPOSES = {"embedding": "for embeddings of photographs", "features": "for maps of features of photographs"}
+_PURPOSES = {"embedding": "for embeddings of images", "features": "for maps of features of images"}
 
 _LABELS = "\n| `labels.txt` | the classes, one a line, the first is 0 |"
 
@@ -173,7 +175,7 @@ On a processor alone, onnxruntime runs this INT8 more slowly than FP32, since it
 _README = """\
 # {variant} in {title}, {purpose}
 
-{family}{variant}: {gives}, {resolution} x {resolution} pixels. What to do with a picture, and what the numbers that
+{family}{variant}: {gives}, {resolution} x {resolution} pixels. What to do with an image, and what the numbers that
 come out are called, travel inside the ONNX files.{takes}
 
 Weights: {weights}.

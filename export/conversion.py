@@ -67,9 +67,9 @@ class Conversion:
         gate = _Gate(images, expected, probabilities)
         model, fixed = _open_batch(model, shape.batch, gate)
         if fixed:
-            notes.append(f"takes {fixed} pictures at a time only: others are run in pieces, and calibrate refuses it")
+            notes.append(f"takes {fixed} images at a time only: others are run in pieces, and calibrate refuses it")
         elif shape.batch:
-            notes.append(f"took {shape.batch} pictures at a time, takes any number now")
+            notes.append(f"took {shape.batch} images at a time, takes any number now")
         model = self._simplified(model, fixed, gate, notes)
         apart = gate.error(model, fixed)
         if not apart <= FP32_TOLERANCE:
@@ -102,7 +102,7 @@ class Conversion:
         opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
         half_parity = "" if why else f"; FP16 cosine {near:.6f}"
         self.lines = [
-            f"network      {count / 1e6:.3f} M parameters, {cost / 1e9:.3f} GFLOPs (multiply-adds)",
+            f"network      {count / 1e6:.3f} M parameters, {cost / 1e9:.3f} GFLOPs (MACs)",
             f"graph        {len(source.graph.node)} nodes as it was, {len(model.graph.node)} now, opset {opset}",
             f"parity       relative error {apart:.1e}{half_parity}",
             *(f"NOTE         {note}" for note in notes),
@@ -126,13 +126,13 @@ class Conversion:
 
 
 class _Gate:
-    """What the file itself makes of a few pictures, which every graph made of it has to repeat."""
+    """What the file itself makes of a few images, which every graph made of it has to repeat."""
 
     def __init__(self, images: np.ndarray, expected: np.ndarray, probabilities: bool) -> None:
         self.images, self.expected, self.probabilities = images, expected, probabilities
 
     def error(self, model: onnx.ModelProto, fixed: int | None) -> float:
-        """Largest relative error, at batch 1 and at that of the pictures; infinite where a class changes."""
+        """Largest relative error, at batch 1 and at that of the images; infinite where a class changes."""
         worst = 0.0
         for batch in (1, len(self.images)):
             got, wanted = _logits(model, self.images[:batch], fixed), self.expected[:batch]
@@ -235,7 +235,7 @@ def _without_softmax(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
 
 
 def _open_batch(model: onnx.ModelProto, fixed: int | None, gate: _Gate) -> tuple[onnx.ModelProto, int | None]:
-    """(`model` for any number of pictures and None, or as it is and the number that it takes)."""
+    """(`model` for any number of images and None, or as it is and the number that it takes)."""
     for reshape in (False, True):
         trial = onnx.ModelProto()
         trial.CopyFrom(model)
@@ -294,7 +294,7 @@ def parameters(model: onnx.ModelProto) -> int:
 
 
 def multiply_adds(model: onnx.ModelProto) -> int:
-    """Of Conv, Gemm and MatMul with constant weights, for one picture."""
+    """Of Conv, Gemm and MatMul with constant weights, for one image."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     shapes = {

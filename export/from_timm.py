@@ -136,11 +136,11 @@ def _preprocessing(timm: ModuleType, network: nn.Module, asked: Asked) -> tuple[
     channels, *sides = held["input_size"]
     side = asked.resolution or sides[0]
     if channels != 3 or (len(set(sides)) > 1 and asked.resolution is None):
-        raise UserError(f"It takes pictures of {held['input_size']}: only square ones in colour are supported.")
+        raise UserError(f"It takes images of {held['input_size']}: only square ones in colour are supported.")
     interpolation = asked.interpolation or held["interpolation"]
     if interpolation not in INTERPOLATIONS:
         raise UserError(
-            f"It wants pictures resized by '{interpolation}': choose INTERPOLATION={' or '.join(INTERPOLATIONS)}."
+            f"It wants images resized by '{interpolation}': choose INTERPOLATION={' or '.join(INTERPOLATIONS)}."
         )
     notes = []
     if held.get("crop_mode", "center") != "center":
@@ -151,7 +151,7 @@ def _preprocessing(timm: ModuleType, network: nn.Module, asked: Asked) -> tuple[
 
 @torch.no_grad()
 def _settle(network: nn.Module, side: int) -> None:
-    """Gives random weights BatchNorm statistics from pictures and logits of spread 1, as models.network.settle does for ours:
+    """Gives random weights BatchNorm statistics from images and logits of spread 1, as models.network.settle does for ours:
     else activations fade from layer to layer, and any comparison of precisions passes for nothing."""
     pictures = torch.from_numpy(dead_leaves(6, min(side, 224)) - np.float32(0.5)) * 4
     if side > 224:

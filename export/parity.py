@@ -1,4 +1,4 @@
-"""The gate between two forms of one network: the same pictures in, the same logits (or maps, or embedding) out, or nothing
+"""The gate between two forms of one network: the same images in, the same logits (or maps, or embedding) out, or nothing
 is written."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runtime.errors import UserError
 from runtime.images.preprocess import Preprocessing, normalize
 
 FP32_TOLERANCE = 1e-4  # largest difference of a logit, relative to the largest logit; of each other output likewise
-FP16_COSINE = 0.9999  # of each output for each picture
+FP16_COSINE = 0.9999  # of each output for each image
 
 
 class ParityError(UserError):
@@ -27,13 +27,13 @@ class ParityError(UserError):
 
 
 def gate_images(preprocessing: Preprocessing, count: int = 3) -> np.ndarray:
-    """`count` made pictures, normalised as the network wants: float32 [count, 3, resolution, resolution]."""
+    """`count` made images, normalised as the network wants: float32 [count, 3, resolution, resolution]."""
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     return ((dead_leaves(count, preprocessing.resolution, seed=1) - mean) / std).astype(np.float32)
 
 
 def gate_squares(preprocessing: Preprocessing, count: int = 3) -> np.ndarray:
-    """The same made pictures as a camera would give them: uint8 [count, resolution, resolution, 3]."""
+    """The same made images as a camera would give them: uint8 [count, resolution, resolution, 3]."""
     pictures = dead_leaves(count, preprocessing.resolution, seed=1).transpose(0, 2, 3, 1)
     return np.ascontiguousarray((pictures * 255).round().clip(0, 255).astype(np.uint8))
 
@@ -97,7 +97,7 @@ def gate_pixels(
     pixels: Mapping[str, onnx.ModelProto],
     preprocessing: Preprocessing,
 ) -> float:
-    """Largest relative error of each of `pixels` (by precision) against that of `floats`, which gets the same pictures
+    """Largest relative error of each of `pixels` (by precision) against that of `floats`, which gets the same images
     as `runtime.images.preprocess.normalize` makes them; 0 where all bits are the same.
 
     Raises ParityError if that, or the error of FP32 against the torch `network`, is above FP32_TOLERANCE.

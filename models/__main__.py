@@ -34,7 +34,7 @@ def main() -> None:
         "\nTop-1 on ImageNet as published by the papers' authors and the weights' makers; this command measured nothing."
     )
     if options.picture:
-        from models.picture import draw
+        from models.chart import draw
 
         draw(options.picture, rows)
 

@@ -1,4 +1,4 @@
-"""Made pictures with a photograph's statistics, for checks that must run where there is no photograph."""
+"""Made images with an image's statistics, for checks that must run where there is no image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def dead_leaves(count: int, resolution: int, seed: int = 0) -> np.ndarray:
-    """`count` pictures, float32 [count, 3, resolution, resolution] in 0..1, the same ones for the same seed.
+    """`count` images, float32 [count, 3, resolution, resolution] in 0..1, the same ones for the same seed.
 
     Overlapping discs of random colour with radii distributed as r^-3: occlusion, edges, flat areas and a power
     spectrum falling as in natural images (Lee, Mumford, Huang 2001, "Occlusion models for natural images"), which is

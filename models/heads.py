@@ -15,7 +15,7 @@ class Map(NamedTuple):
     """Where a network gives a map of features."""
 
     stage: int  # whose last block it leaves
-    stride: int  # px of the picture that a cell stands for, either way
+    stride: int  # px of the image that a cell stands for, either way
     channels: int
 
 

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 # onnxruntime's wheels from 1.31 on report usage to their makers unless told not to before the import, and keep a data
-# base in the user's cache for it. A device that classifies photographs should talk to nobody. Set it to 0 to allow it.
+# base in the user's cache for it. A device that classifies images should talk to nobody. Set it to 0 to allow it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:

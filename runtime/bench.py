@@ -18,9 +18,9 @@ from .command import run
 from .errors import UserError
 from .measure.cold import Cold, cold_start
 from .measure.energy import Meter, open_meter
+from .measure.image import image_of
 from .measure.latency import Row, measure, one_pass
 from .measure.machine import machine, warnings
-from .measure.picture import picture_of
 from .measure.statistics import QUIET, Summary
 from .networks.network import Network
 from .networks.opening import open_network
@@ -51,7 +51,7 @@ _HEAD = (
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.bench",
-        description="Latency of models from encoded pictures to the five likeliest classes, interleaved, in one thread of "
+        description="Latency of models from encoded images to the five likeliest classes, interleaved, in one thread of "
         "the caller; cold start, memory, and energy where the machine can tell.",
         epilog="Exit status: 0 all measured, 1 some could not be, 2 wrong use.",
     )
@@ -66,9 +66,9 @@ def main() -> int:
     parser.add_argument(
         "--backend", type=_words, default=["auto"], metavar="B,C", help=f"auto (default), {', '.join(BACKENDS)}"
     )
-    parser.add_argument("--batch", type=_counts, default=[1], metavar="N,M", help="pictures a run (default 1)")
+    parser.add_argument("--batch", type=_counts, default=[1], metavar="N,M", help="images a run (default 1)")
     parser.add_argument(
-        "--images", metavar="DIR", help="pictures; the one of median size is timed (default: a made-up one)"
+        "--images", metavar="DIR", help="images; the one of median size is timed (default: a made-up one)"
     )
     parser.add_argument(
         "--seconds", type=_seconds, default=10.0, metavar="S", help="for each model and batch (default 10)"
@@ -81,7 +81,7 @@ def main() -> int:
     if options.models and (options.variant or options.precisions):
         parser.error("--models names files: --variant and --precisions go without it")
 
-    name, picture = picture_of(options.images)
+    name, picture = image_of(options.images)
     before, meter = machine(), open_meter()
     with tempfile.TemporaryDirectory() as folder:  # for networks of others, as artifacts
         return _bench(options, name, picture, before, meter, Path(folder))
@@ -210,7 +210,7 @@ def _measured(
 
 
 def _joules(meter: Meter, model: Network, pictures: Sequence[bytes], seconds: float) -> Optional[float]:
-    """Of one picture, above idle; None if the meter failed, or saw no more than idle."""
+    """Of one image, above idle; None if the meter failed, or saw no more than idle."""
     done = 0
     meter.start()
     try:

@@ -146,9 +146,7 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     from .images.decode import DECODING
 
     group = parser.add_argument_group("decoding")
-    group.add_argument(
-        "--exact", action="store_true", help="decode all pixels, also of pictures much larger than needed"
-    )
+    group.add_argument("--exact", action="store_true", help="decode all pixels, also of images much larger than needed")
     group.add_argument(
         "--max-bytes",
         type=_size(1024),
@@ -161,19 +159,19 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
         type=_size(1000),
         default=DECODING.max_pixels,
         metavar="N",
-        help=f"refuse larger pictures (default {DECODING.max_pixels // 10**6}M)",
+        help=f"refuse larger images (default {DECODING.max_pixels // 10**6}M)",
     )
     group.add_argument(
         "--max-seconds",
         type=_seconds,
         default=DECODING.max_seconds,
         metavar="S",
-        help=f"give up a picture that takes longer to decode (default {DECODING.max_seconds:g})",
+        help=f"give up an image that takes longer to decode (default {DECODING.max_seconds:g})",
     )
 
 
 def decoding_of(options: argparse.Namespace) -> Decoding:
-    """How the options of `add_decoding_options` want pictures decoded."""
+    """How the options of `add_decoding_options` want images decoded."""
     from .images.decode import Decoding
 
     return Decoding(options.exact, options.max_bytes, options.max_pixels, options.max_seconds)

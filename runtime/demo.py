@@ -1,4 +1,4 @@
-"""Shows a model at work on scikit-image's sample photographs: python -m runtime.demo (after an export)"""
+"""Shows a model at work on scikit-image's sample images: python -m runtime.demo (after an export)"""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ PHOTOGRAPHS = {
 def main() -> int:
     from .networks.classifier import Classifier
 
-    description = "Shows the exported lite0 at work on scikit-image's sample photographs."
+    description = "Shows the exported lite0 at work on scikit-image's sample images."
     argparse.ArgumentParser(prog="python -m runtime.demo", description=description).parse_args()
     spec = importlib.util.find_spec("skimage")  # finds the folder without running the package
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("The sample photographs come with scikit-image: pip install scikit-image.")
+        raise UserError("The sample images come with scikit-image: pip install scikit-image.")
     folder = Path(spec.submodule_search_locations[0]) / "data"
     classify = Classifier(variant="lite0")
     print(f"\n{classify.artifact.path} ({classify.artifact.weights}), {classify.backend.description}\n")
@@ -39,12 +39,12 @@ def main() -> int:
         print(f"  {name:20} {shows:16} -> {best.label:28} {best.probability:6.1%}  {verdict}")
     if wrong:
         print(
-            f"\n{wrong} of {len(PHOTOGRAPHS)} photographs were not recognised: this export is not to be trusted.",
+            f"\n{wrong} of {len(PHOTOGRAPHS)} images were not recognised: this export is not to be trusted.",
             file=sys.stderr,
         )
         return 1
     python = os.path.relpath(sys.executable)
-    print(f"\nNext, a photograph of your own:   {python} -m runtime.infer photo.jpg")
+    print(f"\nNext, an image of your own:   {python} -m runtime.infer photo.jpg")
     print("and another network:              make export VARIANT=b0   (make help lists the rest)")
     return 0
 

@@ -1,4 +1,4 @@
-"""Embeddings of pictures, and the nearest of them: python -m runtime.embed photos/ [--nearest photo.jpg --picture nearest.png]"""
+"""Embeddings of images, and the nearest of them: python -m runtime.embed photos/ [--nearest photo.jpg --picture nearest.png]"""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ OUT = Path("embeddings.npy")
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.embed",
-        description="Writes a vector for each picture, near where pictures look alike, and finds the pictures nearest to one.",
+        description="Writes a vector for each image, near where images look alike, and finds the images nearest to one.",
         epilog="Exit status: 0 all embedded, 1 some failed, 2 wrong use.",
     )
     parser.add_argument(
         "source",
         nargs="+",
         metavar="SOURCE",
-        help="pictures, folders or quoted patterns; or with --nearest one .npy or .parquet that this command wrote",
+        help="images, folders or quoted patterns; or with --nearest one .npy or .parquet that this command wrote",
     )
     parser.add_argument(
         "--out",
@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument(
         "--raw", action="store_true", help="vectors as the network gives them, not divided by their length"
     )
-    parser.add_argument("--nearest", metavar="PICTURE", help="print the pictures most similar to this one")
+    parser.add_argument("--nearest", metavar="PICTURE", help="print the images most similar to this one")
     parser.add_argument("--count", type=positive, metavar="N", help="how many of them (default 9)")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them: a .png, .jpg or .webp file")
     parser.add_argument("--json", action="store_true", help="the result as one JSON object")
@@ -72,7 +72,7 @@ def main() -> int:
     result: Dict[str, Any] = {"variant": known.origin.variant, "precision": known.origin.precision}
     result.update(embeddings=len(known.files), failed=failed)
     if not stored and not known.files:
-        print("error: none of the pictures could be embedded: nothing was written", file=sys.stderr)
+        print("error: none of the images could be embedded: nothing was written", file=sys.stderr)
         return 1
     lines = [] if stored else [_told(known, failed)]
     for path in [] if stored else options.out or ([] if options.nearest else [OUT]):
@@ -138,13 +138,13 @@ def _stored(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Opt
     if not options.nearest:
         parser.error(f"{named[0]} holds embeddings already: --nearest PICTURE searches in them")
     if options.out or options.raw:
-        parser.error("--out and --raw go with pictures")
+        parser.error("--out and --raw go with images")
     return Path(named[0])
 
 
 def _files(arguments: Sequence[str]) -> List[str]:
     if STANDARD_INPUT in arguments:
-        raise UserError("Pictures on standard input have no name to find them by: name files or folders.")
+        raise UserError("Images on standard input have no name to find them by: name files or folders.")
     return [str(source) for _, source in find_pictures(arguments)]
 
 
@@ -163,7 +163,7 @@ def _opened(options: argparse.Namespace, known: Optional[Embeddings], stored: Op
 def _told(known: Embeddings, failed: int) -> str:
     length = ", each of length 1" if known.origin.unit else ""
     made = f"{known.origin.variant} {known.origin.precision}"
-    text = f"{len(known.files)} pictures, {known.rows.shape[1]} values each{length}, by {made}"
+    text = f"{len(known.files)} images, {known.rows.shape[1]} values each{length}, by {made}"
     return f"{text}; {failed} could not be embedded" if failed else text
 
 

@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="(default: fp16)")
     parser.add_argument(
-        "--batch", default="1,1,8", metavar="N", help="pictures at once: least,best,most or one number (1,1,8)"
+        "--batch", default="1,1,8", metavar="N", help="images at once: least,best,most or one number (1,1,8)"
     )
     parser.add_argument("--workspace", metavar="SIZE", help="device memory that kernels may use, as 512M")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Measures accuracy on labelled pictures: python -m runtime.evaluate --data photos/ --precision int8 --reference fp32"""
+"""Measures accuracy on labelled images: python -m runtime.evaluate --data photos/ --precision int8 --reference fp32"""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from .progress import Line, time_left
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.evaluate",
-        description="Accuracy of an artifact on labelled pictures, and what it changed against a reference.",
-        epilog="DATA: a folder for each class (index, wnid or name), or pictures with labels.csv, LOC_val_solution.csv or "
-        "val.txt among them, or pictures alone (then only the agreement with the reference is measured).",
+        description="Accuracy of an artifact on labelled images, and what it changed against a reference.",
+        epilog="DATA: a folder for each class (index, wnid or name), or images with labels.csv, LOC_val_solution.csv or "
+        "val.txt among them, or images alone (then only the agreement with the reference is measured).",
     )
-    parser.add_argument("--data", required=True, type=Path, metavar="DATA", help="folder of pictures")
+    parser.add_argument("--data", required=True, type=Path, metavar="DATA", help="folder of images")
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="list of files and labels, if it is not in the folder"
     )
     add_model_options(parser)
     parser.add_argument("--reference", metavar="R", help="artifact, or precision of the same variant, to compare with")
-    parser.add_argument("--limit", type=int, metavar="N", help="only every k-th picture, so that about N are taken")
+    parser.add_argument("--limit", type=int, metavar="N", help="only every k-th image, so that about N are taken")
     parser.add_argument("--json", action="store_true", help="the result as one JSON object")
     parser.add_argument("--force", action="store_true", help="go on although the labels look like another label set's")
     parser.add_argument("--fresh", action="store_true", help="do not go on with an interrupted evaluation")
@@ -101,15 +101,13 @@ def _report(result: Dict[str, Any], data: Path) -> str:
     note = "  (random weights)" if result["weights"] == RANDOM_WEIGHTS else ""
     lines = [
         f"{result['model']}{note} on {result['backend']}",
-        f"pictures    {result['n']} of {data}, {result['unreadable']} unreadable; {result['images_per_second']} a second",
+        f"images    {result['n']} of {data}, {result['unreadable']} unreadable; {result['images_per_second']} a second",
     ]
     for key, title in (("top1", "top-1"), ("top5", "top-5")):
         if result[key] is not None:
             lines.append(f"{title}       {result[key]:.1f} % {interval(key)}")
         elif key == "top1":
-            lines.append(
-                f"accuracy    {'none: random weights' if note else 'not measured: the pictures have no labels'}"
-            )
+            lines.append(f"accuracy    {'none: random weights' if note else 'not measured: the images have no labels'}")
     if "agreement" in result:
         sqnr = "identical logits" if result["sqnr_db"] is None else f"logit SQNR {result['sqnr_db']:.1f} dB"
         lines.append(f"against     {result['reference']}")
@@ -126,7 +124,7 @@ def _report(result: Dict[str, Any], data: Path) -> str:
 
 
 class _Bar:
-    """Pictures done, and the time left."""
+    """Images done, and the time left."""
 
     def __init__(self) -> None:
         self.line, self.began = Line(), time.perf_counter()

@@ -1,4 +1,4 @@
-"""Classifies photographs: python -m runtime.infer image.jpg [more.jpg folder/ 'photos/*.png' -]"""
+"""Classifies images: python -m runtime.infer image.jpg [more.jpg folder/ 'photos/*.png' -]"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.infer",
-        description="Names what photographs show, on the model exported last or the one named.",
+        description="Names what images show, on the model exported last or the one named.",
         epilog="Exit status: 0 all classified, 1 some failed, 2 wrong use.",
     )
     parser.add_argument(
@@ -35,10 +35,10 @@ def main() -> int:
     add_decoding_options(parser)
     table = add_fleet_options(parser)
     table.add_argument(
-        "--out", metavar="FOLDER", help="write Parquet there, a row a picture, instead of lines; may be a URL"
+        "--out", metavar="FOLDER", help="write Parquet there, a row an image, instead of lines; may be a URL"
     )
     table.add_argument(
-        "--column", metavar="NAME", help="of a manifest or of Parquet: what holds the pictures or their paths"
+        "--column", metavar="NAME", help="of a manifest or of Parquet: what holds the images or their paths"
     )
     table.add_argument("--fresh", action="store_true", help="do not go on with a job that was interrupted")
     options = parser.parse_args()
@@ -49,7 +49,7 @@ def main() -> int:
 
         return infer(options, fleet)
     if options.out or options.column or options.fresh:
-        raise UserError("--out, --column and --fresh are for many pictures on a cluster: add --ray.")
+        raise UserError("--out, --column and --fresh are for many images on a cluster: add --ray.")
 
     from .artifacts.artifact import RANDOM_WEIGHTS
     from .images.find import find_pictures
@@ -80,7 +80,7 @@ def _results(classifier: Classifier, answered: Iterable[Answer], options: argpar
 
 
 def answers(classifier: Classifier, pictures: Iterable[Picture], alone: bool) -> Iterator[Answer]:
-    """What comes of each picture, in order. `alone`: each by itself, from the file to the answer."""
+    """What comes of each image, in order. `alone`: each by itself, from the file to the answer."""
     from .networks.pipeline import one_by_one, overlapped
 
     limit = classifier.decoding.max_bytes

@@ -33,7 +33,7 @@ def read_pipe(pipe: IO[bytes], limit: int) -> bytes:
 
 
 class Result(NamedTuple):
-    """What came of one picture."""
+    """What came of one image."""
 
     name: str
     predictions: List[Prediction]  # best first; [] for one that failed
@@ -70,7 +70,7 @@ def report(results: Iterable[Result], model: Dict[str, str], options: argparse.N
 
 
 class _Text:
-    """A block for each picture."""
+    """A block for each image."""
 
     def __init__(self, model: Dict[str, str]) -> None:
         self.model = model
@@ -107,7 +107,7 @@ class _JsonLines:
 
 
 class _Csv:
-    """One line for each class of each picture; failed pictures are on stderr only."""
+    """One line for each class of each image; failed images are on stderr only."""
 
     def __init__(self, model: Dict[str, str]) -> None:
         import csv

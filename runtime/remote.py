@@ -1,4 +1,4 @@
-"""Classifies photographs on a Triton server: python -m runtime.remote image.jpg --url localhost:8000"""
+"""Classifies images on a Triton server: python -m runtime.remote image.jpg --url localhost:8000"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(
         prog="python -m runtime.remote",
-        description="Names what photographs show, as runtime.infer does, on a Triton server with the models of runtime.serving.",
+        description="Names what images show, as runtime.infer does, on a Triton server with the models of runtime.serving.",
         epilog="Exit status: 0 all classified, 1 some failed or the server did, 2 wrong use.",
     )
     parser.add_argument(
@@ -65,7 +65,7 @@ def main() -> int:
 def _results(
     server: Server, model_name: str, pictures: Iterable[Picture], options: argparse.Namespace, model: Dict[str, str]
 ) -> Iterator[Result]:
-    """In the order of the pictures; `model` learns from the answers what gave them."""
+    """In the order of the images; `model` learns from the answers what gave them."""
     from .images.decode import DECODING, ImageError
     from .serving.client import Answered, RequestError
 
@@ -96,7 +96,7 @@ def _results(
 
 
 def _content(name: str, source: Union[str, IO[bytes]], limit: int) -> bytes:
-    """An encoded picture. Raises ImageError, in the words of runtime.images.decode."""
+    """An encoded image. Raises ImageError, in the words of runtime.images.decode."""
     from .images.decode import ImageError
 
     try:

@@ -36,10 +36,10 @@ def watch(
     count: Optional[int] = None,
     on_change: bool = False,
 ) -> str:
-    """Classifies what `source` gives until it ends, `stop` is pulled or `count` pictures were classified: why it ended.
+    """Classifies what `source` gives until it ends, `stop` is pulled or `count` images were classified: why it ended.
 
-    `write` gets an object for each picture (with `on_change`, only if the best class is another than in the last), each
-    event and each picture that can't be used; docs/watch.md lists the keys.
+    `write` gets an object for each image (with `on_change`, only if the best class is another than in the last), each
+    event and each image that can't be used; docs/watch.md lists the keys.
     """
     note = {"weights": "random weights"} if classifier.artifact.random else {}
     classified = failed = 0
@@ -128,9 +128,9 @@ def main() -> int:
         "--rate",
         type=_rate,
         metavar="FPS",
-        help="at most so many pictures a second; of a video file, a second of the video",
+        help="at most so many images a second; of a video file, a second of the video",
     )
-    what.add_argument("--count", type=positive, metavar="N", help="stop after N classified pictures")
+    what.add_argument("--count", type=positive, metavar="N", help="stop after N classified images")
     what.add_argument(
         "--keep",
         type=positive,
@@ -159,7 +159,7 @@ def main() -> int:
         help="leave out classes below it, 0 to 1 (default 0)",
     )
     said.add_argument(
-        "--on-change", action="store_true", help="a picture only if its best class is another than the last one's"
+        "--on-change", action="store_true", help="an image only if its best class is another than the last one's"
     )
     add_decoding_options(parser)
     options = parser.parse_args()

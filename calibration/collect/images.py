@@ -1,4 +1,4 @@
-"""A folder of photographs as calibration needs it: preprocessed once, kept on disk, handed out in batches."""
+"""A folder of images as calibration needs it: preprocessed once, kept on disk, handed out in batches."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from runtime.images.find import below
 from runtime.images.preprocess import Preprocessing, normalize, resize_crop
 from runtime.measure.dataset import read_labels
 
-FEW = 64  # pictures; below, ranges and the search rest on too little (docs/int8.md)
-# The photographs among scikit-image's sample pictures, and crops of each so that they are not too few.
+FEW = 64  # images; below, ranges and the search rest on too little (docs/int8.md)
+# The images among scikit-image's sample images, and crops of each so that they are not too few.
 _BUILT_IN = (
     "astronaut.png",
     "brick.png",
@@ -44,20 +44,20 @@ _CROPS = 8
 
 @dataclass
 class Photographs:
-    """Pictures as the network's squares, uint8 [n, side, side, 3] in a file that vanishes with the process."""
+    """Images as the network's squares, uint8 [n, side, side, 3] in a file that vanishes with the process."""
 
     pixels: np.ndarray
     preprocessing: Preprocessing
     labels: np.ndarray | None  # class indices [n]
     names: list[str]
-    skipped: list[str]  # one sentence for each picture that could not be used
+    skipped: list[str]  # one sentence for each image that could not be used
     origin: str
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def batches(self, rows: Sequence[int] | np.ndarray | None = None, size: int = 0) -> Iterator[np.ndarray]:
-        """Normalised batches float32 [<=size, 3, side, side] of the pictures `rows`, or of all, whatever input the artifact
+        """Normalised batches float32 [<=size, 3, side, side] of the images `rows`, or of all, whatever input the artifact
         takes; `size` 0: as many as suit memory."""
         recipe = self.preprocessing._replace(input="float32")
         rows = range(len(self)) if rows is None else rows
@@ -78,22 +78,22 @@ class Photographs:
 def read_folder(
     folder: Path, preprocessing: Preprocessing, classes: int, note: Callable[[int, int], None] = lambda *_: None
 ) -> Photographs:
-    """The photographs in `folder` and below, in the order of their names; `note` is told (done, of).
+    """The images in `folder` and below, in the order of their names; `note` is told (done, of).
 
-    A labels.csv there (columns `file` and `label`, a class index) gives labels; pictures that it does not name are then
-    left out. Pictures that can't be read, or show one colour only, are skipped and counted.
+    A labels.csv there (columns `file` and `label`, a class index) gives labels; images that it does not name are then
+    left out. Images that can't be read, or show one colour only, are skipped and counted.
 
-    Raises UserError if there is no such folder, labels.csv is damaged, or no picture is left.
+    Raises UserError if there is no such folder, labels.csv is damaged, or no image is left.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder of photographs.")
+        raise UserError(f"{folder} is not a folder of images.")
     labels = _read_labels(folder / "labels.csv", classes)
     if labels is None:
         files = [Path(path) for path in below(str(folder))]
     else:
         files = [folder / name for name in labels]
     if not files:
-        raise UserError(f"{folder} holds no pictures: give a folder of photographs (JPEG, PNG, WebP, ...).")
+        raise UserError(f"{folder} holds no images: give a folder of images (JPEG, PNG, WebP, ...).")
 
     def squares() -> Iterator[tuple[str, Image.Image | Path]]:
         for path in files:
@@ -106,7 +106,7 @@ def read_folder(
 
 
 def read_built_in(preprocessing: Preprocessing, note: Callable[[int, int], None] = lambda *_: None) -> Photographs:
-    """Crops of the sample photographs of scikit-image, where that is installed (nothing of it is imported).
+    """Crops of the sample images of scikit-image, where that is installed (nothing of it is imported).
 
     Raises UserError if it isn't.
     """
@@ -115,8 +115,8 @@ def read_built_in(preprocessing: Preprocessing, note: Callable[[int, int], None]
     files = [folder / name for name in _BUILT_IN if (folder / name).is_file()] if folder else []
     if not files:
         raise UserError(
-            "No photographs to calibrate with: name a folder with --calib (CALIB=), or install scikit-image for its "
-            "sample photographs."
+            "No images to calibrate with: name a folder with --calib (CALIB=), or install scikit-image for its "
+            "sample images."
         )
     random = np.random.default_rng(0)
 
@@ -129,7 +129,7 @@ def read_built_in(preprocessing: Preprocessing, note: Callable[[int, int], None]
                 crop = image.crop((left, top, left + side[0], top + side[1]))
                 yield f"{path.name} {i}", crop
 
-    return _gather(squares(), len(files) * _CROPS, preprocessing, "scikit-image's sample photographs", note)
+    return _gather(squares(), len(files) * _CROPS, preprocessing, "scikit-image's sample images", note)
 
 
 def split(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +157,7 @@ def _gather(
                 os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             raise UserError(
-                f"The pixels of {count} pictures, {size / 1e6:.3g} MB, can't be kept in {tempfile.gettempdir()}: "
+                f"The pixels of {count} images, {size / 1e6:.3g} MB, can't be kept in {tempfile.gettempdir()}: "
                 f"{error.strerror}. Free some space, or set TMPDIR to another folder."
             ) from None
         pixels = np.memmap(file, np.uint8, "r+", shape=(count, side, side, 3))
@@ -177,7 +177,7 @@ def _gather(
         names.append(name)
     note(count, count)
     if not names:
-        raise UserError(f"None of the {count} pictures in {origin} can be used. The first: {skipped[0]}")
+        raise UserError(f"None of the {count} images in {origin} can be used. The first: {skipped[0]}")
     return Photographs(pixels[: len(names)], preprocessing, None, names, skipped, origin)
 
 

@@ -1,7 +1,7 @@
 """Ranges of activations: histograms that stream, and the choices of a range that can be read from one.
 
 A histogram has a bin for each of the sixteen steps between two powers of two, as a float with four bits of mantissa
-has: fine where values are small, and it need not know the range beforehand, so one pass over the pictures is enough.
+has: fine where values are small, and it need not know the range beforehand, so one pass over the images is enough.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from calibration.collect.taps import Taps
 from calibration.network import Network, open_session
 
 LEVELS = 127  # of either sign: symmetric int8 without -128, as TensorRT rounds
-POSITIONS = 9  # of each map and picture that go into the histograms, on a grid whose origin moves from run to run
+POSITIONS = 9  # of each map and image that go into the histograms, on a grid whose origin moves from run to run
 _SMALLEST, _GREATEST, _MANTISSA = -14, 12, 4  # powers of two; beyond them the outermost bins
 _BINS = (_GREATEST - _SMALLEST) << _MANTISSA
 _BASE = (127 + _SMALLEST) << _MANTISSA  # a float32's exponent is stored plus 127
@@ -221,7 +221,7 @@ def half_precision(values: np.ndarray | np.floating) -> np.ndarray:
 def collect(
     network: Network, tensors: Sequence[str], batches: Iterable[np.ndarray], threads: int = 0, seed: int = 0
 ) -> dict[str, Histogram]:
-    """Histograms of `tensors` (4D or 2D) over pictures that come as batches [n, 3, H, W]; one forward pass.
+    """Histograms of `tensors` (4D or 2D) over images that come as batches [n, 3, H, W]; one forward pass.
 
     Of each map a grid of about POSITIONS pixels is counted. Extremes are those of all of it, but where the network
     bounds them: a Clip's output may reach its limits, and SiLU's lowest, -0.28, is as low as its sample's will be.

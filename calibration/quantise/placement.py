@@ -22,7 +22,7 @@ class Placement:
     """What a target wants quantised."""
 
     identities: bool  # Q/DQ on the identity of a residual Add, so that the Add fuses into an int8 Conv
-    pooled: bool  # layers on one vector a picture: nothing to gain from int8 there
+    pooled: bool  # layers on one vector an image: nothing to gain from int8 there
     offsets: bool  # an offset in front of rounding, where it costs nothing
     smoothing: bool  # a factor for each channel of a depthwise layer's input, where the layer would else stay in float
 
@@ -175,7 +175,7 @@ def quantised_graph(
 
 
 def share_in_int8(network: Network, kept: Collection[str]) -> float:
-    """Share of the multiply-adds that int8 layers do if all but `kept` are."""
+    """Share of the MACs that int8 layers do if all but `kept` are."""
     return 1 - sum(layer.multiply_adds for layer in network.layers if layer.name in kept) / network.multiply_adds
 
 

@@ -12,7 +12,7 @@ from calibration.network import Layer, Network, by_input
 from calibration.quantise.placement import Placement, Quantised, offset_site
 from calibration.quantise.rounding import collect_moments, corrected_bias, round_weights
 
-Batches = Callable[[], Iterable[np.ndarray]]  # each call passes over the pictures once more
+Batches = Callable[[], Iterable[np.ndarray]]  # each call passes over the images once more
 
 
 @dataclass
@@ -58,7 +58,7 @@ def prepare(
     say: Callable[[str], None] = lambda _: None,
     fewer: Batches | None = None,
 ) -> Prepared:
-    """Ranges and weights for all layers that `placement` may quantise: a forward pass over the pictures, and one over `fewer`
+    """Ranges and weights for all layers that `placement` may quantise: a forward pass over the images, and one over `fewer`
     of them (default: all), which are enough to round weights by."""
     layers = [layer for layer in network.layers if not layer.unfit and (placement.pooled or not layer.pooled)]
     residuals = network.residuals if placement.identities else []

@@ -1,7 +1,7 @@
 """Weights to int8 by the error they cause at their layer's output, and the bias that takes off what error remains.
 
 Rounding each weight to the nearest looks at weights alone. Here a column's rounding error is passed on to the columns
-not yet rounded, in the way that leaves the output nearest to what it was on the pictures (GPTQ: Frantar et al., "GPTQ:
+not yet rounded, in the way that leaves the output nearest to what it was on the images (GPTQ: Frantar et al., "GPTQ:
 accurate post-training quantization", ICLR 2023; the step is that of optimal brain surgery). Since the bias is float and
 free, only the output's variance counts and its mean is put right exactly (Nagel et al., "Data-free quantization through
 weight equalization and bias correction", ICCV 2019).
@@ -19,9 +19,9 @@ from calibration.collect.ranges import LEVELS, half_precision
 from calibration.collect.taps import Taps
 from calibration.network import Layer, Network, open_session
 
-PIXELS = 25  # of each map and picture that the moments are taken over
+PIXELS = 25  # of each map and image that the moments are taken over
 PATCHES = (2, 3)  # for kernels above 1x1: rows and columns, at whose crossings they lie
-# Added to the diagonal, as a share of its mean: as many pictures as one has leave some directions unseen.
+# Added to the diagonal, as a share of its mean: as many images as one has leave some directions unseen.
 DAMPING = 0.01
 _BLOCK = 64  # columns whose errors are passed on together
 

@@ -1,4 +1,4 @@
-"""What the forms of a network keep, on pictures that none of them was made from."""
+"""What the forms of a network keep, on images that none of them was made from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runtime.artifacts.onnx_metadata import require_one_file
 
 @dataclass(frozen=True)
 class Score:
-    """How one form of the network does on the judging pictures."""
+    """How one form of the network does on the judging images."""
 
     name: str
     top1: float | None  # %, where there are labels
@@ -43,12 +43,12 @@ def judge(
     threads: int,
     say: Say,
 ) -> tuple[list[Score], str]:
-    """(scores of FP32, FP16 where it is there, and `forms`; on which pictures). For the CPU, the last of them also as this
+    """(scores of FP32, FP16 where it is there, and `forms`; on which images). For the CPU, the last of them also as this
     machine's integer kernels run it, if OpenVINO is installed."""
     pictures, rows = (photographs, held_out) if judging is None else (judging, np.arange(len(judging)))
     labels = None if pictures.labels is None else pictures.labels[rows]
     where = (
-        f"{len(rows)} pictures held out of {photographs.origin}"
+        f"{len(rows)} images held out of {photographs.origin}"
         if judging is None
         else f"{len(rows)} of {judging.origin}"
     )

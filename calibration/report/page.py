@@ -63,7 +63,7 @@ def page(result: Result, network: Network, prepared: Prepared) -> str:
             how += ", which did harm, so the weights are those that calibration found"
     else:
         how = f"{len(best.kept)} of {len(prepared.layers)} layers were chosen to stay in float"
-    lead = f"{best.share:.1%} of the multiply-adds are INT8. {how}{short}."
+    lead = f"{best.share:.1%} of the MACs are INT8. {how}{short}."
     worst = sorted(prepared.layers, key=lambda name: -result.damages[name])[:WORST]
     tensors = list(dict.fromkeys(network.layer(name).input for name in worst))
     users = {network.layer(name).input: name for name in reversed(worst)}
@@ -72,7 +72,7 @@ def page(result: Result, network: Network, prepared: Prepared) -> str:
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{escape(result.variant)}: INT8 calibration</title><style>{_STYLE}</style>
 <h1>{escape(result.variant)}: INT8 calibration for {escape(result.target)}</h1>
-<p>{escape(lead)} Calibrated on {result.pictures} photographs ({escape(Path(result.origin).name)}) in {result.seconds:.0f} s.</p>
+<p>{escape(lead)} Calibrated on {result.pictures} images ({escape(Path(result.origin).name)}) in {result.seconds:.0f} s.</p>
 {"".join(f'<p class="note">{escape(warning)}</p>' for warning in result.warnings)}
 <h2>What it keeps</h2><p>Judged on {escape(Path(result.judged_on).name)}.</p>{_scores(result)}{_speeds(result)}
 {_trade_off(result)}<h2>What each layer costs</h2>
@@ -138,15 +138,15 @@ def _table(result: Result, network: Network, prepared: Prepared) -> str:
             f'<tr{kept}><td>{escape(_short(name))}<td>{kind}<td class="n">{share_of(network, name):.2%}'
             f'<td class="n">{level:.1f} dB<td><span class="bar" style="width:{width:.0f}px"></span>'
         )
-    return f'<table><tr><th>layer<th>kind<th class="n">multiply-adds<th class="n">SQNR alone<th>amplitude of noise{"".join(rows)}</table>'
+    return f'<table><tr><th>layer<th>kind<th class="n">MACs<th class="n">SQNR alone<th>amplitude of noise{"".join(rows)}</table>'
 
 
 def _trade_off(result: Result) -> str:
     if result.training:
         return ""
     return f"""<h2>Layers in float against agreement</h2>
-<p>Layers are left in float in the order of damage for their multiply-adds. Same class as FP32 over all {result.pictures} calibration
-photographs, signal to noise of the logits over those held out.</p>{_curve(result)}
+<p>Layers are left in float in the order of damage for their MACs. Same class as FP32 over all {result.pictures} calibration
+images, signal to noise of the logits over those held out.</p>{_curve(result)}
 """
 
 
@@ -194,7 +194,7 @@ def _curve(result: Result) -> str:
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}">{"".join(parts)}</svg>'
         '<p><span style="color:#3b6fd4">●</span> same class as FP32 &nbsp; <span style="color:#d9822b">●</span> logit SQNR &nbsp; '
-        "below: layers chosen for float, share of multiply-adds in INT8; dashed: the choice</p>"
+        "below: layers chosen for float, share of MACs in INT8; dashed: the choice</p>"
     )
 
 

@@ -58,5 +58,5 @@ def summary(result: Result) -> dict[str, object]:
 
 
 def share_of(network: Network, name: str) -> float:
-    """Share of the network's multiply-adds in layer `name`."""
+    """Share of the network's MACs in layer `name`."""
     return 1 - share_in_int8(network, {name})

@@ -35,7 +35,7 @@ Run = Callable[[np.ndarray], object]
 @dataclass(frozen=True)
 class Speed:
     engine: str
-    milliseconds: float  # one picture, the quickest tenth of the runs
+    milliseconds: float  # one image, the quickest tenth of the runs
     gain: float  # times faster than FP32 in onnxruntime
     lost: float = (
         0.0  # points of the same-class rate that the engine's arithmetic costs, beside the file's; 0 where not measured
@@ -43,7 +43,7 @@ class Speed:
 
 
 def measure_speed(fp32: onnx.ModelProto, int8: onnx.ModelProto, side: int, threads: int = 0) -> list[Speed]:
-    """Latency of one picture [1, 3, side, side]: FP32 first, then INT8 on each engine that there is."""
+    """Latency of one image [1, 3, side, side]: FP32 first, then INT8 on each engine that there is."""
     subjects = [("FP32, onnxruntime", fp32, "onnxruntime"), ("INT8, onnxruntime", int8, "onnxruntime")]
     if importlib.util.find_spec("openvino"):
         subjects.append(("INT8, OpenVINO", int8, "openvino"))
@@ -84,7 +84,7 @@ def verdict(speeds: list[Speed]) -> str:
         why = ": this processor has no VNNI, and they add in 16 bits" if saturates() else ""
         return (
             f"not worth it on this CPU: {best.gain:.2f} times as fast as FP32 ({best.engine}), but its integer kernels keep "
-            f"the class of {best.lost:.1f} % fewer pictures than the file does{why}"
+            f"the class of {best.lost:.1f} % fewer images than the file does{why}"
         )
     if best.gain < WORTH:
         text = f"not worth it on this CPU: at best {best.gain:.2f} times as fast as FP32 ({best.engine})"

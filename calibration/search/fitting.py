@@ -17,9 +17,9 @@ from calibration.quantise.prepare import Prepared, from_arrays, prepare, to_arra
 from calibration.search.sensitivity import NOISE, damage, refine
 from calibration.search.trials import Trials
 
-# Pictures that weights are rounded on: the pass over them takes two to three times as long as plain inference.
+# Images that weights are rounded on: the pass over them takes two to three times as long as plain inference.
 ROUNDED_ON = 96
-# Pictures that a layer's damage is measured on: as many as this many multiply-adds in a run allow, so that B4 takes
+# Images that a layer's damage is measured on: as many as this many MACs in a run allow, so that B4 takes
 # tens of minutes.
 TRIAL_COST, FEWEST_TRIALS, MOST_TRIALS = 48e9, 12, 64
 
@@ -39,7 +39,7 @@ class Refined:
 def prepared_layers(
     network: Network, target: str, photographs: Photographs, fit: np.ndarray, cache: Cache, threads: int, say: Say
 ) -> Prepared:
-    """Every layer with ranges and weights from the pictures `fit`."""
+    """Every layer with ranges and weights from the images `fit`."""
     arrays = cache.read_arrays("statistics.npz")
     if arrays is not None:
         return from_arrays(network, arrays)
@@ -68,7 +68,7 @@ def refined(
     threads: int,
     say: Say,
 ) -> dict[str, float]:
-    """Damage of each layer on held-out pictures, after giving it the range that the logits like best on pictures that are
+    """Damage of each layer on held-out images, after giving it the range that the logits like best on images that are
     not held out, and smoothing where that halves what would else be much. Picks up where an interrupted run stopped."""
     network = prepared.network
     count = int(np.clip(TRIAL_COST / network.multiply_adds, FEWEST_TRIALS, MOST_TRIALS))
@@ -108,6 +108,6 @@ def refined(
 
 
 def _trials(network: Network, photographs: Photographs, reference: np.ndarray, rows: np.ndarray, count: int) -> Trials:
-    """Trials on `count` of the pictures `rows`, evenly spread."""
+    """Trials on `count` of the images `rows`, evenly spread."""
     some = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
     return Trials(network, np.concatenate(list(photographs.batches(some))), reference[some])

@@ -13,7 +13,7 @@ from calibration.quantise.placement import Quantised, quantised_graph, share_in_
 from calibration.quantise.prepare import Batches, Prepared
 from calibration.search.trials import Trials
 
-ALLOWANCE = 0.05  # of the multiply-adds, that may stay in float where no budget is given
+ALLOWANCE = 0.05  # of the MACs, that may stay in float where no budget is given
 FACTOR = 1.3  # between the ranges that `refine` tries
 ENOUGH = 25.0  # dB, where no budget is given
 NOISE = 10 ** (-ENOUGH / 10)  # that is, as a share of the logits' power
@@ -21,15 +21,13 @@ NOISE = 10 ** (-ENOUGH / 10)  # that is, as a share of the logits' power
 
 @dataclass(frozen=True)
 class Budget:
-    """What the int8 network must keep, measured on the calibration photographs."""
+    """What the int8 network must keep, measured on the calibration images."""
 
-    same_class: float = 0.0  # least share of pictures with FP32's class
+    same_class: float = 0.0  # least share of images with FP32's class
     points: float | None = None  # largest loss of top-1, percentage points; needs labels
-    sqnr: float = 0.0  # least, dB, of the held-out pictures
-    allowance: float = 1.0  # largest share of multiply-adds in float
-    worth: float | None = (
-        None  # damage for a share of the multiply-adds: what does more stays in float though it needn't
-    )
+    sqnr: float = 0.0  # least, dB, of the held-out images
+    allowance: float = 1.0  # largest share of MACs in float
+    worth: float | None = None  # damage for a share of the MACs: what does more stays in float though it needn't
 
     def met(self, point: Point) -> bool:
         lost = 0.0 if self.points is None else point.lost
@@ -41,7 +39,7 @@ class Budget:
         return min(point.same_class, self.same_class), -lost, point.sqnr
 
 
-# A layer that takes half a dB off 25 dB's noise for a percent of the multiply-adds is worth it: depthwise layers, mostly.
+# A layer that takes half a dB off 25 dB's noise for a percent of the MACs is worth it: depthwise layers, mostly.
 DEFAULT_BUDGET = Budget(sqnr=ENOUGH, allowance=ALLOWANCE, worth=NOISE * (1 - 10**-0.05) / 0.01)
 
 
@@ -50,9 +48,9 @@ class Point:
     """One choice of layers left in float, and what it gives."""
 
     kept: tuple[str, ...]  # besides those that the placement never quantises
-    share: float  # of multiply-adds in int8
-    same_class: float  # over all calibration pictures
-    lost: float  # top-1, percentage points over all calibration pictures; 0 without labels
+    share: float  # of MACs in int8
+    same_class: float  # over all calibration images
+    lost: float  # top-1, percentage points over all calibration images; 0 without labels
     sqnr: float  # dB, over the held-out ones
 
 
@@ -83,7 +81,7 @@ def simulate(model: onnx.ModelProto, batches: Iterable[np.ndarray], threads: int
 
 
 def order(network: Network, damages: Mapping[str, float], allowance: float) -> list[str]:
-    """Layers in the order in which to leave them in float: most damage for its multiply-adds first.
+    """Layers in the order in which to leave them in float: most damage for its MACs first.
 
     The damages of layers add up at the logits (within 1 dB on the networks tried), so this is the knapsack's greedy
     answer. A layer that would take the whole above `allowance` is passed over.
@@ -99,7 +97,7 @@ def order(network: Network, damages: Mapping[str, float], allowance: float) -> l
 
 
 def _costs(network: Network) -> dict[str, float]:
-    """Each layer's share of the multiply-adds."""
+    """Each layer's share of the MACs."""
     return {layer.name: layer.multiply_adds / network.multiply_adds for layer in network.layers}
 
 
@@ -150,7 +148,7 @@ def search(
 def measured(
     reference: np.ndarray, labels: np.ndarray | None, held_out: Collection[int], batches: Batches, threads: int = 0
 ) -> Callable[[onnx.ModelProto], tuple[float, float, float]]:
-    """What `search` measures with: over all pictures, whose FP32 logits are `reference`."""
+    """What `search` measures with: over all images, whose FP32 logits are `reference`."""
     rows = np.asarray(sorted(held_out))
 
     def measure(model: onnx.ModelProto) -> tuple[float, float, float]:

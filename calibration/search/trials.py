@@ -1,4 +1,4 @@
-"""Pictures on which one layer after another is tried in int8, each time through no more of the network than it takes.
+"""Images on which one layer after another is tried in int8, each time through no more of the network than it takes.
 
 What lies before a layer gives the same in every trial of it. So FP32's tensor is kept at the last place before the layer that
 everything goes through, and a trial starts there: on the family, trials of all layers take under half the time.
@@ -17,7 +17,7 @@ from calibration.quantise.placement import offset_site
 
 class Trials:
     """`pictures` [n, 3, side, side] and FP32's logits for them, `reference` [n, classes]. `batches` are the values of `tensor`,
-    in the beginning the pictures themselves."""
+    in the beginning the images themselves."""
 
     def __init__(self, network: Network, pictures: np.ndarray, reference: np.ndarray) -> None:
         self.network, self.reference = network, reference
@@ -31,7 +31,7 @@ class Trials:
         if tensor == self.tensor:
             return
         session = open_session(part(self.network.to_model(), self.network, self.tensor, tensor), threads)
-        for i, batch in enumerate(self.batches):  # in place: both tensors of all pictures at once would be much
+        for i, batch in enumerate(self.batches):  # in place: both tensors of all images at once would be much
             self.batches[i] = session.run(None, {self.tensor: batch})[0]
         self.tensor = tensor
 
@@ -52,7 +52,7 @@ def cuts(network: Network) -> Iterator[tuple[int, str]]:
     for i, node in enumerate(nodes):
         if len(live) == 1 and live <= floats:
             yield i, next(iter(live))
-        if not live.isdisjoint(node.input):  # what depends on no picture is made anew wherever it is used
+        if not live.isdisjoint(node.input):  # what depends on no image is made anew wherever it is used
             live.update(name for name in node.output if last.get(name, -1) > i)
         live = {name for name in live if last[name] > i}
 

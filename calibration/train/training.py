@@ -1,6 +1,6 @@
 """Training with the roundings of int8 in place: wins back what calibration alone loses where every layer is in int8.
 
-The float network is the teacher, so photographs need no labels: the logits of both on the same pictures, turned and cut
+The float network is the teacher, so images need no labels: the logits of both on the same images, turned and cut
 at random, are to agree (Hinton et al., "Distilling the knowledge in a neural network", 2015).
 """
 
@@ -35,7 +35,7 @@ class Schedule:
     biases: float = 0.002  # of 127 levels of the input times one of the weight
     scales: float = 0.0003  # of the weights', in their logarithm
     warm_up: float = 0.1  # share of the steps
-    least_crop: float = 0.35  # share of a picture's area
+    least_crop: float = 0.35  # share of an image's area
     seed: int = 0
 
 
@@ -48,7 +48,7 @@ def train(
     threads: int = 0,
     note: Note = lambda done, of: None,
 ) -> Prepared:
-    """`prepared` with the layers that are not `kept` trained on the photographs `rows`."""
+    """`prepared` with the layers that are not `kept` trained on the images `rows`."""
     if threads:
         torch.set_num_threads(threads)
     teacher = open_session(prepared.network.to_model(), threads, spinning=False)

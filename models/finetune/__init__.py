@@ -1,1 +1,1 @@
-"""Own classes: from a folder of photographs to a checkpoint that every other command takes, with their names."""
+"""Own classes: from a folder of images to a checkpoint that every other command takes, with their names."""

@@ -27,9 +27,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m models.finetune",
         description="Trains a network on your own classes and writes a checkpoint that 'make export' takes.",
-        epilog="DATA: a folder of photographs for each class, or train/ and val/ with those in them.",
+        epilog="DATA: a folder of images for each class, or train/ and val/ with those in them.",
     )
-    parser.add_argument("--data", required=True, type=Path, metavar="DATA", help="folder of photographs")
+    parser.add_argument("--data", required=True, type=Path, metavar="DATA", help="folder of images")
     parser.add_argument("--dataset", choices=("folder", "cifar10"), default="folder", help="what DATA holds")
     parser.add_argument("--variant", default="lite0", metavar="NAME", help=", ".join(VARIANTS) + " (default lite0)")
     parser.add_argument(
@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda")
     parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU (default: all cores)")
     parser.add_argument(
-        "--memory", type=parse_size, metavar="SIZE", help="for decoded pictures (default: half of what is free)"
+        "--memory", type=parse_size, metavar="SIZE", help="for decoded images (default: half of what is free)"
     )
     parser.add_argument("--offline", action="store_true", help="never download weights")
     parser.add_argument(
@@ -49,7 +49,7 @@ def main() -> int:
     recipe = parser.add_argument_group("what the starting checkpoint's row says, set by hand")
     recipe.add_argument("--resolution", type=int, metavar="PX")
     recipe.add_argument("--crop", type=float, metavar="FRACTION")
-    training = parser.add_argument_group("training (what is not given follows from the number of pictures)")
+    training = parser.add_argument_group("training (what is not given follows from the number of images)")
     for each in fields(Settings):
         kind: Callable[[str], Any] = {"int": int, "float": float, "str": str}[str(each.type)]
         choices = each.metadata["choices"] or None

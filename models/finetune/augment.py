@@ -1,11 +1,11 @@
-"""What is done to a training picture: crop and mirror by itself, kornia's policies, mixup.
+"""What is done to a training image: crop and mirror by itself, kornia's policies, mixup.
 
 Everything is a function of (seed, epoch, row) or of torch's generator, which the training seeds at every step, so that a
-training that was interrupted sees the pictures it would have seen.
+training that was interrupted sees the images it would have seen.
 
 Why kornia: it needs torch and 15 MB, is Apache-licensed and kept up; torchvision from the package index does not import
 beside a CPU torch, albumentations is no longer maintained and its successor is under the AGPL. It draws one policy for a
-batch, so it is handed groups of a few pictures (docs/finetune.md).
+batch, so it is handed groups of a few images (docs/finetune.md).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from models.finetune.settings import Settings
 from runtime.errors import UserError
 from runtime.images.preprocess import Preprocessing, scale_and_offset
 
-_GROUP = 8  # pictures that share a policy
+_GROUP = 8  # images that share a policy
 _AHEAD = 3  # batches that are made before they are wanted
 
 
@@ -48,7 +48,7 @@ def crop(pixels: np.ndarray, side: int, settings: Settings, random: np.random.Ge
 
 
 def steps_per_epoch(data: Data, settings: Settings) -> int:
-    """Whole batches; which pictures are left over changes from epoch to epoch."""
+    """Whole batches; which images are left over changes from epoch to epoch."""
     return max(1, len(data.train) // settings.batch)
 
 
@@ -80,7 +80,7 @@ def batches(
 
 
 def policy(settings: Settings) -> Callable[[Tensor], Tensor]:
-    """The operations that `settings` draws for pictures float [N, 3, H, W] in 0..1. Raises UserError without kornia."""
+    """The operations that `settings` draws for images float [N, 3, H, W] in 0..1. Raises UserError without kornia."""
     if settings.policy == "none":
         return lambda x: x
     try:
@@ -98,13 +98,13 @@ def policy(settings: Settings) -> Callable[[Tensor], Tensor]:
 
 
 def normaliser(preprocessing: Preprocessing, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Pictures in 0..1 -> as runtime.images.preprocess.normalize gives them."""
+    """Images in 0..1 -> as runtime.images.preprocess.normalize gives them."""
     scale, offset = (torch.from_numpy(v).to(device)[:, None, None] for v in scale_and_offset(preprocessing))
     return lambda x: x * (255 * scale) + offset
 
 
 def mixup(x: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Each picture mixed with another, targets float [N, classes] likewise (Zhang et al. 2018, arXiv:1710.09412)."""
+    """Each image mixed with another, targets float [N, classes] likewise (Zhang et al. 2018, arXiv:1710.09412)."""
     share = float(torch.distributions.Beta(alpha, alpha).sample())
     other = torch.randperm(len(x)).to(x.device)
     return share * x + (1 - share) * x[other], share * targets + (1 - share) * targets[other]

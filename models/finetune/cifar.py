@@ -23,7 +23,7 @@ _NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse
 
 
 def find_cifar10(folder: Path) -> Found:
-    """The 50,000 + 10,000 pictures of CIFAR-10 in `folder`: the test batch is what is judged by. Raises UserError."""
+    """The 50,000 + 10,000 images of CIFAR-10 in `folder`: the test batch is what is judged by. Raises UserError."""
     for place in PLACES:
         here = folder / place
         for suffix, read in (("", _pickled), (".bin", _binary)):

@@ -1,4 +1,4 @@
-"""The user's pictures: found, decoded once, freed of what can't be used, and split so that no picture is on both sides."""
+"""The user's images: found, decoded once, freed of what can't be used, and split so that no image is on both sides."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHOWN = 3  # examples in a sentence
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that has not been looked at yet."""
+    """An image that has not been looked at yet."""
 
     name: str  # relative to the folder
     source: str | np.ndarray  # path, or uint8 [H, W, 3]
@@ -50,14 +50,14 @@ class Found:
 
 
 def find(folder: Path) -> Found:
-    """The pictures of `folder`: a folder for each class, or train/ and val/ (valid, validation, test) with those in them.
+    """The images of `folder`: a folder for each class, or train/ and val/ (valid, validation, test) with those in them.
 
     Classes are in the order of their names; of their numbers, if all are numbers. Raises UserError for one class, an
-    empty one, names that can't be told apart, pictures beside the classes, a class that only val/ has.
+    empty one, names that can't be told apart, images beside the classes, a class that only val/ has.
     """
     if not folder.is_dir():
         raise UserError(
-            f"There is no folder {folder}: DATA= names a folder that holds a folder of photographs for each class."
+            f"There is no folder {folder}: DATA= names a folder that holds a folder of images for each class."
         )
     inside = _folders(folder)
     notes = []
@@ -108,7 +108,7 @@ def _class_names(folder: Path) -> dict[str, str]:
         raise UserError(f"{folder}: the classes '{same[0]}' and '{same[1]}' are spelt too alike: rename or join them.")
     if len(names) < 2:
         there = f"only one, '{next(iter(names))}'" if names else "none"
-        raise UserError(f"{folder} should hold a folder of photographs for each class, two at least: there is {there}.")
+        raise UserError(f"{folder} should hold a folder of images for each class, two at least: there is {there}.")
     if len(names) > MOST_CLASSES:
         raise UserError(f"{folder} holds {len(names)} folders: {MOST_CLASSES} classes at most are supported.")
     if all(name.isascii() and name.isdigit() for name in inside):
@@ -127,7 +127,7 @@ def _pictures(root: Path, side: str, names: Iterable[str] | dict[str, int]) -> I
     for label, name in enumerate(names):
         paths = list(below(str(root / side / name)))
         if not paths:
-            raise UserError(f"The folder {root / side / name} of a class has no pictures: fill it or remove it.")
+            raise UserError(f"The folder {root / side / name} of a class has no images: fill it or remove it.")
         index = names[name] if isinstance(names, dict) and isinstance(names[name], int) else label
         for path in paths:
             yield Picture(os.path.relpath(path, str(root)), path, index)
@@ -135,7 +135,7 @@ def _pictures(root: Path, side: str, names: Iterable[str] | dict[str, int]) -> I
 
 @dataclass
 class Data:
-    """Pictures in memory, ready for training and judging."""
+    """Images in memory, ready for training and judging."""
 
     classes: list[str]
     train: list[Picture]
@@ -148,20 +148,20 @@ class Data:
     origin: str
     given: bool  # whether the split is the user's
     notes: list[str]  # sentences for the user
-    skipped: list[str]  # one sentence for each picture that can't be read
+    skipped: list[str]  # one sentence for each image that can't be read
 
     def counts(self) -> list[int]:
-        """Training pictures of each class."""
+        """Training images of each class."""
         count = Counter(picture.label for picture in self.train)
         return [count[label] for label in range(len(self.classes))]
 
     def pixels(self, row: int) -> np.ndarray:
-        """Training picture `row`, uint8 [H, W, 3]."""
+        """Training image `row`, uint8 [H, W, 3]."""
         held = self.kept[row]
         return _shrunk(self.train[row], self.preprocessing) if held is None else held
 
     def square(self, row: int) -> np.ndarray:
-        """Training picture `row` as validation would see it, uint8 [side, side, 3]."""
+        """Training image `row` as validation would see it, uint8 [side, side, 3]."""
         return np.asarray(resize_crop(Image.fromarray(self.pixels(row)), self.preprocessing))
 
 
@@ -173,10 +173,10 @@ def load(
     memory: int,
     note: Callable[[int, int], None] = lambda *_: None,
 ) -> Data:
-    """Decodes every picture of `found` once, on all cores, and splits off `share` of each class where no split is given.
+    """Decodes every image of `found` once, on all cores, and splits off `share` of each class where no split is given.
 
-    At most `memory` bytes of pixels are kept; the rest is decoded whenever it is wanted. Pictures that can't be read are
-    skipped and counted, those that lie in two classes are left out. Raises UserError if a class is left without pictures.
+    At most `memory` bytes of pixels are kept; the rest is decoded whenever it is wanted. Images that can't be read are
+    skipped and counted, those that lie in two classes are left out. Raises UserError if a class is left without images.
     """
     pictures = found.pictures
     looks: list[Look | None] = []
@@ -214,7 +214,7 @@ def load(
         leaked = [f"{pictures[row].name} = {pictures[sides[same[row]]].name}" for row in val if same[row] in sides]
         if leaked:
             notes.append(
-                f"{len(leaked)} pictures of the validation are in train too, so it is judged too well: {_some(leaked)}."
+                f"{len(leaked)} images of the validation are in train too, so it is judged too well: {_some(leaked)}."
             )
     _check(found, [pictures[row] for row in train], [pictures[row] for row in val], skipped, notes)
     recipe = preprocessing._replace(input="uint8")
@@ -241,7 +241,7 @@ def _look(picture: Picture, preprocessing: Preprocessing) -> tuple[Look, np.ndar
 
 
 def _shrunk(picture: Picture, preprocessing: Preprocessing) -> np.ndarray:
-    """The picture, uint8 [H, W, 3], its shorter side no longer than validation resizes it to."""
+    """The image, uint8 [H, W, 3], its shorter side no longer than validation resizes it to."""
     image = open_image(picture.source, picture.name, DECODING, preprocessing.resize_to)
     scale = preprocessing.resize_to / min(image.size)
     if scale < 1:
@@ -266,7 +266,7 @@ def _without_contradictions(
             out |= set(several)
             examples.append(" = ".join(pictures[row].name for row in several))
     if examples:
-        notes.append(f"{len(examples)} pictures lie in two classes or more and are left out: {_some(examples)}.")
+        notes.append(f"{len(examples)} images lie in two classes or more and are left out: {_some(examples)}.")
     near: defaultdict[int, list[int]] = defaultdict(list)
     for row in rows:
         if row not in out:
@@ -277,7 +277,7 @@ def _without_contradictions(
         if len({pictures[r].label for r in g}) > 1
     ]
     if alike:
-        notes.append(f"{len(alike)} pictures look the same as one of another class: {_some(alike)}. Both stay.")
+        notes.append(f"{len(alike)} images look the same as one of another class: {_some(alike)}. Both stay.")
     return [row for row in rows if row not in out], same
 
 
@@ -303,7 +303,7 @@ def _split(
                 taken += len(several[at])
     copies = sum(len(group) - 1 for group in members.values())
     if copies:
-        notes.append(f"{copies} pictures are copies of others, or nearly; each stays on the side of its twin.")
+        notes.append(f"{copies} images are copies of others, or nearly; each stays on the side of its twin.")
     return [row for row in rows if row not in val], [row for row in rows if row in val]
 
 
@@ -312,12 +312,12 @@ def _check(found: Found, train: list[Picture], val: list[Picture], skipped: list
     empty = [name for label, name in enumerate(found.classes) if label not in learnt]
     if empty:
         why = f" {len(skipped)} can't be read: {skipped[0]}" if skipped else ""
-        raise UserError(f"No picture that can be used is left to learn {_some(empty)} from.{why}")
+        raise UserError(f"No image that can be used is left to learn {_some(empty)} from.{why}")
     if not val:
-        raise UserError(f"{found.origin} has too few pictures to hold any out for judging: two of a class at least.")
+        raise UserError(f"{found.origin} has too few images to hold any out for judging: two of a class at least.")
     unjudged = [name for label, name in enumerate(found.classes) if label not in judged]
     if unjudged:
-        notes.append(f"{len(unjudged)} classes have no picture to be judged by: {_some(unjudged)}.")
+        notes.append(f"{len(unjudged)} classes have no image to be judged by: {_some(unjudged)}.")
 
 
 def _some(texts: list[str]) -> str:

@@ -1,7 +1,7 @@
-"""Finds the same photograph under two names, by thumbnails.
+"""Finds the same image under two names, by thumbnails.
 
 Scaled, recompressed and slightly brightened copies are found; crops, rotations and mirror images are not. A difference
-hash was tried first: of smooth pictures (sky) it misses most copies, as the signs of small differences are noise.
+hash was tried first: of smooth images (sky) it misses most copies, as the signs of small differences are noise.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-# On 300 photographs, copies (JPEG 40 to 85, half size, 0.7 times and JPEG 70) are at most 2.4 apart, different ones at least 21.
+# On 300 images, copies (JPEG 40 to 85, half size, 0.7 times and JPEG 70) are at most 2.4 apart, different ones at least 21.
 LEVELS = 4.0  # mean difference of thumbnails of copies, of 255, at most
 _SIDE = 16  # px of the thumbnail
 _ROUGH = 6.0  # root of the mean square difference of 8 x 8 grey patches, up to which thumbnails are compared
-_BLOCK = 512  # pictures that are compared with the others at once
+_BLOCK = 512  # images that are compared with the others at once
 
 
 class Look(NamedTuple):
-    """What is kept of a picture to recognise it by."""
+    """What is kept of an image to recognise it by."""
 
     pixels: bytes  # sha256: equal for equal pixels
     thumbnail: np.ndarray  # uint8 [16, 16, 3]
 
 
 def look(image: Image.Image) -> Look:
-    """Of an RGB picture."""
+    """Of an RGB image."""
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
     return Look(digest, np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX)))
 
 
 def groups(looks: Sequence[Look]) -> list[int]:
-    """For each picture the index of the first one that it is a copy of, of a copy of, and so on: its own if of none."""
+    """For each image the index of the first one that it is a copy of, of a copy of, and so on: its own if of none."""
     first: dict[bytes, int] = {}
     parent = [first.setdefault(each.pixels, i) for i, each in enumerate(looks)]
 
@@ -58,7 +58,7 @@ def _alike(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
     """Pairs of rows of uint8 [n, 16, 16, 3] that are at most LEVELS apart.
 
     A pair so close has means that close, so only neighbours in brightness are compared: by a product of matrices of 8 x 8
-    grey patches first, 100,000 pictures in a minute.
+    grey patches first, 100,000 images in a minute.
     """
     count, half = len(thumbnails), _SIDE // 2
     grey = thumbnails.reshape(count, half, 2, half, 2, 3).mean((2, 4, 5), dtype=np.float32).reshape(count, half * half)

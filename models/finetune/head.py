@@ -15,7 +15,7 @@ from models.finetune.dataset import Data
 from models.finetune.settings import Settings
 from models.network import EfficientNet
 
-_ROWS = 50_000  # pictures, at most, whose features are kept: 256 MB at 1280 channels
+_ROWS = 50_000  # images, at most, whose features are kept: 256 MB at 1280 channels
 _LOGITS = 1 << 27  # values, at most, in one pass of the fit: 0.5 GB
 
 
@@ -40,7 +40,7 @@ def fit_head(
     note: Callable[[int, int], None],
 ) -> None:
     """Sets the classifier of `network` (evaluation mode) by multinomial logistic regression with a unit Gaussian prior, on
-    centre crops of the training pictures. `weights` [classes] count the classes in the loss."""
+    centre crops of the training images. `weights` [classes] count the classes in the loss."""
     classes = len(data.classes)
     most = max(classes, min(_ROWS, _LOGITS // classes))
     rows = np.arange(len(data.train))
@@ -68,7 +68,7 @@ def fit_head(
     def closure() -> Tensor:
         fit.zero_grad()
         logits = features @ weight.T + bias
-        # No label smoothing: with as many channels as pictures it is met to the letter, by directions that hold little but
+        # No label smoothing: with as many channels as images it is met to the letter, by directions that hold little but
         # noise (ten classes of 80, lite0: 96.8 % against 97.8, and 7 dB less at the logits for the same noise in the features).
         loss = functional.cross_entropy(logits, labels, counted)
         loss = loss + weight.square().sum() / (2 * len(rows))

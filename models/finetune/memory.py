@@ -19,7 +19,7 @@ def free_memory() -> int:
 
 def keep_freed_memory() -> None:
     """Makes glibc keep large blocks that torch frees: by default each goes back to the kernel, and the next one is
-    zeroed page by page. Lite0, batch 32, CPU ms a picture: training 275 -> 158, features 109 -> 36. Elsewhere nothing."""
+    zeroed page by page. Lite0, batch 32, CPU ms an image: training 275 -> 158, features 109 -> 36. Elsewhere nothing."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: Windows has no library of None
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, 1 << 30)

@@ -24,7 +24,7 @@ from runtime.errors import UserError
 from runtime.measure.accuracy import wilson
 from runtime.whole_file import write_whole
 
-MISTAKES = 24  # shown as pictures
+MISTAKES = 24  # shown as images
 MATRIX = 40  # classes, at most, whose confusion matrix is drawn; above, the pairs that are confused most
 LISTED = 200  # classes in the table, the worst first
 _THUMBNAIL = 132  # px
@@ -117,10 +117,10 @@ def page(facts: dict[str, Any], data: Data, truth: np.ndarray, answers: Answers,
     low, high = facts["top1_interval"]
     name = Path(facts["checkpoint"]).stem
     pre = recipe.preprocessing
-    notes = [*data.notes, *([f"{len(data.skipped)} pictures can't be read: {data.skipped[0]}"] if data.skipped else [])]
+    notes = [*data.notes, *([f"{len(data.skipped)} images can't be read: {data.skipped[0]}"] if data.skipped else [])]
     lead = (
-        f"{facts['top1']:.1f} % of {facts['val']} validation pictures are right (95 % interval {low:.1f} to {high:.1f}; mean of the "
-        f"classes {facts['balanced']:.1f} %). Learnt from {facts['train']} pictures of {len(data.classes)} classes in {facts['seconds']:.0f} s, "
+        f"{facts['top1']:.1f} % of {facts['val']} validation images are right (95 % interval {low:.1f} to {high:.1f}; mean of the "
+        f"classes {facts['balanced']:.1f} %). Learnt from {facts['train']} images of {len(data.classes)} classes in {facts['seconds']:.0f} s, "
         f"starting from {facts['from']}."
     )
     settings = "".join(
@@ -130,7 +130,7 @@ def page(facts: dict[str, Any], data: Data, truth: np.ndarray, answers: Answers,
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(name)}: own classes</title><style>{_STYLE}</style></head><body>
 <h1>{escape(name)} on {escape(Path(data.origin).name)}</h1>
-<p>{escape(lead)} The split was {"given" if data.given else "made from the seed"}. Choosing the best epoch by these same pictures flatters it a little.</p>
+<p>{escape(lead)} The split was {"given" if data.given else "made from the seed"}. Choosing the best epoch by these same images flatters it a little.</p>
 {"".join(f'<p class="note">{escape(note)}</p>' for note in notes)}
 <h2>Over the epochs</h2>{_curves(facts["epochs"])}
 <h2>What is taken for what</h2>{_matrix(data.classes, truth, answers.top) if len(data.classes) <= MATRIX else _pairs(facts["confusions"])}
@@ -151,7 +151,7 @@ def _curves(rows: list[dict[str, Any]]) -> str:
     return (
         f'<div class="grid">{_chart(rows, losses, "", 2)}{_chart(rows, shares, " %", 1)}</div>'
         "<p>Epoch 0 is the classifier alone, the rest of the network as it was. Accuracies are of the averaged weights; "
-        "the training loss is on augmented pictures with smoothed labels, so it lies above what it would be without.</p>"
+        "the training loss is on augmented images with smoothed labels, so it lies above what it would be without.</p>"
     )
 
 
@@ -212,13 +212,13 @@ def _pairs(confused: list[dict[str, Any]]) -> str:
         f'<tr><td>{escape(pair["is"])}<td>{escape(pair["taken_for"])}<td class="n">{pair["pictures"]}'
         for pair in confused[:MATRIX]
     )
-    return f'<p>The {min(MATRIX, len(confused))} pairs that are confused most often.</p><table><tr><th>is<th>taken for<th class="n">pictures{rows}</table>'
+    return f'<p>The {min(MATRIX, len(confused))} pairs that are confused most often.</p><table><tr><th>is<th>taken for<th class="n">images{rows}</table>'
 
 
 def _mistakes(data: Data, truth: np.ndarray, answers: Answers) -> str:
     wrong = np.flatnonzero(answers.top != truth)
     if not len(wrong):
-        return "<p>None: every validation picture is right.</p>"
+        return "<p>None: every validation image is right.</p>"
     worst = wrong[np.argsort(-answers.confidence[wrong], kind="stable")][:MISTAKES]
     shown = []
     for row in worst:

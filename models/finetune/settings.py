@@ -14,8 +14,8 @@ POLICIES = ("none", "randaugment", "autoaugment", "trivial")
 CLASS_WEIGHTS = ("none", "sqrt", "balanced")
 NORMS = ("learn", "keep")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-_BATCH_COST = 16e9  # multiply-adds of a step, at most: b0 32 pictures, b4 4, since activations grow likewise
-_FEW = 16  # pictures in a step, below which BatchNorm's statistics of them are worse than those it starts from
+_BATCH_COST = 16e9  # MACs of a step, at most: b0 32 images, b4 4, since activations grow likewise
+_FEW = 16  # images in a step, below which BatchNorm's statistics of them are worse than those it starts from
 _LOPSIDED = 3.0  # largest class / smallest, from which classes are weighted
 
 
@@ -28,8 +28,8 @@ def _set(default: Any, about: str, low: float = 0, high: float = math.inf, choic
 class Settings:
     """How a network is trained. Each field is an option of the command line."""
 
-    epochs: int = _set(8, "passes over the pictures with all layers learning; 0: the classifier alone", 0, 10_000)
-    batch: int = _set(32, "pictures a step", 2, 65_536)
+    epochs: int = _set(8, "passes over the images with all layers learning; 0: the classifier alone", 0, 10_000)
+    batch: int = _set(32, "images a step", 2, 65_536)
     head: int = _set(100, "first, iterations of the classifier on features of the network as it is; 0: none", 0, 10_000)
     frozen: int = _set(0, "leading parts (stem, then stages) that are left as they are", 0, 20)
     optimiser: str = _set(
@@ -44,13 +44,13 @@ class Settings:
         0.1, "stochastic depth: probability of skipping the last block, less for earlier ones", 0, 0.9
     )
     dropout: float = _set(0.2, "before the classifier", 0, 0.9)
-    policy: str = _set("randaugment", "operations drawn for a picture, by kornia", choices=POLICIES)
-    operations: int = _set(2, "of randaugment, on one picture", 1, 10)
+    policy: str = _set("randaugment", "operations drawn for an image, by kornia", choices=POLICIES)
+    operations: int = _set(2, "of randaugment, on one image", 1, 10)
     magnitude: int = _set(6, "of randaugment, of 30", 1, 29)
-    area: float = _set(0.35, "random resized crop: least share of the picture; 1: no crop", 0.01, 1)
+    area: float = _set(0.35, "random resized crop: least share of the image; 1: no crop", 0.01, 1)
     stretch: float = _set(1.33, "random resized crop: most that width / height may change by", 1, 4)
     flip: float = _set(0.5, "probability of the mirror image; 0 where left and right mean something", 0, 1)
-    mixup: float = _set(0.0, "alpha of the share in which two pictures are mixed; 0: never", 0, 10)
+    mixup: float = _set(0.0, "alpha of the share in which two images are mixed; 0: never", 0, 10)
     norm: str = _set("learn", "statistics of BatchNorm: learn them, or keep those it starts from", choices=NORMS)
     ema: float = _set(
         0.99, "decay of the averaged weights, which are what is judged and written; 0: no averaging", 0, 0.99999
@@ -75,7 +75,7 @@ class Settings:
 
 
 # Named sets of settings. cifar10 follows the transfer of the EfficientNet paper (section 5.2, appendix: ImageNet weights,
-# pictures enlarged to the network's resolution, all layers trained) with the optimiser of this project.
+# images enlarged to the network's resolution, all layers trained) with the optimiser of this project.
 PRESETS: dict[str, dict[str, Any]] = {
     "cifar10": {
         "epochs": 15,
@@ -98,12 +98,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 def settings_for(
     sizes: list[int], pretrained: bool, preset: str | None, given: Mapping[str, Any], cost: float = 0.4e9
 ) -> Settings:
-    """Defaults for so many training pictures of each class, and a network of `cost` multiply-adds; then the preset's, then
+    """Defaults for so many training images of each class, and a network of `cost` MACs; then the preset's, then
     what was `given` (None: not).
 
-    Few pictures: few steps from the pretrained weights and mild augmentation; many: mixup and a longer average. From
+    Few images: few steps from the pretrained weights and mild augmentation; many: mixup and a longer average. From
     nothing: many passes and a higher rate everywhere. (BiT's rule, Kolesnikov et al. 2020, arXiv:1912.11370, section 3.3,
-    also goes by the size of the data alone: 500 steps below 20k pictures, mixup from there on.)
+    also goes by the size of the data alone: 500 steps below 20k images, mixup from there on.)
     Raises UserError for a value that can't be.
     """
     total = sum(sizes)

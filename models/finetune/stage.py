@@ -1,4 +1,4 @@
-"""The fine-tuning stage: photographs and a checkpoint in, a checkpoint with their classes and a report out."""
+"""The fine-tuning stage: images and a checkpoint in, a checkpoint with their classes and a report out."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Finished:
 def finetune(request: Request, note: Note = lambda *_: None, say: Callable[[str], None] = lambda _: None) -> Finished:
     """Trains and writes `request.checkpoint`, which is whole and the best so far at any moment, and a report beside it.
 
-    Goes on with an interrupted training of the same pictures, settings and weights, to the same result. Raises UserError.
+    Goes on with an interrupted training of the same images, settings and weights, to the same result. Raises UserError.
     """
     began = time.perf_counter()
     device = _device(request.device)
@@ -87,17 +87,17 @@ def finetune(request: Request, note: Note = lambda *_: None, say: Callable[[str]
     if why:
         say(why)
     elif held is None and not request.fresh and _trained_already(request.checkpoint, key):
-        already = f"{request.checkpoint} is trained already: same pictures, settings and weights (FORCE=1 trains again)"
+        already = f"{request.checkpoint} is trained already: same images, settings and weights (FORCE=1 trains again)"
         return Finished(request.checkpoint, None, [already, _next(request)])
 
     memory = request.memory if request.memory is not None else free_memory() // 2
     share = settings.val_share
     data = load(
-        found, recipe.preprocessing, share, settings.seed, memory, lambda done, of: note("reading pictures", done, of)
+        found, recipe.preprocessing, share, settings.seed, memory, lambda done, of: note("reading images", done, of)
     )
     for line in [
         *data.notes,
-        *([f"{len(data.skipped)} pictures can't be read: {data.skipped[0]}"] if data.skipped else []),
+        *([f"{len(data.skipped)} images can't be read: {data.skipped[0]}"] if data.skipped else []),
     ]:
         say(line)
     training = Training(network, data, settings, device)
@@ -181,7 +181,7 @@ def _lines(request: Request, data: Data, training: Training, answers: Answers, p
     best = max(rows, key=lambda row: (row["top1"] if training.weights is None else row["balanced"], -row["val_loss"]))
     split = "its own val/" if data.given else "held out"
     return [
-        f"pictures     {len(data.train)} to learn from, {len(data.val)} to judge by ({split}), {len(data.skipped)} unreadable",
+        f"images     {len(data.train)} to learn from, {len(data.val)} to judge by ({split}), {len(data.skipped)} unreadable",
         f"classes      {len(data.classes)}: {', '.join(data.classes[:6])}{', ...' if len(data.classes) > 6 else ''}",
         f"top-1        {answers.top1(labels):.1f} % on validation, mean of the classes {answers.balanced(labels):.1f} %"
         f" (best epoch {best['epoch']:.0f} of {rows[-1]['epoch']:.0f}; classifier alone {rows[0]['top1']:.1f} %)",

@@ -22,7 +22,7 @@ from runtime.whole_file import write_whole
 
 
 def key_of(found: Found, settings: Settings, start: str, recipe: Recipe) -> str:
-    """Digest of what a training depends on: pictures (names, sizes, times), settings, what it starts from, how it is run."""
+    """Digest of what a training depends on: images (names, sizes, times), settings, what it starts from, how it is run."""
     digest = hashlib.sha256(
         json.dumps([settings.facts(), start, repr(recipe), found.classes, torch.__version__]).encode()
     )
@@ -52,7 +52,7 @@ def read_state(path: Path, key: str) -> tuple[dict[str, Any] | None, str]:
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
         if held["key"] != key:
-            return None, f"{path} is of another training (other pictures, settings or weights): starting anew"
+            return None, f"{path} is of another training (other images, settings or weights): starting anew"
         return held, ""
     except Exception as error:  # on damage torch raises whatever that leads to
         return None, f"{path} is damaged ({type(error).__name__}): starting anew"

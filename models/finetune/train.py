@@ -32,7 +32,7 @@ Note = Callable[[str, int, int], None]  # step, done, of
 
 @dataclass
 class Answers:
-    """What a network says of the validation pictures."""
+    """What a network says of the validation images."""
 
     top: np.ndarray  # int64 [n]: likeliest class
     confidence: np.ndarray  # float32 [n]: its probability
@@ -61,7 +61,7 @@ class Progress:
 
 
 def judge(network: nn.Module, data: Data, device: torch.device, batch: int, note: Note = lambda *_: None) -> Answers:
-    """`network` (evaluation mode) on the validation pictures."""
+    """`network` (evaluation mode) on the validation images."""
     labels = torch.tensor([picture.label for picture in data.val])
     top, confidence, truth, loss, at = [], [], [], 0.0, 0
     for logits in forward_batches(network, lambda row: data.squares[row], len(data.val), data, device, batch):
@@ -78,7 +78,7 @@ def judge(network: nn.Module, data: Data, device: torch.device, batch: int, note
 
 
 def class_weights(data: Data, settings: Settings) -> Tensor | None:
-    """What each class counts in the loss, 1 on average over the pictures; None: all the same."""
+    """What each class counts in the loss, 1 on average over the images; None: all the same."""
     if settings.class_weights == "none":
         return None
     counts = torch.tensor(data.counts(), dtype=torch.float64)

@@ -31,7 +31,7 @@ class Output(NamedTuple):
 
     name: str
     channels: int
-    stride: int = 0  # of a map: px of the picture that a cell stands for, either way
+    stride: int = 0  # of a map: px of the image that a cell stands for, either way
 
 
 class Artifact(NamedTuple):
@@ -86,7 +86,7 @@ def read_artifact(path: Union[str, Path]) -> Artifact:
         head, declared = _head(metadata) if metadata["schema"] == "3" else (CLASSIFIER, ())
         if preprocessing.input not in INPUTS:
             raise ValueError(f"input {preprocessing.input!r}")
-        # A crop near 0 would enlarge a picture to terabytes.
+        # A crop near 0 would enlarge an image to terabytes.
         if (
             not 1 <= preprocessing.resolution <= 10_000
             or not 0.05 <= preprocessing.crop <= 20

@@ -231,7 +231,7 @@ def shape_of(path: Path, resolution: Optional[int] = None) -> Shape:
         )
     side, classes = sides.pop(), output.shape[1]
     if resolution not in (None, side):
-        raise UserError(f"{path} takes pictures of {side} px, not of {resolution}.")
+        raise UserError(f"{path} takes images of {side} px, not of {resolution}.")
     if not isinstance(classes, int):
         raise UserError(f"{path} does not say how many classes it tells apart: its output is {output.shape}.")
     return Shape(side, classes, takes[0] if isinstance(takes[0], int) else None)

@@ -14,7 +14,7 @@ class Backend(Protocol):
 
     name: str
     lanes: int  # runs at once, from as many threads, that it was opened for
-    batch: int  # pictures a run from which more gain nothing, as far as its memory goes
+    batch: int  # images a run from which more gain nothing, as far as its memory goes
 
     @property
     def description(self) -> str:
@@ -54,7 +54,7 @@ def to_stderr(text: str) -> None:
 
 
 def in_pieces(run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, fixed: Optional[int]) -> np.ndarray:
-    """`run` on a graph that takes `fixed` pictures and no other number (None: any): as often as it takes, the last time
+    """`run` on a graph that takes `fixed` images and no other number (None: any): as often as it takes, the last time
     filled up with zeros."""
     if fixed is None or len(images) == fixed:
         return run(images)

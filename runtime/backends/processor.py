@@ -49,6 +49,6 @@ def share_cores(threads: Optional[int], lanes: int) -> Tuple[Optional[int], int]
 
 
 def cpu_batch(artifact: Artifact) -> int:
-    """Pictures a run: lite0 gains 1.25 times from 8 and nothing from more; of large ones fewer, for their memory."""
+    """Images a run: lite0 gains 1.25 times from 8 and nothing from more; of large ones fewer, for their memory."""
     side = artifact.preprocessing.resolution
     return max(1, min(8, 8 * 256 * 256 // (side * side)))

@@ -39,18 +39,18 @@ class Model(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What is done to every picture."""
+    """What is done to every image."""
 
     models: Tuple[Model, ...]
     decoding: Decoding
-    growing: bool  # of the very first pictures, as runtime.infer begins
+    growing: bool  # of the very first images, as runtime.infer begins
     form: Form
 
 
 class Facts(NamedTuple):
     """What answers, as far as the numbers depend on it."""
 
-    batch: int  # pictures a run
+    batch: int  # images a run
     backend: str  # its name
     description: str  # library, its version and where it runs
     processor: str
@@ -153,7 +153,7 @@ class Classify:
             self.facts = self.networks.facts()
         if self.facts.batch != self.expected.batch:
             raise UserError(
-                f"{platform.node()} would run {self.facts.batch} pictures at a time ({self.facts.description}), and other nodes "
+                f"{platform.node()} would run {self.facts.batch} images at a time ({self.facts.description}), and other nodes "
                 f"{self.expected.batch} ({self.expected.description}): name the --backend that all have."
             )
         answers = list(answered(networks, job, facts, pixels, self.facts.batch, growing=job.growing and start == 0))

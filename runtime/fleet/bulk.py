@@ -1,4 +1,4 @@
-"""A job over all pictures: Ray Data reads and decodes on CPUs and answers in a pool of actors; here is kept what is done."""
+"""A job over all images: Ray Data reads and decodes on CPUs and answers in a pool of actors; here is kept what is done."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def share_of(fleet: Fleet) -> Share:
     """Raises UserError if the cluster can't hold one actor.
 
     An actor on the CPU and the decoding that feeds it share the cores: which of the two has more to do depends on network and
-    pictures, and the pool waits for the slower one anyway. So an actor reserves three quarters of its threads, and a decoding
+    images, and the pool waits for the slower one anyway. So an actor reserves three quarters of its threads, and a decoding
     task a quarter of a core: with all actors at work, there is still one such task for each thread.
     """
     there = ray.cluster_resources()
@@ -142,7 +142,7 @@ def _round(
     decoding = {
         "num_cpus": share.decode_cpus,
         "max_retries": 3,
-    }  # Ray Data's own would try a picture that kills Pillow for ever
+    }  # Ray Data's own would try an image that kills Pillow for ever
     read = ray.data.read_datasource(pictures, override_num_blocks=len(missing), ray_remote_args=decoding)
     answers = read.map_batches(
         Classify,
@@ -179,7 +179,7 @@ def _checked(found: Any, table: bytes, bad: bytes) -> Part:
         raise (UserError if found["user"] else Failure)(found["failure"])
     if found["lost"] and os.path.exists(found["lost"]):
         raise UserError(
-            f"{found['node']} does not see {found['lost']}, which is here: put the pictures where every node has them at the "
+            f"{found['node']} does not see {found['lost']}, which is here: put the images where every node has them at the "
             "same path, or name a URL."
         )
     return Part(found["group"], found["pictures"], found["unreadable"], found["answered"], table, bad)

@@ -1,4 +1,4 @@
-"""On the CPUs: a group's pictures read, decoded and cut to squares. The network's node only normalises them.
+"""On the CPUs: a group's images read, decoded and cut to squares. The network's node only normalises them.
 
 Squares are uint8 [H, W, 3], a quarter of what the network gets: about as much as the JPEG that they came from.
 """
@@ -46,7 +46,7 @@ def as_entries(table: pyarrow.Table) -> List[Entry]:
 
 
 class Listing(NamedTuple):
-    """All pictures of a job, in Ray's store: tables of CHUNK entries."""
+    """All images of a job, in Ray's store: tables of CHUNK entries."""
 
     chunks: List[Any]  # ObjectRef
 
@@ -110,7 +110,7 @@ def _blocks(
 def decoded(
     group: int, start: int, entries: Sequence[Entry], recipes: Sequence[Preprocessing], decoding: Decoding
 ) -> pyarrow.Table:
-    """A row: the readable pictures' squares of each recipe, one array after the other, and why the others are none."""
+    """A row: the readable images' squares of each recipe, one array after the other, and why the others are none."""
     arrays = [np.empty((len(entries), recipe.resolution, recipe.resolution, 3), np.uint8) for recipe in recipes]
     errors, lost = {}, ""
     for row, (entry, content) in enumerate(contents(entries, decoding)):

@@ -89,7 +89,7 @@ def _read(folder: Folder, group: int) -> Iterator[Record]:
 
 
 class _Checked:
-    """Looks at the records from the first picture on, as far as they are there without a gap: labels of another label set are
+    """Looks at the records from the first image on, as far as they are there without a gap: labels of another label set are
     found out early, as on one machine."""
 
     def __init__(self, folder: Folder, samples: Sequence[Sample], artifact: Artifact, force: bool) -> None:

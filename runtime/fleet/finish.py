@@ -53,7 +53,7 @@ def artifact_of(options: argparse.Namespace) -> Artifact:
     return artifact
 
 
-Seen = Callable[[int, int, List[Part]], None]  # pictures done, of how many, and what just got done
+Seen = Callable[[int, int, List[Part]], None]  # images done, of how many, and what just got done
 
 
 def finish(task: Task, folder: Folder, seen: Seen, fresh: bool) -> Tuple[Dict[str, Any], Groups]:
@@ -122,7 +122,7 @@ def _advance(
     folder.clear(missing)
     pictures = count - sum(stop - start for start, stop in map(groups.span, missing))
     if done:
-        print(f"{pictures} of {count} pictures are done already (--fresh begins anew)", file=sys.stderr)
+        print(f"{pictures} of {count} images are done already (--fresh begins anew)", file=sys.stderr)
     seen(pictures, count, [])
     job = job._replace(form=task.form(answering))
     parts = run_job(job, groups, missing, listing, recipes, task.fleet, share, answering)
@@ -171,7 +171,7 @@ def asked_of(task: Task) -> Dict[str, Any]:
 
 
 def own_folder(task: Task, kind: str) -> str:
-    """Where a job keeps what it has done when nobody names a folder: named by all that it depends on, its pictures' names too."""
+    """Where a job keeps what it has done when nobody names a folder: named by all that it depends on, its images' names too."""
     digest = hashlib.sha256(json.dumps(asked_of(task)).encode())
     for entry in task.entries():
         digest.update(f"{entry}\n".encode("utf-8", "surrogateescape"))

@@ -23,7 +23,7 @@ from .store import Store
 def infer(options: argparse.Namespace, fleet: Fleet) -> int:
     """What `python -m runtime.infer ... --ray` does; the exit status."""
     if options.time:
-        raise UserError("--time is for one machine: stages of pictures on many overlap.")
+        raise UserError("--time is for one machine: stages of images on many overlap.")
     if options.out and (options.json or options.csv):
         raise UserError("--out writes Parquet instead of lines: leave --json and --csv out.")
     artifact = artifact_of(options)
@@ -60,16 +60,16 @@ def _results(folder: Folder, groups: Groups) -> Iterator[Result]:
 
 def _summary(folder: Folder, groups: Groups, progress: Progress) -> int:
     bad = folder.unreadable(groups)
-    print(f"{groups.pictures - bad} pictures in {folder.store.location}/{RESULTS}")
+    print(f"{groups.pictures - bad} images in {folder.store.location}/{RESULTS}")
     if bad:
         print(f"{bad} unreadable, with the reason, in {folder.store.location}/{UNREADABLE}")
     if progress.rate:
-        print(f"{progress.rate:.1f} pictures a second", file=sys.stderr)
+        print(f"{progress.rate:.1f} images a second", file=sys.stderr)
     return 1 if bad else 0
 
 
 class Progress:
-    """Pictures done, and the time left."""
+    """Images done, and the time left."""
 
     def __init__(self, what: str) -> None:
         self.what, self.line, self.rate = what, Line(), 0.0

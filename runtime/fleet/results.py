@@ -1,4 +1,4 @@
-"""What a job leaves, as Parquet: results/ with a row for each picture, unreadable/ with a row for each that can't be used.
+"""What a job leaves, as Parquet: results/ with a row for each image, unreadable/ with a row for each that can't be used.
 
 A file for each group, named by it: written twice, it is the same file with the same bytes. A group counts as done when its
 file in results/ is there, which is written last.
@@ -44,7 +44,7 @@ def predicted(
     answers: Sequence[Answer],
     networks: Sequence[Classifier],
 ) -> Tuple[bytes, bytes]:
-    """A group as runtime.infer would print it: the tables of its results and of its unreadable pictures (see actor.Form)."""
+    """A group as runtime.infer would print it: the tables of its results and of its unreadable images (see actor.Form)."""
     good: List[Any] = []
     bad: List[Any] = []
     for position, (name, answer) in enumerate(zip(map(_text, names), answers), start):
@@ -76,7 +76,7 @@ def _parquet(kind: str, rows: Sequence[Any], facts: Dict[str, str]) -> bytes:
 
 
 class Row(NamedTuple):
-    """A picture of a finished job."""
+    """An image of a finished job."""
 
     position: int
     predictions: List[Prediction]
@@ -129,7 +129,7 @@ class Folder:
             if self.name(group) in there:
                 self.store.remove(f"{UNREADABLE}/{self.name(group)}")
 
-    # What a job is to do is written down first: after an interruption a picture keeps its place, whatever came or went.
+    # What a job is to do is written down first: after an interruption an image keeps its place, whatever came or went.
 
     def list(self, entries: Iterable[Entry]) -> int:
         """Writes the listing, a chunk in memory at a time; the number of entries."""
@@ -149,7 +149,7 @@ class Folder:
         return parquet.ParquetFile(pyarrow.BufferReader(raw)) if raw else None
 
     def rows(self, groups: Groups) -> Iterator[Tuple[Entry, Row]]:
-        """Every picture in order, of a finished job."""
+        """Every image in order, of a finished job."""
         listing = self.listing()
         assert listing is not None
         names = (entry for i in range(listing.num_row_groups) for entry in as_entries(listing.read_row_group(i)))
@@ -163,7 +163,7 @@ class Folder:
                 yield entry, row
 
     def unreadable(self, groups: Groups) -> int:
-        """Pictures in that table, of a finished job."""
+        """Images in that table, of a finished job."""
         there, count = self.store.names(UNREADABLE), 0
         for group in range(len(groups)):
             raw = self.store.read(f"{UNREADABLE}/{self.name(group)}") if self.name(group) in there else None

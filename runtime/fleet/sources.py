@@ -1,4 +1,4 @@
-"""Pictures as people have millions of them: folders, manifests, Parquet, object storage (any fsspec URL).
+"""Images as people have millions of them: folders, manifests, Parquet, object storage (any fsspec URL).
 
 `entries` names them one after the other, in an order that never changes, and holds none of them; `content` fetches one,
 on whichever node needs it.
@@ -17,24 +17,24 @@ from ..images.find import STANDARD_INPUT, SUFFIXES, below
 
 MANIFESTS = (".txt", ".csv", ".tsv")
 PATH_COLUMNS = ("file", "filename", "path", "url", "image", "image_path")  # where no --column is named
-_FILE = -1  # instead of a row: the picture is a file of its own
+_FILE = -1  # instead of a row: the image is a file of its own
 
 
 class Entry(NamedTuple):
-    """One picture, not read yet."""
+    """One image, not read yet."""
 
     name: str  # what errors and results call it
-    where: str  # absolute path or URL, of the picture or of the Parquet file that it lies in
+    where: str  # absolute path or URL, of the image or of the Parquet file that it lies in
     row: int = _FILE  # of the Parquet file
     column: str = ""  # of the Parquet file
 
 
 def entries(arguments: Sequence[str], column: Optional[str] = None) -> Iterator[Entry]:
-    """Every picture that `arguments` mean, in their order; a folder's sorted, as runtime.images.find has it.
+    """Every image that `arguments` mean, in their order; a folder's sorted, as runtime.images.find has it.
 
     Files, folders and quoted patterns as on one machine; .txt, .csv and .tsv are manifests; .parquet holds a column of
-    encoded pictures or of paths; and all of these may be URLs (s3://bucket/photos/). `column`: of a table.
-    Raises UserError for what has no pictures.
+    encoded images or of paths; and all of these may be URLs (s3://bucket/photos/). `column`: of a table.
+    Raises UserError for what has no images.
     """
     for argument in arguments:
         found = 0
@@ -42,7 +42,7 @@ def entries(arguments: Sequence[str], column: Optional[str] = None) -> Iterator[
             found += 1
             yield entry
         if not found:
-            what = "No file matches" if glob.has_magic(argument) else "There are no pictures in"
+            what = "No file matches" if glob.has_magic(argument) else "There are no images in"
             raise UserError(f"{what} {argument} ({' '.join(SUFFIXES)}).")
 
 
@@ -133,13 +133,13 @@ def choose_column(path: str, names: Sequence[str], usual: Sequence[str], column:
     found = next((each for name in usual for each in names if each.lower() == name), None)
     if found is None:
         raise UserError(
-            f"Which column of {path} has the pictures? It has {', '.join(names) or 'none'}: name one with --column."
+            f"Which column of {path} has the images? It has {', '.join(names) or 'none'}: name one with --column."
         )
     return found
 
 
 def _of_parquet(path: str, column: Optional[str]) -> Iterator[Entry]:
-    """A row each: encoded pictures in a column of bytes (or of structs with "bytes", as Hugging Face writes them), else paths."""
+    """A row each: encoded images in a column of bytes (or of structs with "bytes", as Hugging Face writes them), else paths."""
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -206,7 +206,7 @@ def contents(wanted: Sequence[Entry], decoding: Decoding) -> Iterator[Tuple[Entr
                 yield entry, entry.where if entry.row == _FILE else rows.content(entry)
 
 
-_AHEAD = 16  # pictures
+_AHEAD = 16  # images
 
 
 def _fetched(entry: Entry, limit: int) -> Union[bytes, ImageError]:
@@ -222,7 +222,7 @@ def _fetched(entry: Entry, limit: int) -> Union[bytes, ImageError]:
 
 
 class _Rows:
-    """Goes through the pictures of a Parquet file in order: a group of rows is in memory at a time, and only a part of it."""
+    """Goes through the images of a Parquet file in order: a group of rows is in memory at a time, and only a part of it."""
 
     def __init__(self) -> None:
         self.at: Tuple[str, str] = ("", "")

@@ -1,4 +1,4 @@
-"""A picture, whatever it comes as, to upright RGB pixels.
+"""An image, whatever it comes as, to upright RGB pixels.
 
 Nothing here changes a global of Pillow or of `warnings`, so any number of threads may call it.
 """
@@ -21,7 +21,7 @@ from . import formats
 Source = Union[str, "os.PathLike[str]", bytes, IO[bytes], Image.Image, np.ndarray]
 Margins = Tuple[float, float, float, float]  # px at the left, top, right and bottom
 
-_ORIENTATION = 0x0112  # EXIF 2.3, 4.6.4 A: how the stored picture must be turned to stand upright
+_ORIENTATION = 0x0112  # EXIF 2.3, 4.6.4 A: how the stored image must be turned to stand upright
 # The turn, and from which sides it brings the left, top, right and bottom
 _TURNS = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT, (2, 1, 0, 3)),
@@ -39,7 +39,7 @@ _ENOUGH = 2.5
 
 
 class Decoding(NamedTuple):
-    """How pictures are decoded, and what one may cost."""
+    """How images are decoded, and what one may cost."""
 
     exact: bool = False  # bit for bit what torchvision's preprocessing gives, whatever it takes
     max_bytes: int = 256 << 20  # of the encoded file
@@ -51,13 +51,13 @@ DECODING = Decoding()
 
 
 class ImageError(UserError):
-    """This one picture can't be used; the text names it and says why. Others of the same batch still can be."""
+    """This one image can't be used; the text names it and says why. Others of the same batch still can be."""
 
 
 def open_image(
     source: Source, name: str | None = None, decoding: Decoding = DECODING, at_least: int | None = None
 ) -> Image.Image:
-    """An upright, loaded picture of mode RGB, from a path, an encoded file (bytes or a binary stream), a PIL image, or
+    """An upright, loaded image of mode RGB, from a path, an encoded file (bytes or a binary stream), a PIL image, or
     a uint8 array [H,W], [H,W,1], [H,W,3] or [H,W,4] in the order RGB(A).
 
     EXIF orientation is applied, to PIL images too. Alpha is dropped, not blended, as `convert("RGB")` does for
@@ -65,10 +65,10 @@ def open_image(
     is taken; colour profiles are ignored. An RGB PIL image comes back itself, not copied. Errors call it `name`.
 
     A JPEG of which only `at_least` px are needed on the shorter side may come back smaller than it is, unless
-    `decoding.exact`; margins_of then tells what of it is the picture. PIL images come as they are, whatever they were.
+    `decoding.exact`; margins_of then tells what of it is the image. PIL images come as they are, whatever they were.
 
     Raises ImageError: no such file, not readable, empty, more bytes or (known before decoding) pixels than `decoding`
-    accepts or more seconds (docs/input.md says where that holds), not a picture in one of formats.FORMATS, truncated,
+    accepts or more seconds (docs/input.md says where that holds), not an image in one of formats.FORMATS, truncated,
     damaged, no pixels, float pixels, an array of another kind.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -92,14 +92,14 @@ def open_image(
     if hasattr(source, "read"):
         return _decode(source, name or str(getattr(source, "name", "stream")), decoding, at_least)
     raise ImageError(
-        f"{name or 'image'}: no picture can be made of type {type(source).__name__}: give a path, the bytes of an "
+        f"{name or 'image'}: no image can be made of type {type(source).__name__}: give a path, the bytes of an "
         "image file, a PIL image or a uint8 array."
     )
 
 
 def margins_of(image: Image.Image) -> Margins | None:
-    """Of a picture that `open_image` decoded at a fraction of its size: what is not picture at its sides, less than a px
-    each, because a fraction of a size is seldom whole. None for every other picture."""
+    """Of an image that `open_image` decoded at a fraction of its size: what is not image at its sides, less than a px
+    each, because a fraction of a size is seldom whole. None for every other image."""
     return getattr(image, "margins", None)
 
 
@@ -147,9 +147,7 @@ def _format(head: bytes, name: str) -> formats.Format:
             raise ImageError(f"{name}: not an image in a format that is read ({read}).")
         raise ImageError(f"{name}: a file in {other} format, which is not read: convert it to JPEG.")
     if not formats.supported(found):
-        raise ImageError(
-            f"{name}: a picture in {found.name} format, which this Pillow cannot read: convert it to JPEG."
-        )
+        raise ImageError(f"{name}: an image in {found.name} format, which this Pillow cannot read: convert it to JPEG.")
     return found
 
 
@@ -165,7 +163,7 @@ def _reduce(image: Image.Image, at_least: int) -> Margins | None:
 def _check_size(image: Image.Image, name: str, decoding: Decoding) -> None:
     width, height = image.size
     if width < 1 or height < 1:
-        raise ImageError(f"{name}: the picture has no pixels ({width} x {height}).")
+        raise ImageError(f"{name}: the image has no pixels ({width} x {height}).")
     if width * height > decoding.max_pixels:
         raise ImageError(
             f"{name}: {width} x {height} pixels are more than the {decoding.max_pixels} that are accepted: scale it down first."
@@ -175,7 +173,7 @@ def _check_size(image: Image.Image, name: str, decoding: Decoding) -> None:
 def _upright_rgb(image: Image.Image, margins: Margins | None, name: str) -> Image.Image:
     image.load()
     turn = None
-    with contextlib.suppress(Exception):  # damaged EXIF in a good picture: Pillow raises whatever that leads to
+    with contextlib.suppress(Exception):  # damaged EXIF in a good image: Pillow raises whatever that leads to
         # after load: a PNG may carry its EXIF behind the pixels, and a TIFF turns itself
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     image = _to_rgb(image, name)
@@ -192,11 +190,11 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode == "F":
-        raise ImageError(f"{name}: the pixels are floats of unknown range: save the picture with 8 or 16 bits.")
+        raise ImageError(f"{name}: the pixels are floats of unknown range: save the image with 8 or 16 bits.")
     if image.mode == "I" or image.mode.startswith("I;16"):  # convert() would clip at 255
         values = np.asarray(image)
         if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
-            raise ImageError(f"{name}: the pixels go beyond 16 bits: save the picture with 8 or 16 bits.")
+            raise ImageError(f"{name}: the pixels go beyond 16 bits: save the image with 8 or 16 bits.")
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if "transparency" in image.info:  # convert() would warn, and map a colour that is dropped anyway
         image = image.copy()
@@ -209,7 +207,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 def _from_array(array: np.ndarray, name: str, decoding: Decoding) -> Image.Image:
     if array.dtype != np.uint8 or not (array.ndim == 2 or array.ndim == 3 and array.shape[2] in (1, 3, 4)):
         raise ImageError(
-            f"{name}: an array of {array.dtype} {list(array.shape)} is not a picture: "
+            f"{name}: an array of {array.dtype} {list(array.shape)} is not an image: "
             "it takes uint8 (0..255) [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], channels in the order RGB."
         )
     if array.size == 0:
@@ -232,7 +230,7 @@ def _errors_named(name: str, decoding: Decoding) -> Iterator[None]:
         raise ImageError(
             f"{name}: decoding takes longer than the {decoding.max_seconds:g} s that are accepted."
         ) from error
-    except Image.DecompressionBombError as error:  # a tile or frame larger than the picture
+    except Image.DecompressionBombError as error:  # a tile or frame larger than the image
         raise ImageError(f"{name}: absurdly large ({error}).") from error
     except MemoryError as error:
         raise ImageError(f"{name}: decoding it takes more memory than there is.") from error

@@ -1,4 +1,4 @@
-"""Which pictures a command line means: files, folders, patterns, standard input."""
+"""Which images a command line means: files, folders, patterns, standard input."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ STANDARD_INPUT = "-"
 
 
 def find_pictures(arguments: Sequence[str]) -> List[Tuple[str, Union[str, IO[bytes]]]]:
-    """(name, source) of each picture that `arguments` mean, in their order; folders and patterns in sorted order.
+    """(name, source) of each image that `arguments` mean, in their order; folders and patterns in sorted order.
 
-    A folder gives every picture below it, a pattern that names no file is expanded, "-" is one encoded picture on
+    A folder gives every image below it, a pattern that names no file is expanded, "-" is one encoded image on
     standard input, not read yet. A file that does not exist is passed on, so that it is reported among the others.
-    Raises UserError for a folder or pattern without pictures: before any work is done.
+    Raises UserError for a folder or pattern without images: before any work is done.
     """
     pictures: List[Tuple[str, Union[str, IO[bytes]]]] = []
     for argument in arguments:
         if argument == STANDARD_INPUT:
             if sys.stdin is None:
-                raise UserError("There is no standard input to read a picture from: it is closed.")
+                raise UserError("There is no standard input to read an image from: it is closed.")
             pictures.append(("standard input", sys.stdin.buffer))
         elif os.path.isdir(argument):
-            pictures += _several(below(argument), f"The folder {argument} has no pictures ({' '.join(SUFFIXES)}).")
+            pictures += _several(below(argument), f"The folder {argument} has no images ({' '.join(SUFFIXES)}).")
         elif glob.has_magic(argument) and not os.path.exists(argument):
             found = (path for path in sorted(glob.glob(argument, recursive=True)) if os.path.isfile(path))
             pictures += _several(found, f"No file matches {argument}.")
@@ -38,7 +38,7 @@ def find_pictures(arguments: Sequence[str]) -> List[Tuple[str, Union[str, IO[byt
 
 
 def below(folder: str) -> Iterator[str]:
-    """Path of every picture in `folder` and below it, by its suffix, sorted; what is hidden (.thumbnails/) is left out.
+    """Path of every image in `folder` and below it, by its suffix, sorted; what is hidden (.thumbnails/) is left out.
 
     Raises UserError if one of the folders can't be read.
     """

@@ -25,11 +25,11 @@ class _State(NamedTuple):
 
 
 class Folder:
-    """The pictures that come to be in `path` and below it, in the order in which they were last written.
+    """The images that come to be in `path` and below it, in the order in which they were last written.
 
     By their suffix, as `runtime.images.find.below` has it; what is hidden (.upload.jpg, .thumbnails/) is left out. A file is
     taken when it is not empty and did not change for `settle` seconds; renamed into place it is complete anyway. It is
-    never taken twice, unless its content is written anew: then it is another picture. One that is deleted before it was
+    never taken twice, unless its content is written anew: then it is another image. One that is deleted before it was
     complete is forgotten. With `existing`, those that lie there already come first. Nothing is dropped.
     """
 
@@ -88,9 +88,9 @@ class Folder:
         return [path for _, path in sorted(ready)]
 
     def _look(self) -> Optional[Dict[str, _State]]:
-        """Every picture that is there; None if the folder is not. A folder below it that can't be read is told of once.
+        """Every image that is there; None if the folder is not. A folder below it that can't be read is told of once.
 
-        A folder that goes while it is looked at has not lost its pictures: they would be taken again when it is back.
+        A folder that goes while it is looked at has not lost its images: they would be taken again when it is back.
         """
         if not os.path.isdir(self.path):
             return None

@@ -1,4 +1,4 @@
-"""The picture formats that are read, told by their first bytes, and the file as Pillow's readers see it.
+"""The image formats that are read, told by their first bytes, and the file as Pillow's readers see it.
 
 Pillow itself tries some fifty readers on an unknown file. These few are what cameras and people's folders hold; all
 are self-contained, and none runs another program, as Pillow's reader of EPS does.
@@ -16,7 +16,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 HEAD = 64  # bytes that tell a format
-# A JPEG of one scan goes to libjpeg in pieces of this size, most photographs in one: 5 % quicker than in Pillow's 64 KiB.
+# A JPEG of one scan goes to libjpeg in pieces of this size, most images in one: 5 % quicker than in Pillow's 64 KiB.
 _PIECE = 8 << 20
 _SCAN = b"\xff\xda"  # marker of its start, which coded pixels can't contain
 
@@ -76,7 +76,7 @@ def supported(row: Format) -> bool:
 
 
 def open_header(row: Format, file: ClockedFile) -> ImageFile:
-    """The picture, of which only the header is read so far: what Image.open does, less its check of the size, which
+    """The image, of which only the header is read so far: what Image.open does, less its check of the size, which
     warns through the process's one warning filter and can't be raised without changing a global."""
     file.seek(0)
     reader = getattr(importlib.import_module(row.plugin), row.reader)
@@ -84,7 +84,7 @@ def open_header(row: Format, file: ClockedFile) -> ImageFile:
 
 
 class OverdueError(Exception):
-    """The picture takes too long."""
+    """The image takes too long."""
 
 
 class ClockedFile:
@@ -104,8 +104,8 @@ class ClockedFile:
 
 
 class PlainJpeg(JpegImageFile):
-    """A JPEG without its print resolution and without the further pictures of an MPO: Pillow looks for both in EXIF and
-    MPF on opening, and damage there would fail a good picture.
+    """A JPEG without its print resolution and without the further images of an MPO: Pillow looks for both in EXIF and
+    MPF on opening, and damage there would fail a good image.
 
     Of several scans libjpeg gets one at a time, so that the clock is looked at between them: each is a pass over all
     pixels, and an empty one takes ten bytes (issue LJT-01-003 of libjpeg-turbo).

@@ -1,4 +1,4 @@
-"""Where pictures come from that nobody lists beforehand: cameras, video files, folders into which files are put."""
+"""Where images come from that nobody lists beforehand: cameras, video files, folders into which files are put."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .decode import Source
 
 
 class Frame(NamedTuple):
-    """One picture to classify."""
+    """One image to classify."""
 
     about: Dict[str, Any]  # what its line says of it: {"frame": 17} or {"file": "door/17.jpg"}
     picture: Source

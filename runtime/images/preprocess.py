@@ -1,4 +1,4 @@
-"""From a picture, whatever it comes as, to the tensor that the network gets.
+"""From an image, whatever it comes as, to the tensor that the network gets.
 
 Calibration, evaluation, the benchmark and the runtime all call `preprocess`, so that they can't disagree.
 """
@@ -29,7 +29,7 @@ INPUTS = ("float32", "uint8")
 
 
 class Preprocessing(NamedTuple):
-    """What a checkpoint wants done to a picture; travels in the artifact's metadata."""
+    """What a checkpoint wants done to an image; travels in the artifact's metadata."""
 
     resolution: int  # side of the network's square input, px
     crop: float  # resolution / length that the shorter side is resized to, e.g. 0.875 = 224/256
@@ -56,7 +56,7 @@ def preprocess(
     decoding: Decoding = DECODING,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Picture to what the network takes of it, RGB, contiguous: open_image, resize_crop, normalize. float32 [3,
+    """Image to what the network takes of it, RGB, contiguous: open_image, resize_crop, normalize. float32 [3,
     resolution, resolution], or uint8 [resolution, resolution, 3] where `preprocessing.input` says so; written into `out`
     (a row of `preprocessing.empty(n)`) if that is given.
 
@@ -67,7 +67,7 @@ def preprocess(
 
 
 def resize_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """The network's square of an RGB picture: what torchvision's Resize and CenterCrop give on a PIL image.
+    """The network's square of an RGB image: what torchvision's Resize and CenterCrop give on a PIL image.
 
     The shorter side becomes `resize_to`, the middle is cut out, and what is missing (crop above 1) is black.
     """
@@ -89,7 +89,7 @@ def resize_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image
 
 
 def normalize(image: Image.Image, preprocessing: Preprocessing, out: np.ndarray | None = None) -> np.ndarray:
-    """RGB picture to (pixel/255 - mean) / std, float32 [3, H, W]; where the graph does that itself, to its pixels, uint8
+    """RGB image to (pixel/255 - mean) / std, float32 [3, H, W]; where the graph does that itself, to its pixels, uint8
     [H, W, 3]. Contiguous, and into `out` if that is given."""
     if preprocessing.input == "uint8":
         if out is None:
@@ -124,7 +124,7 @@ def _resize_middle(image: Image.Image, size: tuple[int, int], side: int, method:
     stop = start + side * scale
     if scale < 1:
         # In float32 a box around source pixel 25000 may be half an enlarged pixel off: count from nearer. But shrink
-        # the uncut picture, because from Pillow 13 on the sizes decide which of the two passes comes first.
+        # the uncut image, because from Pillow 13 on the sizes decide which of the two passes comes first.
         low, high = math.floor(start) - _WIDEST_FILTER - 1, math.ceil(stop) + _WIDEST_FILTER + 1
         low, high = max(0, low), min(image.size[axis], high)
         image = image.crop((low, 0, high, image.height) if axis == 0 else (0, low, image.width, high))
@@ -137,8 +137,8 @@ def _resize_middle(image: Image.Image, size: tuple[int, int], side: int, method:
 def _resize_reduced(
     image: Image.Image, margins: Margins, resize_to: int, side: int, method: Image.Resampling
 ) -> Image.Image:
-    """`resize_crop` of a picture decoded at a fraction, straight to what the crop keeps of it."""
-    lengths = [image.size[i] - margins[i] - margins[i + 2] for i in (0, 1)]  # the picture's own, by the fraction
+    """`resize_crop` of an image decoded at a fraction, straight to what the crop keeps of it."""
+    lengths = [image.size[i] - margins[i] - margins[i + 2] for i in (0, 1)]  # the image's own, by the fraction
     sizes = [int(resize_to * length / min(lengths)) for length in lengths]
     offsets = [_crop_offset(size, side) for size in sizes]
     starts = [max(0, offset) for offset in offsets]

@@ -1,4 +1,4 @@
-"""What a number of right answers is worth: intervals, and the comparison of two models on the same pictures."""
+"""What a number of right answers is worth: intervals, and the comparison of two models on the same images."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def wilson(right: int, n: int) -> Tuple[float, float]:
 
 
 def paired_difference(gained: int, lost: int, n: int) -> Tuple[float, float, float]:
-    """(difference of two accuracies on the same `n` pictures, and its 95 % interval), in -1..1.
+    """(difference of two accuracies on the same `n` images, and its 95 % interval), in -1..1.
 
-    `gained` pictures only the second model got right, `lost` only the first. The interval is Bonett and Price's (2012),
-    which does not shrink to nothing where no picture changed.
+    `gained` images only the second model got right, `lost` only the first. The interval is Bonett and Price's (2012),
+    which does not shrink to nothing where no image changed.
     """
     if n == 0:
         return 0.0, -1.0, 1.0

@@ -31,7 +31,7 @@ class Cold(NamedTuple):
 
 
 def cold_start(model: Path, backend: str, batch: int, threads: Optional[int] = None, runs: int = RUNS) -> Cold:
-    """Starts `runs` processes, one after another, each of which loads `model` and answers a batch of made-up pictures.
+    """Starts `runs` processes, one after another, each of which loads `model` and answers a batch of made-up images.
 
     Raises UserError with the process's own sentence if it fails.
     """
@@ -90,7 +90,7 @@ def main() -> int:
 
     from ..networks.classifier import Classifier
     from ..networks.opening import open_network
-    from .picture import made_up
+    from .image import made_up
 
     pictures: List[Any] = [made_up()] * options.batch
     network = open_network(options.model, backend=options.backend, threads=options.threads)

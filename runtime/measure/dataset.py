@@ -1,4 +1,4 @@
-"""Labelled pictures as people have them, and which of the model's classes their labels mean."""
+"""Labelled images as people have them, and which of the model's classes their labels mean."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..errors import UserError
 from ..images.find import below
 
 _SPLITS = {"train", "val", "valid", "validation", "test"}
-_MOST_BYTES = 256 << 20  # of a list of labels: ImageNet's for 1.3 million pictures has 40 MB
+_MOST_BYTES = 256 << 20  # of a list of labels: ImageNet's for 1.3 million images has 40 MB
 LABEL_FILES = ("labels.csv", "LOC_val_solution.csv", "val.txt")  # looked for in the folder itself
 
 
 class Sample(NamedTuple):
-    """One picture of a data set."""
+    """One image of a data set."""
 
     name: str  # relative to the data set's folder
     path: str
@@ -74,11 +74,11 @@ class ClassNames:
 
 
 def read_dataset(folder: Path, artifact: Artifact, labels: Optional[Path] = None) -> List[Sample]:
-    """The pictures of `folder` and what they show, as `artifact`'s classes, in a fixed order.
+    """The images of `folder` and what they show, as `artifact`'s classes, in a fixed order.
 
     Understood, in this order: the file `labels`; labels.csv, LOC_val_solution.csv or val.txt in the folder (see
-    `read_labels`); a folder for each class, called by index, wnid or name; pictures without labels.
-    Raises UserError if there is no picture, or labels are of another label set than the model's.
+    `read_labels`); a folder for each class, called by index, wnid or name; images without labels.
+    Raises UserError if there is no image, or labels are of another label set than the model's.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}.")
@@ -100,7 +100,7 @@ def read_dataset(folder: Path, artifact: Artifact, labels: Optional[Path] = None
         return samples
     paths = [(os.path.relpath(path, str(folder)), path) for path in below(str(folder))]
     if not paths:
-        raise UserError(f"The folder {folder} has no pictures.")
+        raise UserError(f"The folder {folder} has no images.")
     tops = {name.split(os.sep)[0] for name, _ in paths if os.sep in name}
     if not tops:
         return [Sample(name, path, None) for name, path in paths]
@@ -109,7 +109,7 @@ def read_dataset(folder: Path, artifact: Artifact, labels: Optional[Path] = None
     stray = next((name for name, _ in paths if os.sep not in name), None)
     if stray:
         raise UserError(
-            f"{folder} holds folders of classes and pictures beside them, {stray} say: which class are those?"
+            f"{folder} holds folders of classes and images beside them, {stray} say: which class are those?"
         )
     if tops <= _SPLITS:
         raise UserError(f"{folder} holds {' and '.join(sorted(tops))}: give one of them, {folder / max(tops)} say.")

@@ -1,4 +1,4 @@
-"""Accuracy on labelled pictures: a record of each as its answer comes, kept in a journal, and the figures that they make."""
+"""Accuracy on labelled images: a record of each as its answer comes, kept in a journal, and the figures that they make."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..networks.pipeline import Answer, overlapped
 from .accuracy import mcnemar, paired_difference, wilson
 from .dataset import Sample, read_dataset
 
-_SUSPICIOUS = 64  # labelled pictures without one hit in the top five: the labels must mean something else
+_SUSPICIOUS = 64  # labelled images without one hit in the top five: the labels must mean something else
 
 
 class Record(NamedTuple):
-    """What is kept of one picture."""
+    """What is kept of one image."""
 
     row: int  # in the data set
-    top: List[int]  # likeliest classes, best first; empty: the picture could not be read
+    top: List[int]  # likeliest classes, best first; empty: the image could not be read
     reference: Optional[int]  # the reference's class
     signal: float  # power of the reference's logits
     noise: float  # power of the difference of the logits
@@ -39,8 +39,8 @@ def evaluate(
 ) -> Dict[str, Any]:
     """Accuracy of `classifier` on `samples`, and against `reference` where there is one; see `summary` for the keys.
 
-    Streams: memory does not grow with the number of pictures but for a line each in `journal`, a file that lets an
-    interrupted evaluation go on where it stopped. Pictures that can't be read are counted and left out.
+    Streams: memory does not grow with the number of images but for a line each in `journal`, a file that lets an
+    interrupted evaluation go on where it stopped. Images that can't be read are counted and left out.
     Raises UserError if labels seem to be of another label set (unless `force`), or the two models' classes differ.
     """
     if reference:
@@ -72,7 +72,7 @@ def reference_path(reference: str, artifact: Artifact) -> Union[str, Path]:
 def read_samples(
     data: Path, artifact: Artifact, labels: Optional[Path] = None, limit: Optional[int] = None
 ) -> List[Sample]:
-    """The data set, or about `limit` pictures of it: every k-th."""
+    """The data set, or about `limit` images of it: every k-th."""
     samples = read_dataset(data, artifact, labels)
     if limit and limit < len(samples):
         step = len(samples) / limit
@@ -178,7 +178,7 @@ def _records(
 
 
 def record_of(row: int, answer: Answer) -> Record:
-    """What is kept of the networks' answer to the picture in `row`; of two, the second is the reference."""
+    """What is kept of the networks' answer to the image in `row`; of two, the second is the reference."""
     if answer.error is not None:
         return Record(row, [], None, 0.0, 0.0)
     logits = answer.logits[0]

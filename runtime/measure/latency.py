@@ -1,4 +1,4 @@
-"""How long the way from encoded pictures to classes takes, and each stage of it; several models in turns."""
+"""How long the way from encoded images to classes takes, and each stage of it; several models in turns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
     @property
     def throughput(self) -> float:
-        """Pictures a second, one batch after another."""
+        """Images a second, one batch after another."""
         return self.batch * 1e3 / self.total.mean
 
 

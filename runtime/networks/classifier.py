@@ -1,4 +1,4 @@
-"""Pictures in, classes out: the one object that programs and commands use."""
+"""Images in, classes out: the one object that programs and commands use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .network import BATCH, Network
 
 
 class Prediction(NamedTuple):
-    """One class that a picture may show."""
+    """One class that an image may show."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a prediction
     label: str
@@ -27,8 +27,8 @@ class Classifier(Network):
         classify("photo.jpg")                                   # -> [Prediction(index=281, label='tabby', ...), ...]
         classify(["a.jpg", open("b.png", "rb").read(), array])  # -> one such list each
 
-    Pictures are paths, encoded bytes, PIL images or uint8 arrays [H, W, 3], see runtime.images.decode.open_image.
-    Raises UserError if there is no such artifact or no backend for it, ImageError for a picture that can't be used.
+    Images are paths, encoded bytes, PIL images or uint8 arrays [H, W, 3], see runtime.images.decode.open_image.
+    Raises UserError if there is no such artifact or no backend for it, ImageError for an image that can't be used.
     """
 
     head = CLASSIFIER
@@ -45,7 +45,7 @@ class Classifier(Network):
     def __call__(self, images: Union[List[Source], Tuple[Source, ...]], top: int = 5) -> List[List[Prediction]]: ...
 
     def __call__(self, images: Any, top: int = 5) -> Any:
-        """The `top` likeliest classes, best first, of one picture, or of each in a list or tuple."""
+        """The `top` likeliest classes, best first, of one image, or of each in a list or tuple."""
         if not isinstance(images, (list, tuple)):
             return self.predictions(self.logits(self.preprocess(images)), top)[0]
         found: List[List[Prediction]] = []

@@ -1,4 +1,4 @@
-"""A picture among its neighbours, drawn with Pillow alone."""
+"""An image among its neighbours, drawn with Pillow alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..printable import printable
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MOST = 400  # cells: 20 x 20 of them are 33 megapixels
-_CELL, _GAP, _SIZE = 240, 16, 15  # px: of a picture's square, around it, of the letters
+_CELL, _GAP, _SIZE = 240, 16, 15  # px: of an image's square, around it, of the letters
 _LINE = 20  # px from one line of text to the next
 _PAPER, _FRAME, _INK, _FAINT = (255, 255, 255), (233, 233, 236), (24, 24, 28), (110, 110, 118)
 
@@ -35,7 +35,7 @@ _FONTS = (
 
 
 class Cell(NamedTuple):
-    """One picture of the sheet."""
+    """One image of the sheet."""
 
     path: str
     title: str  # "0.913"
@@ -43,8 +43,8 @@ class Cell(NamedTuple):
 
 
 def contact_sheet(query: Cell, neighbours: Sequence[Cell], suffix: str, decoding: Decoding = DECODING) -> bytes:
-    """An encoded picture in the format of `suffix` (one of FORMATS): `query` large at the left, `neighbours` in rows beside it,
-    best first. A picture that can't be read any more leaves an empty frame that says so."""
+    """An encoded image in the format of `suffix` (one of FORMATS): `query` large at the left, `neighbours` in rows beside it,
+    best first. An image that can't be read any more leaves an empty frame that says so."""
     columns = max(1, math.ceil(math.sqrt(len(neighbours))))
     rows = max(1, math.ceil(len(neighbours) / columns))
     large = _CELL if rows == 1 else _CELL * 3 // 2
@@ -70,7 +70,7 @@ def require_format(path: str, suffix: str, count: int) -> None:
     if suffix.lower() not in FORMATS:
         raise UserError(f"{path}: a contact sheet is written as one of {', '.join(FORMATS)}.")
     if count > MOST:
-        raise UserError(f"{count} pictures are too many for a contact sheet: at most {MOST}.")
+        raise UserError(f"{count} images are too many for a contact sheet: at most {MOST}.")
 
 
 def _draw(sheet: Image.Image, draw: Any, cell: Cell, x: int, y: int, side: int, decoding: Decoding) -> None:

@@ -12,7 +12,7 @@ from .network import BATCH, Network
 
 
 class Embedder(Network):
-    """Pictures to vectors that are near each other where the pictures look alike, from `make export HEAD=embedding`.
+    """Images to vectors that are near each other where the images look alike, from `make export HEAD=embedding`.
 
     embed = Embedder("artifacts/b0-embedding/b0-embedding.fp32.onnx")    # or Embedder(variant="b0-embedding")
     one, other = embed(["a.jpg", "b.jpg"])                               # float32 [2, 1280], each of length 1
@@ -22,7 +22,7 @@ class Embedder(Network):
     head = EMBEDDING
 
     def __call__(self, images: Union[Source, Sequence[Source]], raw: bool = False) -> np.ndarray:
-        """float32 [C] of one picture, [N, C] of a list or tuple; of length 1, or with `raw` as the network gives it."""
+        """float32 [C] of one image, [N, C] of a list or tuple; of length 1, or with `raw` as the network gives it."""
         several: Sequence[Any] = images if isinstance(images, (list, tuple)) else [images]
         rows = np.empty((len(several), self.artifact.outputs[0].channels), np.float32)
         for start in range(0, len(several), BATCH):

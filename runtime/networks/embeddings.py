@@ -1,4 +1,4 @@
-"""Embeddings of pictures in a file, which knows the network that made them, and the nearest of them.
+"""Embeddings of images in a file, which knows the network that made them, and the nearest of them.
 
 `photos.npy` is a plain float32 array [N, C] and `photos.npy.json` beside it has the facts and the N file names; a Parquet
 file has both in itself: columns `file` and `embedding`, the facts in the schema's metadata.
@@ -44,7 +44,7 @@ class Origin(NamedTuple):
 
 
 class Embeddings(NamedTuple):
-    """Pictures and their vectors."""
+    """Images and their vectors."""
 
     files: List[str]  # as they were named
     rows: np.ndarray  # float32 [N, C]
@@ -62,7 +62,7 @@ class Neighbour(NamedTuple):
 
 
 def nearest(embeddings: Embeddings, vector: np.ndarray, count: int, query: Optional[str] = None) -> List[Neighbour]:
-    """The `count` pictures whose embeddings have the largest cosine similarity to `vector` [C], best first. The file `query`
+    """The `count` images whose embeddings have the largest cosine similarity to `vector` [C], best first. The file `query`
     itself is left out; a copy of it is not."""
     direction = unit(vector[None])[0]
     parts = [embeddings.rows[start : start + _PIECE] for start in range(0, len(embeddings.rows), _PIECE)]
@@ -93,7 +93,7 @@ def require_same(embeddings: Embeddings, artifact: Artifact, path: Path) -> None
     raise UserError(
         f"{path} was made by {made.variant} {made.precision} (sha256 {made.artifact_sha256[:12]}), and {artifact.path} is "
         f"{artifact.variant} {artifact.precision} (sha256 {artifact.metadata.get('sha256', '')[:12]}): their embeddings can't be "
-        "compared. Name the artifact that made it with --model, or embed the pictures again."
+        "compared. Name the artifact that made it with --model, or embed the images again."
     )
 
 

@@ -12,7 +12,7 @@ from .network import Network
 
 
 class Features(Network):
-    """Pictures to maps of features, for detection and segmentation, from `make export HEAD=features`.
+    """Images to maps of features, for detection and segmentation, from `make export HEAD=features`.
 
     maps = Features("artifacts/b1-features/b1-features.fp32.onnx")("photo.jpg")
     maps["stride8"]                                                      # float32 [1, 40, 30, 30]
@@ -21,7 +21,7 @@ class Features(Network):
     head = FEATURES
 
     def __call__(self, images: Union[Source, Sequence[Source]]) -> Dict[str, np.ndarray]:
-        """A map [N, C, H, W] by name, finest first. All pictures are one batch: of many, maps fill the memory."""
+        """A map [N, C, H, W] by name, finest first. All images are one batch: of many, maps fill the memory."""
         return self.maps(self.preprocess(images))
 
     def maps(self, batch: np.ndarray) -> Dict[str, np.ndarray]:

@@ -22,13 +22,13 @@ from ..images.decode import DECODING, Decoding, Source
 from ..images.preprocess import preprocess
 
 Self = TypeVar("Self", bound="Network")
-BATCH = 8  # pictures a list is cut into: the CPU gains nothing from more, and memory stays small
+BATCH = 8  # images a list is cut into: the CPU gains nothing from more, and memory stays small
 
 
 class Network:
     """What the kinds of networks have in common; several threads may call one, if the backend allows it.
 
-    Pictures are paths, encoded bytes, PIL images or uint8 arrays [H, W, 3], see runtime.images.decode.open_image.
+    Images are paths, encoded bytes, PIL images or uint8 arrays [H, W, 3], see runtime.images.decode.open_image.
     """
 
     head = ""  # the one of runtime.artifacts.artifact.HEADS that an artifact must have
@@ -75,7 +75,7 @@ class Network:
         raise UserError(f"{artifact.path} gives {gives}, no {self.head}. {remedy}")
 
     def preprocess(self, images: Union[Source, Sequence[Source]]) -> np.ndarray:
-        """What the network gets for one picture or a list of them: float32 [N, 3, resolution, resolution], or uint8 [N,
+        """What the network gets for one image or a list of them: float32 [N, 3, resolution, resolution], or uint8 [N,
         resolution, resolution, 3] where the artifact's preprocessing says so."""
         several = images if isinstance(images, (list, tuple)) else [images]
         recipe = self.artifact.preprocessing
@@ -98,7 +98,7 @@ class Network:
             sizes, kind = ", ".join(map(str, wanted.shape[1:])), type(self).__name__
             raise UserError(
                 f"{self.artifact.path} takes a batch of {wanted.dtype} [N, {sizes}], not {batch.dtype} {list(batch.shape)}: "
-                f"{kind}.preprocess makes one of pictures."
+                f"{kind}.preprocess makes one of images."
             )
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
-"""Pictures through a network with reading, decoding and the network overlapped: in order, in bounded memory.
+"""Images through a network with reading, decoding and the network overlapped: in order, in bounded memory.
 
 Readers (threads) take the items one after the other, decode each and write it into its row of a batch; lanes (threads)
 run the network on the batches that are complete; whoever iterates gets the answers in the order of the items. Pillow
 and the backends let go of Python's lock while they work, so threads will do.
 
-Which pictures share a batch depends on their order alone, never on what was ready first: the same pictures give the
+Which images share a batch depends on their order alone, never on what was ready first: the same images give the
 same logits every time.
 """
 
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 
 STAGES = ("decode", "resize", "normalise", "network")
 MOST_LANES = 8  # each holds the activations of a batch
-_LEAVING = 5.0  # seconds that a thread is waited for at the end; decoding a picture has a limit of its own
+_LEAVING = 5.0  # seconds that a thread is waited for at the end; decoding an image has a limit of its own
 _TICK = 0.5  # seconds; only Windows needs it, where Ctrl-C does not end an endless wait
 
 
 class Squares(list):
-    """A picture that was decoded elsewhere: what `squares` makes of it, for each recipe."""
+    """An image that was decoded elsewhere: what `squares` makes of it, for each recipe."""
 
 
 Opener = Callable[[Any], Optional[Tuple[Union[Source, Squares], Optional[str]]]]
@@ -59,9 +59,9 @@ class Answer(NamedTuple):
     """What came of one item."""
 
     item: Any
-    logits: Tuple[np.ndarray, ...]  # float32 [classes] of each network; () without a picture
+    logits: Tuple[np.ndarray, ...]  # float32 [classes] of each network; () without an image
     error: Optional[ImageError]
-    milliseconds: Dict[str, float]  # by stage, of the network its share of the batch; {} without a picture
+    milliseconds: Dict[str, float]  # by stage, of the network its share of the batch; {} without an image
 
 
 def lanes_here() -> int:
@@ -70,7 +70,7 @@ def lanes_here() -> int:
 
 
 def recipes_of(artifacts: Sequence[Artifact]) -> List[Preprocessing]:
-    """What is to be made of each picture: the artifacts' preprocessings, each once."""
+    """What is to be made of each image: the artifacts' preprocessings, each once."""
     recipes = [artifact.preprocessing for artifact in artifacts]
     return [recipe for i, recipe in enumerate(recipes) if recipe not in recipes[:i]]
 
@@ -78,7 +78,7 @@ def recipes_of(artifacts: Sequence[Artifact]) -> List[Preprocessing]:
 def squares(
     source: Source, name: Optional[str], recipes: Sequence[Preprocessing], decoding: Decoding = DECODING
 ) -> Iterator[Tuple[Image.Image, List[float]]]:
-    """For each recipe its square of the picture, and when decoding began, had ended, and cutting had. Raises ImageError."""
+    """For each recipe its square of the image, and when decoding began, had ended, and cutting had. Raises ImageError."""
     image, size = None, None
     for recipe in recipes:
         clock = [time.perf_counter()]
@@ -91,7 +91,7 @@ def squares(
 
 
 def grown(batch: int) -> int:
-    """Pictures in the batches with which `growing` begins, before those of `batch`."""
+    """Images in the batches with which `growing` begins, before those of `batch`."""
     size, pictures = 1, 0
     while size < batch:
         pictures, size = pictures + size, min(2 * size, batch)
@@ -109,15 +109,15 @@ def overlapped(
     growing: bool = False,
     alone: Callable[[Any], bool] = lambda item: False,
 ) -> Generator[Answer, None, None]:
-    """An Answer for each of `items`, in their order. `networks`: one or several that answer to the same pictures.
+    """An Answer for each of `items`, in their order. `networks`: one or several that answer to the same images.
 
     `items` is asked for the next only when there is room, from another thread, and may take as long as it likes.
-    `opened(item)` gives the picture (or its Squares) and the name that errors call it, or None for an item that only keeps
-    its place; it is called in threads. `batch`: pictures a run, None for what the backends gain from. `growing` begins with
+    `opened(item)` gives the image (or its Squares) and the name that errors call it, or None for an item that only keeps
+    its place; it is called in threads. `batch`: images a run, None for what the backends gain from. `growing` begins with
     one, so that the first answer comes at once; an item that is to be `alone` (a pipe: nobody knows when it comes) is a batch of
     its own. `readers`: threads that decode, None for one a core.
 
-    An ImageError is part of its picture's answer. Whatever else `items`, `opened` or a network raise is raised here,
+    An ImageError is part of its image's answer. Whatever else `items`, `opened` or a network raise is raised here,
     after the batches before it. Closing the iterator, or an error in whoever iterates, ends all threads.
     """
     work, batch = _Work(networks, opened, decoding), batch or min(network.backend.batch for network in networks)
@@ -139,8 +139,8 @@ def overlapped(
 def one_by_one(
     networks: Sequence[Network], items: Iterable[Any], opened: Opener, *, decoding: Decoding = DECODING
 ) -> Generator[Answer, None, None]:
-    """As `overlapped`, but each picture the whole way before the next, in this thread: the shortest way for a single
-    picture and for a camera's newest frame, and the only way to tell what each stage takes by itself."""
+    """As `overlapped`, but each image the whole way before the next, in this thread: the shortest way for a single
+    image and for a camera's newest frame, and the only way to tell what each stage takes by itself."""
     work = _Work(networks, opened, decoding)
     buffers = work.buffers(1)
     for item in items:
@@ -151,14 +151,14 @@ def one_by_one(
 
 
 class _Batch:
-    """Pictures that are run together, from the first that is asked for to the last that is answered."""
+    """Images that are run together, from the first that is asked for to the last that is answered."""
 
     def __init__(self, buffers: List[np.ndarray], size: int) -> None:
         self.buffers = buffers  # one for each kind of preprocessing
         self.size = size
         self.items: List[Any] = []
         self.errors: List[Optional[ImageError]] = []
-        self.clocks: List[List[float]] = []  # when each stage began and the last ended; []: no picture
+        self.clocks: List[List[float]] = []  # when each stage began and the last ended; []: no image
         self.reading = 0
         self.full = self.started = self.done = False
         self.network_ms = 0.0
@@ -183,7 +183,7 @@ class _Batch:
 
 
 class _Work:
-    """What is done to a picture, whoever does it."""
+    """What is done to an image, whoever does it."""
 
     def __init__(self, networks: Sequence[Network], opened: Opener, decoding: Decoding) -> None:
         self.networks, self.opened, self.decoding = networks, opened, decoding
@@ -210,7 +210,7 @@ class _Work:
             batch.errors[row], batch.clocks[row] = error, []
 
     def infer(self, batch: _Batch) -> None:
-        """Runs the networks on the rows that are pictures."""
+        """Runs the networks on the rows that are images."""
         rows = [row for row, clock in enumerate(batch.clocks) if clock]
         if not rows:
             return

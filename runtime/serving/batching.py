@@ -1,4 +1,4 @@
-"""How many pictures Triton runs at once and how long one may wait for others: from a measured sweep, else a stated default."""
+"""How many images Triton runs at once and how long one may wait for others: from a measured sweep, else a stated default."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..sweep.rows import Report, Row
 
-_GAIN = 0.97  # a batch is worth it where a picture takes at most this share of what it takes in the next smaller one
+_GAIN = 0.97  # a batch is worth it where an image takes at most this share of what it takes in the next smaller one
 _NETWORK = ("copy in", "compute", "copy out", "launch")  # stages of a sweep's row that are the network's
 
 
 class Batching(NamedTuple):
     """What a model's dynamic batcher is told."""
 
-    most: int  # pictures at once, and in one request
+    most: int  # images at once, and in one request
     preferred: Tuple[int, ...]  # () leaves it to Triton: whatever waits, up to `most`
-    delay_us: int  # that a picture waits at most for others
-    dynamic: bool  # whether pictures of several requests are run together
+    delay_us: int  # that an image waits at most for others
+    dynamic: bool  # whether images of several requests are run together
     why: str  # in words, for the comment in config.pbtxt
 
 
 # Batches that engines are built for unless told otherwise (runtime.backends.tensorrt.options), and more than which the
-# CPU gains nothing from. The delay is below a tenth of what one picture takes whole way on any machine seen here.
+# CPU gains nothing from. The delay is below a tenth of what one image takes whole way on any machine seen here.
 DEFAULT = Batching(
     8, (), 500, True, "a default, not measured: a sweep with BATCH=1,8 and SWEEP=reports/NAME gives measured ones"
 )
@@ -61,7 +61,7 @@ def batching_of(
     noisy = ", on a noisy machine" if any(row.get("noisy") for *_, row in curve) else ""
     what = "network" if network else "JPEG bytes to classes"
     where = first[2].get("backend") or first[2]["backend_name"]
-    told = f"{report.name}, {where}: ms a picture ({what}) by batch {figures}{noisy}"
+    told = f"{report.name}, {where}: ms an image ({what}) by batch {figures}{noisy}"
     if best[0] == first[0]:
         return Batching(largest, (), 0, False, f"off, since batches gain nothing in {told}")
     saved = first[1] / first[0] - best[1] / best[0]  # ms: who waits longer loses more than the batch gives back

@@ -1,4 +1,4 @@
-"""A Triton server as seen from a client: its models, pictures to classes, and what went wrong in a sentence.
+"""A Triton server as seen from a client: its models, images to classes, and what went wrong in a sentence.
 
 Needs tritonclient, imported at first use: pip install 'tritonclient[http,grpc]'.
 """
@@ -49,7 +49,7 @@ class RequestError(ServerError):
 
 
 class Answered(NamedTuple):
-    """What came of one picture."""
+    """What came of one image."""
 
     predictions: List[Prediction]  # [] with an error
     error: str
@@ -87,7 +87,7 @@ class Server:
         return found.get("config", found)
 
     def model(self, name: Optional[str] = None) -> Tuple[str, Dict[str, Any]]:
-        """Name and config.pbtxt of a model that takes pictures and gives classes; without a name, of the only one.
+        """Name and config.pbtxt of a model that takes images and gives classes; without a name, of the only one.
 
         Raises UserError if there is none such, and says which there are.
         """
@@ -107,11 +107,11 @@ class Server:
             raise ServerError(f"The model '{name}' at {self.host} is not ready: {why}.")
         config = self.config(name)
         if not {each for each, *_ in CLASSES} <= {each["name"] for each in config.get("output", ())}:
-            raise UserError(f"The model '{name}' at {self.host} does not take pictures and give classes: {there}.")
+            raise UserError(f"The model '{name}' at {self.host} does not take images and give classes: {there}.")
         return name, config
 
     def classify(self, model: str, picture: bytes, top: int, name: str) -> Answered:
-        """The `top` likeliest classes of an encoded picture, which errors call `name`.
+        """The `top` likeliest classes of an encoded image, which errors call `name`.
 
         Raises RequestError if the server can't answer this, ServerError if it can't be reached, in all attempts.
         """

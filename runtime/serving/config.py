@@ -10,7 +10,7 @@ from .pbtxt import COMMENT, Word
 
 STRING, FP32, INT32, UINT8 = (Word(f"TYPE_{name}") for name in ("STRING", "FP32", "INT32", "UINT8"))
 
-# Pictures in, classes out: what every model that a client talks to takes and gives. -1: as many as `top` asks for.
+# Images in, classes out: what every model that a client talks to takes and gives. -1: as many as `top` asks for.
 PICTURES = (("images", STRING, (1,)),)
 CLASSES = (
     ("class", INT32, (-1,)),
@@ -77,7 +77,7 @@ def classify(
 ) -> Dict[str, Any]:
     """The model that holds preprocessing and a backend of this project."""
     return {
-        **_comment(artifact, "encoded pictures to classes, preprocessing and network in one process"),
+        **_comment(artifact, "encoded images to classes, preprocessing and network in one process"),
         **_head(name_of(artifact.variant, "python"), "python", batching.most, PICTURES, CLASSES),
         **_batcher(batching),
         "instance_group": _instances("python", device, instances),
@@ -157,7 +157,7 @@ def ensemble(network: Network, batching: Batching, kind: str) -> Dict[str, Any]:
         ("postprocess", {"logits": "answered", "error": "unread"}, {name: name for name, *_ in CLASSES}),
     )
     return {
-        **_comment(network.artifact, f"encoded pictures to classes, the network is {name_of(variant, kind)}"),
+        **_comment(network.artifact, f"encoded images to classes, the network is {name_of(variant, kind)}"),
         "name": name_of(variant, "ensemble"),
         "platform": "ensemble",
         "max_batch_size": batching.most,
@@ -211,7 +211,7 @@ def _tensors(tensors: Tensors) -> List[Dict[str, Any]]:
 
 
 def _batcher(batching: Batching) -> Dict[str, Any]:
-    """Without a queue policy: Triton 2.51 lets pictures lie for half a second now and then where one is set, which took the
+    """Without a queue policy: Triton 2.51 lets images lie for half a second now and then where one is set, which took the
     throughput of six clients to a third (docs/triton.md)."""
     why = f"{COMMENT}Batching: {batching.why}."
     if not batching.dynamic:
@@ -235,7 +235,7 @@ def _versions() -> Dict[str, Any]:
 
 
 def _warmups(batching: Batching, takes: Tensors, files: Dict[str, str]) -> List[Dict[str, Any]]:
-    """A run of one picture and a run of the largest batch, before the model is called ready."""
+    """A run of one image and a run of the largest batch, before the model is called ready."""
     warmups = []
     for size in sorted({1, batching.most}):
         inputs = []

@@ -1,6 +1,6 @@
-"""What Triton's Python backend runs: pictures to classes, or the steps before and after a network that Triton runs itself.
+"""What Triton's Python backend runs: images to classes, or the steps before and after a network that Triton runs itself.
 
-Every row is answered: a picture that can't be read has its reason in `error`, class -1 and probability 0, and the other
+Every row is answered: an image that can't be read has its reason in `error`, class -1 and probability 0, and the other
 rows of its request and batch are as good as without it. A request parameter `top` (5) says how many classes come back.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..networks.classifier import Prediction
 
 TOP = 5
-PICTURE = "picture"  # what errors call it: only the client knows its name
+PICTURE = "image"  # what errors call it: only the client knows its name
 FACTS = "facts.onnx"  # an artifact's metadata, without its network
 
 Rows = Sequence[bytes]
@@ -54,7 +54,7 @@ class TritonPythonModel:
 
 
 class Classify:
-    """Encoded pictures to classes, on any backend of this project."""
+    """Encoded images to classes, on any backend of this project."""
 
     def __init__(self, folder: Path, parameters: Dict[str, str]) -> None:
         threads = int(parameters["threads"]) if parameters.get("threads") else None
@@ -89,7 +89,7 @@ class Classify:
 
 
 class Preprocess:
-    """Encoded pictures to what the network takes; in place of one that can't be read, zeros and its error."""
+    """Encoded images to what the network takes; in place of one that can't be read, zeros and its error."""
 
     def __init__(self, folder: Path, parameters: Dict[str, str]) -> None:
         self.readers = _Readers(read_artifact(folder / FACTS))
@@ -135,7 +135,7 @@ class _Labelled(Classifier):
 
 
 class _Readers:
-    """Threads that decode the pictures of a batch."""
+    """Threads that decode the images of a batch."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.recipe = artifact.preprocessing

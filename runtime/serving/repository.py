@@ -182,7 +182,7 @@ def _told_of(model: Model) -> str:
 
 
 def _network_of(artifact: Artifact) -> Network:
-    """Raises UserError for a graph whose number of pictures is fixed: Triton can't batch for it."""
+    """Raises UserError for a graph whose number of images is fixed: Triton can't batch for it."""
     from ..artifacts.third_party import ends_of
 
     inputs, outputs = ends_of(artifact.path)
@@ -218,7 +218,7 @@ def _tensorrt(network: Network, batching: Batching) -> Model:
     read_engine(engine, manifest)
     least, best, most = manifest.options.batch
     if least != 1:
-        raise UserError(f"{engine} takes no less than {least} pictures at once: build it with BATCH=1,8,32.")
+        raise UserError(f"{engine} takes no less than {least} images at once: build it with BATCH=1,8,32.")
     preferred = tuple(size for size in batching.preferred if size <= most) or ((best,) if best > 1 else ())
     batching = batching._replace(most=most, preferred=preferred, why=f"{batching.why}; the engine takes at most {most}")
     told = f"TensorRT {manifest.version}, {manifest.gpu}, {manifest.capability}, batch {manifest.options.batch}"
@@ -274,7 +274,7 @@ def _labels(artifact: Artifact) -> Dict[str, bytes]:
 
 
 def _warmup() -> Dict[str, bytes]:
-    """A JPEG of no photograph, as Triton's warm-up reads strings: length in four bytes, then content."""
+    """A JPEG of no image, as Triton's warm-up reads strings: length in four bytes, then content."""
     ramp = Image.linear_gradient("L").resize((640, 480))
     encoded = io.BytesIO()
     Image.merge("RGB", [ramp, ramp.transpose(Image.Transpose.FLIP_LEFT_RIGHT), ramp]).save(encoded, "JPEG", quality=90)

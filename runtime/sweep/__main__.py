@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..fleet.options import add_fleet_options, fleet_of, require_ray
 from ..printable import printable
 from ..whole_file import write_whole
-from . import picture
+from . import chart
 from .choose import LIMITS, choose
 from .page import page
 from .plan import Plan, backends_of, batches_of, foreign_of, precisions_of, variants_of
@@ -70,11 +70,11 @@ def write_report(report: Report, folder: Path) -> List[str]:
     instead = (
         "There is no picture: nothing is known of any accuracy. DATA= a folder of labelled photographs has it measured."
     )
-    if picture.can_draw(report.rows):
+    if chart.can_draw(report.rows):
         try:
-            drawn = {"sweep.png": picture.png(report.rows), "sweep.svg": picture.svg(report.rows).encode()}
-            sizes = (("wide", picture.WIDE), ("narrow", picture.NARROW))
-            pictures = [picture.svg_for_page(report.rows, size, name) for name, size in sizes]
+            drawn = {"sweep.png": chart.png(report.rows), "sweep.svg": chart.svg(report.rows).encode()}
+            sizes = (("wide", chart.WIDE), ("narrow", chart.NARROW))
+            pictures = [chart.svg_for_page(report.rows, size, name) for name, size in sizes]
         except UserError as error:
             instead = f"There is no picture. {error}"
     if not drawn:

@@ -50,9 +50,7 @@ def choose(report: Report, limits: Dict[str, float], batch: Optional[int] = None
         f"why                 {why} {len(known)} measured",
     ]
     if best["top1_interval"][0] < limits.get("min_top1", 0):
-        lines.append(
-            f"beware              on so few pictures its top-1 may be {best['top1_interval'][0]:.1f} % as well"
-        )
+        lines.append(f"beware              on so few images its top-1 may be {best['top1_interval'][0]:.1f} % as well")
     if best["noisy"]:
         lines.append("beware              its latency was measured on a noisy machine")
     better = [row for row in known if row["top1"] > best["top1"]]
@@ -100,9 +98,7 @@ def _nearest(rows: Sequence[Row], limits: Dict[str, float]) -> List[str]:
 
 
 def _nothing_measured(rows: Sequence[Row], limits: Dict[str, float]) -> List[str]:
-    lines = [
-        "No accuracy was measured, so none can be chosen: run the sweep with DATA= a folder of labelled photographs."
-    ]
+    lines = ["No accuracy was measured, so none can be chosen: run the sweep with DATA= a folder of labelled images."]
     others = {name: bound for name, bound in limits.items() if name != "min_top1"}
     known = [(found.top1, row) for row in rows if (found := accuracy(row))]
     fitting = [(top1, row) for top1, row in known if not _broken(row, others) and top1 >= limits.get("min_top1", 0)]
@@ -119,7 +115,7 @@ def _figures(row: Row) -> str:
     joules = f", {row['joules_per_image']:.3g} J an image" if row.get("joules_per_image") is not None else ""
     return (
         f"{total['p50']:.2f} ms (p99 {total['p99']:.2f}), top-1 {row['top1']:.1f} % ({low:.1f} to {high:.1f}, "
-        f"{row['pictures']} pictures), {row['file_mb']:.1f} MB{joules}"
+        f"{row['pictures']} images), {row['file_mb']:.1f} MB{joules}"
     )
 
 

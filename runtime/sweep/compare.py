@@ -45,7 +45,7 @@ class Pair(NamedTuple):
         if self.a.get("top1") is None or self.b.get("top1") is None:
             return ""
         if (self.a["data"], self.a["pictures"]) != (self.b["data"], self.b["pictures"]):
-            return "other pictures"
+            return "other images"
         a, b = self.a["top1_interval"], self.b["top1_interval"]
         if a[0] <= b[1] and b[0] <= a[1]:
             return SAME

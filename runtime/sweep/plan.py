@@ -33,9 +33,9 @@ class Plan(NamedTuple):
     backends: List[str]  # ["auto"], or names
     batches: List[int]
     foreign: List[Foreign]
-    data: Optional[Path]  # labelled pictures; None: accuracy is not measured
-    limit: Optional[int]  # pictures of `data`, about
-    calib: Optional[Path]  # photographs for artifacts in INT8 that are missing
+    data: Optional[Path]  # labelled images; None: accuracy is not measured
+    limit: Optional[int]  # images of `data`, about
+    calib: Optional[Path]  # images for artifacts in INT8 that are missing
     images: Optional[Path]  # that latency is measured on
     random: bool  # random weights
     seconds: Optional[float]  # of measuring latency

@@ -57,7 +57,7 @@ class Accuracy(NamedTuple):
 
 
 def milliseconds(row: Row) -> Optional[float]:
-    """Median time for one batch from encoded pictures to answers; None if it failed."""
+    """Median time for one batch from encoded images to answers; None if it failed."""
     return row["total"]["p50"] if "total" in row else None
 
 

@@ -47,7 +47,7 @@ def sweep(plan: Plan, folder: Path, say: Say, fresh: bool = False, fleet: Option
     the rows of this machine that the plan does not name.
 
     With a `fleet`, all latencies come first, on this machine while nothing else of the cluster runs here; then the
-    accuracies, each spread over the whole cluster. Raises UserError if `folder` can't be written, or pictures are missing.
+    accuracies, each spread over the whole cluster. Raises UserError if `folder` can't be written, or images are missing.
     """
     before = Report(folder.name, [], {}, "")
     if not fresh and (folder / "sweep.json").exists():
@@ -260,7 +260,7 @@ def _accuracy(
     fleet: Optional[Fleet] = None,
 ) -> Row:
     """What a row says of accuracy, taken from `earlier` rows of the artifact where it was measured in the same way; without
-    pictures to measure it on, where it was measured at all."""
+    images to measure it on, where it was measured at all."""
     reference = None if fp32 is None or artifact.precision == "fp32" else fp32
     sha256 = artifact.metadata["sha256"]
     key = plan.accuracy_key(sha256, backend, reference.metadata["sha256"] if reference else "", data)

@@ -1,4 +1,4 @@
-"""Pictures made to fill the memory or to take for ever, and things that are no pictures at all: refused at small cost."""
+"""Images made to fill the memory or to take for ever, and things that are no images at all: refused at small cost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def png() -> bytes:
 
 
 def png_text() -> bytes:
-    """A small picture with 512 MB of compressed comment in eight chunks."""
+    """A small image with 512 MB of compressed comment in eight chunks."""
     from PIL.PngImagePlugin import PngInfo
 
     texts, file = PngInfo(), io.BytesIO()
@@ -128,7 +128,7 @@ def bombs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_refused_at_small_cost(name: str, exact: bool, bombs: Path) -> None:
     (path,) = (path for path in bombs.iterdir() if path.stem == name)
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    if name == "png-text":  # the picture itself is fine: it may come out, but the comment must not be unpacked
+    if name == "png-text":  # the image itself is fine: it may come out, but the comment must not be unpacked
         try:
             open_image(path, decoding=Decoding(exact=exact))
         except ImageError as error:
@@ -137,7 +137,7 @@ def test_refused_at_small_cost(name: str, exact: bool, bombs: Path) -> None:
         with pytest.raises(ImageError, match=path.name):
             open_image(path, decoding=Decoding(exact=exact, max_seconds=1.0), at_least=256)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
-    assert grown < 400 << 20  # what pictures of the accepted size may take
+    assert grown < 400 << 20  # what images of the accepted size may take
     assert time.process_time() - began < 20  # processor time, so that a busy machine doesn't count
 
 

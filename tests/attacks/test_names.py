@@ -42,7 +42,7 @@ def harmless(output: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture that is fine under each name, and one that is damaged."""
+    """An image that is fine under each name, and one that is damaged."""
     folder = tmp_path_factory.mktemp("pictures")
     good = next(write_pictures(folder / "good", 1).iterdir()).read_bytes()
     for name in NAMES.values():

@@ -1,8 +1,8 @@
-"""What calibration's two passes cost beside plain inference, and whether memory grows with the number of pictures.
+"""What calibration's two passes cost beside plain inference, and whether memory grows with the number of images.
 
     python tests/benchmarks/calibration_cost.py --variant v2-b0 [--pictures 64,1024] [--threads 1]
 
-Each number of pictures (noise, preprocessed) is a process of its own, whose peak memory is printed. In it, plain
+Each number of images (noise, preprocessed) is a process of its own, whose peak memory is printed. In it, plain
 inference, the pass for ranges and the pass for moments take turns; ratios are medians over the turns.
 """
 
@@ -56,9 +56,9 @@ def main() -> int:
         plain, *others = (answer["seconds"][name] for name in PASSES)
         ratios = [statistics.median(b / a for a, b in zip(plain, other)) for other in others]
         print(
-            f"{answer['variant']}, {count} pictures: plain inference {statistics.median(plain):.1f} s, ranges {ratios[0]:.2f} "
+            f"{answer['variant']}, {count} images: plain inference {statistics.median(plain):.1f} s, ranges {ratios[0]:.2f} "
             f"times that, moments {ratios[1]:.2f} (a calibration takes "
-            f"at most {ROUNDED_ON} pictures for those); peak memory {peaks['plain']:.0f} MB, with ranges {peaks['ranges']:.0f}"
+            f"at most {ROUNDED_ON} images for those); peak memory {peaks['plain']:.0f} MB, with ranges {peaks['ranges']:.0f}"
         )
     return 0
 

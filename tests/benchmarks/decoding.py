@@ -2,10 +2,10 @@
 
     python tests/benchmarks/decoding.py [--images DIR] [--models A,B] [--limit N] [--rounds N] [--times-only]
 
-Times: a photograph enlarged to 12 megapixels, without and with the fine detail that a camera would have seen, and one
+Times: an image enlarged to 12 megapixels, without and with the fine detail that a camera would have seen, and one
 of 500 x 375, each decoded and preprocessed by turns in every way that is installed here. They are CPU times, which
 other programs disturb less (nothing here runs on several cores but pyvips); ratios are medians over the rounds.
-Answers: each photograph of DIR (labels.csv says what they show) enlarged in both ways, preprocessed exactly and as by
+Answers: each image of DIR (labels.csv says what they show) enlarged in both ways, preprocessed exactly and as by
 default, and classified by each of the models.
 
 Exits with 1 if without fine detail fewer than 99.7 % of a model's answers are the same, or if the fraction saves less
@@ -38,9 +38,7 @@ B0 = Preprocessing(224, 0.875, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 
 LARGE, ORDINARY = (4032, 3024), (500, 375)
 QUALITY = 92  # what phones write
 NOISE = 3.0  # standard deviation, of 255: a sensor's at moderate gain
-SLOPE = (
-    1.23  # amplitude of detail falls with frequency ** -SLOPE: by 0.85 an octave, as measured on 50 of the photographs
-)
+SLOPE = 1.23  # amplitude of detail falls with frequency ** -SLOPE: by 0.85 an octave, as measured on 50 of the images
 LENS = 0.35  # cycles per pixel, where a lens and a demosaicer leave 1/e
 EXACT = Decoding(exact=True)
 PLAIN = "plain Pillow code"
@@ -48,15 +46,15 @@ PLAIN = "plain Pillow code"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=Path, metavar="DIR", help="photographs (default: two that come along)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="images (default: two that come along)")
     parser.add_argument(
         "--models", default="", metavar="A,B", help="exported .onnx files (default: the one exported last)"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="only every k-th photograph, so that about N are taken")
+    parser.add_argument("--limit", type=int, metavar="N", help="only every k-th image, so that about N are taken")
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="of each timing (default 15)")
     parser.add_argument("--times-only", action="store_true")
     parser.add_argument(
-        "--size", default="4032x3024", metavar="WxH", help="what photographs are enlarged to for the answers"
+        "--size", default="4032x3024", metavar="WxH", help="what images are enlarged to for the answers"
     )
     given = parser.parse_args()
     folder = given.images or ROOT / "tests" / "data"
@@ -71,8 +69,8 @@ def main() -> int:
 
 
 def encoded(photograph: Image.Image, size: Tuple[int, int], fine: bool, seed: int = 0) -> bytes:
-    """`photograph`, its sides mirrored to the shape of `size`, enlarged to it, with a sensor's noise; `fine`, also with
-    detail beyond what the photograph has: noise of the spectrum of photographs, strong where the photograph is busy."""
+    """`image`, its sides mirrored to the shape of `size`, enlarged to it, with a sensor's noise; `fine`, also with
+    detail beyond what the image has: noise of the spectrum of images, strong where the image is busy."""
     pixels = np.asarray(photograph)
     wider = max(0, round(pixels.shape[0] * size[0] / size[1]) - pixels.shape[1])
     pixels = np.pad(pixels, ((0, 0), (wider // 2, wider - wider // 2), (0, 0)), "symmetric")
@@ -94,7 +92,7 @@ def noise(size: Tuple[int, int]) -> np.ndarray:
 
 @lru_cache(1)
 def detail(size: Tuple[int, int], height: int) -> np.ndarray:
-    """Noise above the finest frequency of a photograph of `height` px enlarged to `size`; standard deviation 1 in the
+    """Noise above the finest frequency of an image of `height` px enlarged to `size`; standard deviation 1 in the
     first octave. float32 [H, W]."""
     side = 2048
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
@@ -108,7 +106,7 @@ def detail(size: Tuple[int, int], height: int) -> np.ndarray:
 
 
 def activity(photograph: Image.Image, size: Tuple[int, int]) -> np.ndarray:
-    """Local standard deviation of the photograph's own finest octave. float32 [H, W] for `size`."""
+    """Local standard deviation of the image's own finest octave. float32 [H, W] for `size`."""
     grey = photograph.convert("L")
     coarse = grey.resize((grey.width // 2, grey.height // 2), Image.Resampling.BOX).resize(
         grey.size, Image.Resampling.BICUBIC
@@ -233,7 +231,7 @@ def by_turns(ways: Dict[str, Callable[[], Any]], rounds: int) -> Dict[str, List[
 
 
 def answers(files: List[Path], classifiers: List[Classifier], size: Tuple[int, int]) -> float:
-    """Prints a line for each model and kind of picture. The smallest share of same answers without fine detail."""
+    """Prints a line for each model and kind of image. The smallest share of same answers without fine detail."""
     shares = []
     labels = read_labels(files[0].parent)
     line = Line()
@@ -260,7 +258,7 @@ def answers(files: List[Path], classifiers: List[Classifier], size: Tuple[int, i
         line.end(erase=True)
         n = len(files)
         print(
-            f"\n{n} photographs enlarged to {size[0]} x {size[1]}{', with fine detail' if fine else ''}: "
+            f"\n{n} images enlarged to {size[0]} x {size[1]}{', with fine detail' if fine else ''}: "
             f"{length / n / 1e6:.1f} MB each, pixels off by {np.sqrt(off / n):.2f} of 255 (root mean square)"
         )
         for classifier in classifiers:

@@ -2,12 +2,12 @@
 
     python tests/benchmarks/fleet.py --model FILE [--images FOLDER] [--pictures N] [--actors 1,2,4] [--turns N] [--json FILE]
 
-A turn: runtime.infer's pipeline in this process with all cores; then the same pictures as a job with each number of actors.
+A turn: runtime.infer's pipeline in this process with all cores; then the same images as a job with each number of actors.
 A job's rate counts from its first group to its last, so that starting actors (a Python with Ray and pyarrow each) is not in
 it; that time is in a column of its own. Ratios are taken turn by turn, and their median counts, because a machine's speed drifts.
 
 The bound is what the cores could do with no overhead at all, from decoding alone and the network alone, on one core each,
-measured here too. Then the driver by itself, which keeps what the actors answer: how many pictures a second one can take.
+measured here too. Then the driver by itself, which keeps what the actors answer: how many images a second one can take.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument(
-        "--images", type=Path, help="a folder of photographs (default: the two in tests/data, again and again)"
+        "--images", type=Path, help="a folder of images (default: the two in tests/data, again and again)"
     )
     parser.add_argument("--pictures", type=int, default=1000, metavar="N", help="a turn (default 1000)")
     parser.add_argument("--actors", default="1,2,4", metavar="N,...")
@@ -93,10 +93,10 @@ def main() -> int:
     finally:
         ray.shutdown()
     kept = keeping(classifier, 400)
-    print(f"\n{options.model.name}, {len(files)} pictures, {processors()} cores, {options.turns} turns; medians")
+    print(f"\n{options.model.name}, {len(files)} images, {processors()} cores, {options.turns} turns; medians")
     print(
-        f"decoding {costs['decoding'] * 1e3:.2f} ms, network {costs['network'] * 1e3:.2f} ms of one core a picture: "
-        f"bound {bound:.0f} pictures a second"
+        f"decoding {costs['decoding'] * 1e3:.2f} ms, network {costs['network'] * 1e3:.2f} ms of one core an image: "
+        f"bound {bound:.0f} images a second"
     )
     print(f"{'':14} {'a second':>9} {'of one process':>15} {'of the bound':>13} {'starting, s':>12}")
     table = []
@@ -106,7 +106,7 @@ def main() -> int:
         start = statistics.median(each.get(f"start {name.split()[0]}", 0.0) for each in turns)
         table.append({"name": name, "rate": rate, "ratio": ratio, "of_bound": rate / bound, "start": start})
         print(f"{name:14} {rate:9.1f} {ratio:15.2f} {rate / bound:13.2f} {start:12.1f}")
-    print(f"writing alone: {kept:.0f} pictures a second (groups of 400, fsync of each file)")
+    print(f"writing alone: {kept:.0f} images a second (groups of 400, fsync of each file)")
     if options.json:
         found_all = {
             "model": options.model.name,
@@ -121,7 +121,7 @@ def main() -> int:
 
 
 def costs_of(model: Path, files: List[str]) -> Dict[str, float]:
-    """Seconds of one core for a picture: decoding and cutting; the network in batches, with normalising."""
+    """Seconds of one core for an image: decoding and cutting; the network in batches, with normalising."""
     classifier = Classifier(model, backend="onnxruntime", threads=1)
     recipe, batch = classifier.artifact.preprocessing, classifier.backend.batch
     began = time.perf_counter()
@@ -139,7 +139,7 @@ def costs_of(model: Path, files: List[str]) -> Dict[str, float]:
 
 
 def spread(model: Path, files: List[str], actors: int) -> Any:
-    """(pictures a second from the first group to the last, seconds to the first)."""
+    """(images a second from the first group to the last, seconds to the first)."""
     artifact = Classifier(model, backend="onnxruntime", threads=1).artifact
     fleet = Fleet("local", actors)
     models = (
@@ -163,7 +163,7 @@ def spread(model: Path, files: List[str], actors: int) -> Any:
 
 
 def keeping(classifier: Classifier, size: int) -> float:
-    """Pictures a second that a driver writes to a folder here, in groups of `size`."""
+    """Images a second that a driver writes to a folder here, in groups of `size`."""
     labels = classifier.artifact.labels
     make = partial(form({"variant": "x"}, 5), 0, [f"photos/{i:08}.jpg" for i in range(size)])
     logits = np.random.default_rng(0).normal(size=(1, len(labels))).astype(np.float32)

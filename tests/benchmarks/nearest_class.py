@@ -1,6 +1,6 @@
-"""How often the picture nearest to a photograph shows the same class: python tests/benchmarks/nearest_class.py embeddings.npy …
+"""How often the image nearest to an image shows the same class: python tests/benchmarks/nearest_class.py embeddings.npy …
 
-Leave one out: each picture is looked for among all others of its file. The class is the folder that a picture lies in. Pictures
+Leave one out: each image is looked for among all others of its file. The class is the folder that an image lies in. Pictures
 that are the same byte for byte are counted once, or a copy would be an easy neighbour. Not a test.
 """
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("embeddings", nargs="+", type=Path, metavar="FILE")
     parser.add_argument(
-        "--worst", type=int, default=0, metavar="N", help="print N pictures whose nearest is of another class"
+        "--worst", type=int, default=0, metavar="N", help="print N images whose nearest is of another class"
     )
     options = parser.parse_args()
     for path in options.embeddings:
@@ -43,7 +43,7 @@ def main() -> None:
         low, high = (100 * share for share in wilson(right, count))
         made = f"{known.origin.variant} {known.origin.precision}"
         print(
-            f"{made}: of {count} pictures in {len(set(classes))} classes the nearest is of the same class for {right}, "
+            f"{made}: of {count} images in {len(set(classes))} classes the nearest is of the same class for {right}, "
             f"{100 * right / count:.1f} % ({low:.1f} to {high:.1f}); of the nearest five {100 * same[:, :5].mean():.1f} %"
         )
         for index in np.flatnonzero(~same[:, 0])[: options.worst]:

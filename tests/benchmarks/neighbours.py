@@ -30,7 +30,7 @@ VARIANTS = "timm:resnet50,timm:mobilenetv3_large_100"
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--variants", default=VARIANTS, metavar="A,B")
-    parser.add_argument("--calib", type=Path, metavar="DIR", help="photographs (default: scikit-image's samples)")
+    parser.add_argument("--calib", type=Path, metavar="DIR", help="images (default: scikit-image's samples)")
     parser.add_argument("--target", default="sm_89", metavar="SM", help="GPU that the engine is for (default sm_89)")
     parser.add_argument("--resolution", type=int, metavar="PX", help="instead of the network's own")
     parser.add_argument("--threads", type=int, metavar="N", help="of the calibration")
@@ -73,7 +73,7 @@ def told(folder: Path, variant: str) -> str:
     name = variant_file(variant)
     facts = json.loads(artifact_path(variant, "int8", folder).with_name(f"{name}.calibration.json").read_text())
     score = facts["scores"][-1]
-    share = f"{facts['multiply_adds_in_int8']:.1%} of the multiply-adds in INT8"
+    share = f"{facts['multiply_adds_in_int8']:.1%} of the MACs in INT8"
     return f"{share}, same class {score['same_class']:.1f} %, {score['sqnr']:.1f} dB"
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 TOP1, SAME_CLASS, DIGITS = 96.0, 98.5, 97.0  # %, at least
-CALIBRATION = 256  # training photographs, at most
+CALIBRATION = 256  # training images, at most
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
     what.add_argument("--data", type=Path)
     what.add_argument("--digits", action="store_true")
     parser.add_argument("--variants", default="lite0,v2-b0,b0")
-    parser.add_argument("--epochs", help="default: what follows from the number of pictures")
+    parser.add_argument("--epochs", help="default: what follows from the number of images")
     parser.add_argument("--threads", help="of every step that computes")
     parser.add_argument("--work", type=Path, help="where to write, and to go on from (default: a folder that vanishes)")
     given = parser.parse_args()
@@ -109,7 +109,7 @@ def as_written(stem: Path, folder: Path) -> tuple[float, float]:
 
 
 def some_of(folder: Path, place: Path) -> Path:
-    """Links to CALIBRATION pictures of `folder`, the same number of each class, in `place`."""
+    """Links to CALIBRATION images of `folder`, the same number of each class, in `place`."""
     classes = sorted(each for each in folder.iterdir() if each.is_dir())
     for one in classes:
         (place / one.name).mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/peers_cpu.py [--variant b0] [--image FILE] [--seconds 20] [--threads N] [--json FILE]
 
-Each goes the whole way from the bytes of a JPEG file to the five likeliest classes, one picture at a time, in FP32. Ours is
+Each goes the whole way from the bytes of a JPEG file to the five likeliest classes, one image at a time, in FP32. Ours is
 runtime.Classifier on onnxruntime; the others are scripts as people write them: torchvision-like preprocessing by Pillow
 and numpy, no checks. The weights are random (it is the network that takes the time), all five from one seed, and they
 must agree on the logits before anything is timed. torch.compile needs a C++ compiler; who is missing is named.
@@ -40,7 +40,7 @@ from runtime.networks.classifier import Classifier  # noqa: E402
 
 AGREE = 1e-2  # of the logits' spread: kernels differ in the order of their sums, not in more
 
-Way = Callable[[bytes], np.ndarray]  # encoded picture -> logits [classes]
+Way = Callable[[bytes], np.ndarray]  # encoded image -> logits [classes]
 
 
 def main() -> int:

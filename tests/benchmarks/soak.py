@@ -1,8 +1,8 @@
-"""Months in minutes: many pictures through `Classifier` and through `python -m runtime.infer folder/`, and what grows.
+"""Months in minutes: many images through `Classifier` and through `python -m runtime.infer folder/`, and what grows.
 
     python tests/benchmarks/soak.py [--model FILE] [--calls 100000] [--pictures 20000] [--backend B] [--json FILE]
 
-Pictures are small, in five formats, and one in ten is damaged, so that what is counted is the code around the network;
+Images are small, in five formats, and one in ten is damaged, so that what is counted is the code around the network;
 without --model the network is a small one, too. The table has the resident memory's slope over the last nine tenths (least
 squares, with its standard error), file descriptors, threads, and whether the answers at the end are those of the
 beginning, bit for bit. Exits with 1 where an answer differs, descriptors or threads grow in number, or memory grows by more than
@@ -42,7 +42,7 @@ FORMS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "tif": "TIFF
 class Sample(NamedTuple):
     """A process at one moment."""
 
-    done: int  # pictures
+    done: int  # images
     resident: int  # bytes
     descriptors: int
     threads: int
@@ -57,7 +57,7 @@ def sample(done: int, process: int) -> Sample:
 
 
 def slope(samples: List[Sample]) -> Tuple[float, float]:
-    """Bytes per 1,000 pictures and their standard error; what warms up, the first tenth, is left out."""
+    """Bytes per 1,000 images and their standard error; what warms up, the first tenth, is left out."""
     kept = samples[len(samples) // 10 :]
     x = np.array([each.done for each in kept], float) / 1000
     y = np.array([each.resident for each in kept], float)
@@ -69,7 +69,7 @@ def slope(samples: List[Sample]) -> Tuple[float, float]:
 
 
 def pictures() -> Dict[str, bytes]:
-    """The test photographs at 160 px in each format, and a damaged one of each."""
+    """The test images at 160 px in each format, and a damaged one of each."""
     found: Dict[str, bytes] = {}
     for source in ("corgi.jpg", "lighthouse.jpg"):
         with Image.open(ROOT / "tests" / "data" / source) as image:
@@ -83,7 +83,7 @@ def pictures() -> Dict[str, bytes]:
 
 
 def through_classifier(model: str, backend: str, calls: int, line: Line) -> Dict[str, Any]:
-    """`calls` pictures one by one in this process."""
+    """`calls` images one by one in this process."""
     contents = list(pictures().values())
     began, samples, errors = time.monotonic(), [], 0
     with Classifier(model, backend=backend) as classify:
@@ -107,7 +107,7 @@ def through_classifier(model: str, backend: str, calls: int, line: Line) -> Dict
 
 
 def through_infer(model: str, backend: str, count: int, line: Line) -> Dict[str, Any]:
-    """`count` pictures in a folder, by the command; the same picture must get the same answer, wherever it stands."""
+    """`count` images in a folder, by the command; the same image must get the same answer, wherever it stands."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "pictures"
         folder.mkdir()
@@ -170,8 +170,8 @@ def _more(counts: List[int]) -> int:
 
 def table(rows: List[Dict[str, Any]]) -> str:
     lines = [
-        "| way | pictures | refused, as they should | minutes | resident MB, after a tenth and at the end | "
-        "bytes per 1,000 pictures | descriptors | threads | same answers |",
+        "| way | images | refused, as they should | minutes | resident MB, after a tenth and at the end | "
+        "bytes per 1,000 images | descriptors | threads | same answers |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

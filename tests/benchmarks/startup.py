@@ -4,7 +4,7 @@
 
 The two run by turns, because a machine's speed drifts: what counts is the median of the pairs' ratios. Exits with 1 if
 that is above --limit. The bare script has numpy, Pillow and onnxruntime and nothing else: no metadata, no options, no
-checks, one picture format's worth of handling.
+checks, one image format's worth of handling.
 """
 
 from __future__ import annotations

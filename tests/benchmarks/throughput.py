@@ -2,16 +2,16 @@
 
     python tests/benchmarks/throughput.py [--model FILE] [--images FOLDER] [--turns N] [--limit 0.9] [--json FILE]
 
-In each turn, over the same pictures: decoding alone, on all cores; the network alone, an onnxruntime session as anyone
+In each turn, over the same images: decoding alone, on all cores; the network alone, an onnxruntime session as anyone
 would open it, fed from memory; the pipeline that `runtime.infer folder/` iterates; `runtime.evaluate`. Ratios are taken
 turn by turn, and their median counts, because a machine's speed drifts.
 
 A network on a GPU leaves the cores to decoding: the bound is the slower of the two. A network on the CPU needs the
-cores that decoding needs: each picture costs the core-time of both, and no overlap can beat 1 / (1/decoding + 1/network).
+cores that decoding needs: each image costs the core-time of both, and no overlap can beat 1 / (1/decoding + 1/network).
 Both bounds are printed. The first is held against a network that sleeps as long as a GPU would compute (once slower,
 once quicker than decoding), the second against the real one. Exits with 1 if a ratio is below --limit.
 
-Then memory: the pipeline over --memory pictures (a list that repeats the real ones), resident memory as it goes on.
+Then memory: the pipeline over --memory images (a list that repeats the real ones), resident memory as it goes on.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from runtime.networks.pipeline import lanes_here, overlapped  # noqa: E402
 
 
 class Sleeping:
-    """A classifier whose network takes `seconds` a picture and no core, as on a GPU."""
+    """A classifier whose network takes `seconds` an image and no core, as on a GPU."""
 
     def __init__(self, like: Classifier, seconds: float, batch: int = 8) -> None:
         self.artifact, self.decoding, self.seconds = like.artifact, like.decoding, seconds
@@ -59,13 +59,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="default: the artifact exported last")
     parser.add_argument(
-        "--images", type=Path, help="a folder of photographs (default: the two in tests/data, again and again)"
+        "--images", type=Path, help="a folder of images (default: the two in tests/data, again and again)"
     )
     parser.add_argument("--pictures", type=int, default=192, metavar="N", help="a turn (default 192)")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--limit", type=float, default=0.9, help="lowest ratio that is accepted (default 0.9)")
     parser.add_argument(
-        "--memory", type=int, default=10_000, metavar="N", help="pictures of the memory run (default 10000)"
+        "--memory", type=int, default=10_000, metavar="N", help="images of the memory run (default 10000)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
@@ -94,7 +94,7 @@ def main() -> int:
     lanes, where = classifier.backend.lanes, classifier.backend.description
     print(f"{classifier.artifact.path.name}, batch {batch}, {lanes} lanes, {cores} cores, {where}")
     print(
-        f"{len(files)} pictures a turn, {len(found)} different ones, {options.turns} turns; pictures a second (median, best)"
+        f"{len(files)} images a turn, {len(found)} different ones, {options.turns} turns; images a second (median, best)"
     )
     for name in ways:
         rates = [len(files) / each for each in seconds[name]]
@@ -176,7 +176,7 @@ def exhaust(things: Iterator[Any]) -> None:
 
 
 def memory(classifier: Classifier, found: Sequence[str], count: int) -> List[float]:
-    """Resident memory after each tenth of `count` pictures, MB."""
+    """Resident memory after each tenth of `count` images, MB."""
     pictures = ((file, file) for file in itertools.islice(itertools.cycle(found), count))
     resident = []
     for done, _ in enumerate(answers(classifier, pictures, False), 1):
@@ -184,8 +184,8 @@ def memory(classifier: Classifier, found: Sequence[str], count: int) -> List[flo
             resident.append(rss())
     later = resident[1:] if len(resident) > 2 else resident
     slope = float(np.polyfit(np.linspace(0.2, 1.0, len(later)) * count, later, 1)[0]) if len(later) > 1 else 0.0
-    print(f"resident memory over {count} pictures, MB: {' '.join(f'{each:.0f}' for each in resident)}")
-    print(f"slope after the first tenth: {slope * 1e3:+.2f} MB for 1,000 pictures")
+    print(f"resident memory over {count} images, MB: {' '.join(f'{each:.0f}' for each in resident)}")
+    print(f"slope after the first tenth: {slope * 1e3:+.2f} MB for 1,000 images")
     return resident
 
 

@@ -1,6 +1,6 @@
 """Throughput and latency of a Triton server on this machine beside the bare Classifier, in turns: make bench-triton
 
-Every client asks for the next picture when it has the answer to the last (closed loop). Clients, server and the bare
+Every client asks for the next image when it has the answer to the last (closed loop). Clients, server and the bare
 Classifier share this machine's cores, never at the same moment but for clients and server.
 """
 
@@ -37,13 +37,13 @@ class Round(NamedTuple):
     """One turn of one way."""
 
     seconds: float
-    milliseconds: List[float]  # of each picture; [] where they overlap
+    milliseconds: List[float]  # of each image; [] where they overlap
     pictures: int
-    batch: float = 0.0  # pictures a run, on average
+    batch: float = 0.0  # images a run, on average
 
 
 def bare(classifier: Classifier, pictures: Sequence[bytes], seconds: float) -> Round:
-    """One picture after the other."""
+    """One image after the other."""
     spent: List[float] = []
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
@@ -161,7 +161,7 @@ def main() -> int:
                     print(f"turn {turn + 1}: {name}: {found.pictures / found.seconds:.1f} a second", file=sys.stderr)
     rows = [row_of(name, rounds[name], rounds["Classifier, one after the other"]) for name in rounds]
     print(
-        f"{artifact.variant} {artifact.precision}, {len(pictures)} pictures, {'gRPC' if options.grpc else 'HTTP'}, "
+        f"{artifact.variant} {artifact.precision}, {len(pictures)} images, {'gRPC' if options.grpc else 'HTTP'}, "
         f"{options.turns} turns of {options.seconds:g} s each\n"
     )
     print(f"{'':34}{'a second':>10}{'to bare':>9}{'p50 ms':>9}{'p99 ms':>9}{'batch':>7}")
@@ -176,7 +176,7 @@ def main() -> int:
 
 
 def row_of(name: str, rounds: Sequence[Round], base: Sequence[Round]) -> Dict[str, Any]:
-    """Medians over the turns; percentiles over the pictures of all."""
+    """Medians over the turns; percentiles over the images of all."""
     every = [ms for each in rounds for ms in each.milliseconds]
     rates = [each.pictures / each.seconds for each in rounds]
     ratios = [rate / (each.pictures / each.seconds) for rate, each in zip(rates, base)]

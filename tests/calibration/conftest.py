@@ -1,4 +1,4 @@
-"""The small network and random pictures for it."""
+"""The small network and random images for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small network with everything that calibration treats apart, as a real artifact, and pictures for it."""
+"""A small network with everything that calibration treats apart, as a real artifact, and images for it."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def write_artifact(folder: Path, model: onnx.ModelProto, precision: str = "fp32"
 
 
 def write_pictures(folder: Path, count: int) -> Path:
-    """`count` smooth random pictures, PNG."""
+    """`count` smooth random images, PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(1)
     for i in range(count):

@@ -45,7 +45,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures whose labels are the classes that FP32 gives them."""
+    """Images whose labels are the classes that FP32 gives them."""
     folder, names = tmp_path_factory.mktemp("photographs"), [f"{i}.png" for i in range(PICTURES)]
     for name, picture in zip(names, dead_leaves(PICTURES, SIDE)):
         Image.fromarray((255 * picture.transpose(1, 2, 0)).astype(np.uint8)).save(folder / name)

@@ -1,4 +1,4 @@
-"""INT8 on real weights and real photographs: Lite0, calibrated on a few, judged on others."""
+"""INT8 on real weights and real images: Lite0, calibrated on a few, judged on others."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact
 
 @pytest.fixture(scope="module")
 def lite0() -> tuple[Artifact, Path]:
-    """Lite0 with real weights, and the folder of photographs."""
+    """Lite0 with real weights, and the folder of images."""
     exported, data = os.environ.get("EFFICIENTNET_TEST_ARTIFACTS"), os.environ.get("EFFICIENTNET_TEST_DATA")
     if not exported or not data:
         pytest.skip(
-            "EFFICIENTNET_TEST_ARTIFACTS and EFFICIENTNET_TEST_DATA are not both set: no real network and photographs"
+            "EFFICIENTNET_TEST_ARTIFACTS and EFFICIENTNET_TEST_DATA are not both set: no real network and images"
         )
     return read_artifact(artifact_path("lite0", "fp32", Path(exported))), Path(data) / "images"
 

@@ -145,7 +145,7 @@ def test_tensorrt_builds_it(batch: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     "model, words",
-    [(small_resnet(batch=1), "takes 1 pictures at a time"), (small_resnet(), "no convolution that int8 is made for")],
+    [(small_resnet(batch=1), "takes 1 images at a time"), (small_resnet(), "no convolution that int8 is made for")],
 )
 def test_refused_in_words(model: onnx.ModelProto, words: str, tmp_path: Path) -> None:
     if "convolution" in words:

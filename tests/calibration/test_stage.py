@@ -214,7 +214,7 @@ def test_command_tells_users_what_is_wrong_and_writes_nothing(artifact: Artifact
     texts.mkdir()
     (texts / "a.txt").write_text("words")
     for arguments, words in (
-        (("--calib", texts), "holds no pictures"),
+        (("--calib", texts), "holds no images"),
         (("--calib", tmp_path / "absent"), "not a folder"),
         (("--calib", texts, "--budget", "much"), "--budget much"),
     ):
@@ -232,7 +232,7 @@ def test_command_from_one_picture_to_a_second_run(artifact: Artifact, tmp_path: 
     folder, photos = tmp_path / "artifacts", write_pictures(tmp_path / "photos", 1)
     done = command(folder, "--calib", photos)
     assert done.returncode == 0, done.stderr
-    assert "only 1 photographs" in done.stdout and "same class" in done.stdout
+    assert "only 1 images" in done.stdout and "same class" in done.stdout
     again = command(folder, "--calib", photos)
     assert again.returncode == 0 and "calibrated already" in again.stdout
 

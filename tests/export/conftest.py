@@ -42,7 +42,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, run_export: Export) -> Path:
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """The shared photographs and checkpoints, where there are any."""
+    """The shared images and checkpoints, where there are any."""
     if not os.environ.get("EFFICIENTNET_TEST_DATA"):
-        pytest.skip("EFFICIENTNET_TEST_DATA is not set: no labelled photographs, no checkpoints")
+        pytest.skip("EFFICIENTNET_TEST_DATA is not set: no labelled images, no checkpoints")
     return Path(os.environ["EFFICIENTNET_TEST_DATA"])

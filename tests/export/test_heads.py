@@ -78,7 +78,7 @@ def request(weights: Weights, head: str, **options: str) -> Request:
 
 @pytest.fixture(scope="module")
 def folder(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedding, of normalised pictures, and the maps, of pixels."""
+    """The embedding, of normalised images, and the maps, of pixels."""
     made = tmp_path_factory.mktemp("heads")
     assert any("embedding [N, 1280]" in line for line in export(request(weights, "embedding"), made).lines)
     lines = export(request(weights, "features", input="uint8"), made).lines

@@ -149,7 +149,7 @@ def test_mistakes(tmp_path: Path) -> None:
         (Neighbour(Asked(), onnx=tmp_path / "none.onnx"), "There is no file"),
         (Neighbour(Asked(), onnx=tmp_path / "text.onnx"), r"text\.onnx"),
         (Neighbour(Asked(), onnx=written(tmp_path / "nan.onnx", broken)), "logits that are not finite"),
-        (Neighbour(Asked(resolution=64), onnx=path, name="net"), "takes pictures of 32 px, not of 64"),
+        (Neighbour(Asked(resolution=64), onnx=path, name="net"), "takes images of 32 px, not of 64"),
         (Neighbour(Asked(), timm="timm:"), "names no model of timm"),
         (Neighbour(Asked(), timm="timm:../../x"), "names no model of timm"),
     ):
@@ -170,7 +170,7 @@ def test_timm(timm: Any, tmp_path: Path) -> None:  # noqa: F811
     assert "relative error" in "\n".join(exported.lines)
     with Classifier(artifact.path, backend="onnxruntime") as classify:
         logits = classify.logits(classify.preprocess(["tests/data/corgi.jpg", "tests/data/lighthouse.jpg"]))
-        assert 0.05 < np.abs(logits[0] - logits[1]).max() < 50  # it tells pictures apart
+        assert 0.05 < np.abs(logits[0] - logits[1]).max() < 50  # it tells images apart
 
     torch.manual_seed(1)
     network = timm.create_model("test_resnet", num_classes=5).eval()

@@ -1,4 +1,4 @@
-"""What the tests of bulk work share: photographs, what one machine says of them, a cluster."""
+"""What the tests of bulk work share: images, what one machine says of them, a cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model() -> Path:
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Cuts of two photographs, each another; three that can't be read among them, the first picture of all being one."""
+    """Cuts of two images, each another; three that can't be read among them, the first image of all being one."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("photographs") / "my photos"
@@ -35,7 +35,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         left = number * (picture.width // 3) // PICTURES
         cut = picture.crop((left, 0, left + 2 * picture.width // 3, picture.height))
         cut.save(folder / ("sub" if number % 5 == 0 else "") / f"p{number:03}.jpg", quality=85)
-    (folder / "a first.jpg").write_text("no picture")
+    (folder / "a first.jpg").write_text("no image")
     (folder / "p077.jpg").write_bytes((folder / "p078.jpg").read_bytes()[:2000])
     (folder / "sub" / "nowhere.jpg").symlink_to(folder / "gone.jpg")
     return folder

@@ -32,7 +32,7 @@ def rows(out: Path, kind: str = "results") -> List[Dict[str, Any]]:
 
 
 def require_each_once(out: Path, alone: Done) -> None:
-    """Every picture of `alone` is in one of the two tables, and in one place of it, with the same numbers and words."""
+    """Every image of `alone` is in one of the two tables, and in one place of it, with the same numbers and words."""
     lines = [json.loads(line) for line in alone.out.splitlines()]
     expected = [(i, line["file"], line["predictions"]) for i, line in enumerate(lines) if "error" not in line]
     assert [(row["position"], row["file"], row["predictions"]) for row in rows(out)] == expected
@@ -50,7 +50,7 @@ def test_prints_what_one_machine_prints(nodes, model, photographs, alone, tmp_pa
 def test_parquet_and_a_second_run(nodes, model, photographs, alone, tmp_path):
     arguments = ("runtime.infer", photographs, "--model", model, "--out", tmp_path / "out", "--ray", nodes.address)
     done = run(tmp_path, *arguments)
-    assert done.status == 1 and f"{len(alone.out.splitlines()) - 3} pictures in {tmp_path}/out/results" in done.out, (
+    assert done.status == 1 and f"{len(alone.out.splitlines()) - 3} images in {tmp_path}/out/results" in done.out, (
         done.err
     )
     require_each_once(tmp_path / "out", alone)
@@ -124,9 +124,9 @@ def test_manifest_parquet_and_url(nodes, model, photographs, alone, tmp_path):
     ("arguments", "said"),
     [
         (["nowhere/*.jpg", "--ray"], "No file matches nowhere/*.jpg"),
-        (["empty", "--ray"], "There are no pictures in empty"),
+        (["empty", "--ray"], "There are no images in empty"),
         (["-", "--ray"], "can't read standard input"),
-        (["empty", "--ray", "127.0.0.1:1"], "There are no pictures in empty"),
+        (["empty", "--ray", "127.0.0.1:1"], "There are no images in empty"),
         (["a.jpg", "--ray", "127.0.0.1:1"], "No Ray cluster answers at 127.0.0.1:1"),
         (["a.jpg", "--ray", "ray://127.0.0.1:1"], "for Ray's client"),
         (["a.jpg", "--ray", "nonsense"], "'nonsense' is no address of a Ray cluster"),

@@ -93,7 +93,7 @@ def _square(side: int) -> Image.Image:
 
 
 def _picture(side: int) -> Image.Image:
-    return _square(side).copy()  # Pillow leaves one format's settings on the picture that it saves
+    return _square(side).copy()  # Pillow leaves one format's settings on the image that it saves
 
 
 def _saved(form: str, image: Image.Image | None = None, **options: object) -> bytes:

@@ -29,7 +29,7 @@ from tests.fuzz import cases
 
 Target = Callable[[bytes, Path], None]  # the damaged bytes, and a folder for files
 _RECIPE = Preprocessing(64, 0.875, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-# Small pictures go in, so what a header says beyond these is a lie that must be noticed before memory is spent on it.
+# Small images go in, so what a header says beyond these is a lie that must be noticed before memory is spent on it.
 FAST, EXACT = (Decoding(exact=exact, max_pixels=8_000_000, max_seconds=5) for exact in (False, True))
 
 
@@ -114,7 +114,7 @@ def _samples(path: Path) -> None:
     for sample in dataset.read_dataset(path.parent, artifact, path):
         assert sample.label is None or 0 <= sample.label < 10
         found = Path(sample.path).resolve()
-        assert path.parent in (found, *found.parents)  # an empty name is the folder itself: reported as no picture
+        assert path.parent in (found, *found.parents)  # an empty name is the folder itself: reported as no image
 
 
 def checkpoint(suffix: str) -> Target:

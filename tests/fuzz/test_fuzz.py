@@ -168,8 +168,8 @@ REGRESSIONS = {
     "a NUL in a list of labels": (data_set, lambda: b"file,label\n0.png,\x001\n"),
     "an index in digits that int() does not take": (data_set, lambda: "file,label\n0.png,²\n".encode()),
     "an index of 5,000 digits": (data_set, lambda: b"file,label\n0.png," + b"9" * 5000 + b"\n"),
-    "a picture outside the folder": (data_set, lambda: b"file,label\n../../../etc/hostname,1\n"),
-    "a crop that would enlarge a picture to terabytes": (
+    "an image outside the folder": (data_set, lambda: b"file,label\n../../../etc/hostname,1\n"),
+    "a crop that would enlarge an image to terabytes": (
         onnx_file,
         lambda: with_metadata(cases.onnx_graph(), {**cases.METADATA, "crop": "1e-9"})[0],
     ),

@@ -1,4 +1,4 @@
-"""What several tests of the networks need: the implementations to compare with, pictures, networks worth comparing."""
+"""What several tests of the networks need: the implementations to compare with, images, networks worth comparing."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def lifelike(pictures: Tensor) -> Callable[[nn.Module], Tensor]:
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """The shared photographs and checkpoints, where there are any."""
+    """The shared images and checkpoints, where there are any."""
     if not os.environ.get("EFFICIENTNET_TEST_DATA"):
-        pytest.skip("EFFICIENTNET_TEST_DATA is not set: no labelled photographs, no checkpoints")
+        pytest.skip("EFFICIENTNET_TEST_DATA is not set: no labelled images, no checkpoints")
     return Path(os.environ["EFFICIENTNET_TEST_DATA"])

@@ -12,8 +12,8 @@ from models.dead_leaves import dead_leaves
 from models.network import EfficientNet, fix_padding, multiply_adds, parameters, settle
 from models.variants import VARIANTS
 
-# Published: torchvision's `EfficientNet_*_Weights.meta` (num_params; _ops in 10^9 multiply-adds, at so many px), and
-# for Lite the table of TensorFlow's repository (millions of parameters, millions of multiply-adds).
+# Published: torchvision's `EfficientNet_*_Weights.meta` (num_params; _ops in 10^9 MACs, at so many px), and
+# for Lite the table of TensorFlow's repository (millions of parameters, millions of MACs).
 TORCHVISION = {
     "b0": (5_288_548, 0.386, 224),
     "b1": (7_794_184, 0.687, 240),

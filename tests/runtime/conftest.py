@@ -1,4 +1,4 @@
-"""The exported model and the photographs that the runtime's tests use. They need numpy, Pillow, onnxruntime and pytest."""
+"""The exported model and the images that the runtime's tests use. They need numpy, Pillow, onnxruntime and pytest."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def pixel_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def photographs() -> Dict[Path, Set[int]]:
-    """Photographs and the ImageNet classes that are right for each: ours, and scikit-image's where that is installed."""
+    """Images and the ImageNet classes that are right for each: ours, and scikit-image's where that is installed."""
     known = {DATA / "corgi.jpg": {264}, DATA / "lighthouse.jpg": {437}}
     spec = importlib.util.find_spec("skimage")  # finds the folder without running the package
     if spec is not None and spec.submodule_search_locations:

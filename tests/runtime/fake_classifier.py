@@ -1,4 +1,4 @@
-"""A classifier whose network waits without the CPU, as for a GPU, and answers with the mean of each picture."""
+"""A classifier whose network waits without the CPU, as for a GPU, and answers with the mean of each image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embeddings of pictures and the nearest of them, and networks of several outputs, on networks of a few nodes."""
+"""Embeddings of images and the nearest of them, and networks of several outputs, on networks of a few nodes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Six pictures: two photographs, two that are nearly the first, one in grey, one that is damaged."""
+    """Six images: two images, two that are nearly the first, one in grey, one that is damaged."""
     folder = tmp_path / "my photos"
     (folder / "deeper").mkdir(parents=True)
     shutil.copy(str(DATA / "corgi.jpg"), str(folder / "a corgi.jpg"))
@@ -97,7 +97,7 @@ def test_a_row_for_each_picture_in_order_and_a_word_for_each_that_failed(
     command: Any, photos: Path, model: Path
 ) -> None:
     status, out, err = command("my photos", "--backend", "onnxruntime")
-    assert status == 1 and "5 pictures, 24 values each, each of length 1" in out and "1 could not be embedded" in out
+    assert status == 1 and "5 images, 24 values each, each of length 1" in out and "1 could not be embedded" in out
     assert [line for line in err.splitlines() if "broken.jpg" in line and line.startswith("error: ")]
     rows = np.load("embeddings.npy")
     facts = json.loads(Path("embeddings.npy.json").read_text())
@@ -148,7 +148,7 @@ def test_a_file_of_embeddings_answers_as_the_folder_did(
     ]
     with Image.open("sheet.png") as sheet:
         colours = np.asarray(sheet.convert("RGB")).reshape(-1, 3)
-    assert len(np.unique(colours, axis=0)) > 5000  # photographs, found from here
+    assert len(np.unique(colours, axis=0)) > 5000  # images, found from here
 
 
 def test_embeddings_of_another_artifact_are_refused(command: Any, photos: Path, model: Path) -> None:
@@ -183,7 +183,7 @@ def test_damaged_embeddings_are_a_sentence(command: Any, photos: Path, harm: Any
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nowhere"], "none of the pictures could be embedded"),
+        (["nowhere"], "none of the images could be embedded"),
         (["my photos", "--out", "e.csv"], "neither a .npy nor a .parquet"),
         (["my photos", "--picture", "p.png"], "go with --nearest"),
         (
@@ -259,7 +259,7 @@ def test_without_pyarrow_the_work_does_not_begin(command: Any, photos: Path, mon
 def test_nearest_is_the_cosine_whatever_the_lengths() -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((5000, 8)).astype(np.float32) * rng.uniform(0.01, 100, (5000, 1)).astype(np.float32)
-    rows[7] = 0  # a picture that nothing answers to
+    rows[7] = 0  # an image that nothing answers to
     query = rng.standard_normal(8).astype(np.float32)
     known = Embeddings([f"{i}.jpg" for i in range(5000)], rows, Origin("v", "fp32", "", "", False, "/nowhere"))
     wanted = (rows @ query) / np.maximum(np.linalg.norm(rows, axis=1), 1e-30) / np.linalg.norm(query)

@@ -1,4 +1,4 @@
-"""Accuracy on labelled pictures: every way people keep labels, and figures that stay the same however they are reached."""
+"""Accuracy on labelled images: every way people keep labels, and figures that stay the same however they are reached."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runtime.measure.dataset import read_dataset
 
 REPOSITORY = Path(__file__).parents[2]
 PICTURES = Path(__file__).parents[1] / "data"
-CORGI, LIGHTHOUSE = 264, 437  # what the two photographs in tests/data show
+CORGI, LIGHTHOUSE = 264, 437  # what the two images in tests/data show
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,8 @@ def test_lists_of_labels_beside_the_pictures(lite0, tmp_path, file, text):
         ({"labels.csv": "file,label\nelsewhere.jpg,1\n"}, "None of the files"),
         ({"val.txt": "490\n361\n171\n"}, "ILSVRC's ground truth has numbers of its own"),
         ({"train/tench/a.jpg": "", "val/tench/a.jpg": ""}, "give one of them"),
-        ({"tench/a.jpg": "", "b.jpg": ""}, "pictures beside them"),
-        ({"notes.md": ""}, "has no pictures"),
+        ({"tench/a.jpg": "", "b.jpg": ""}, "images beside them"),
+        ({"notes.md": ""}, "has no images"),
     ],
 )
 def test_what_can_not_be_meant_is_an_error(lite0, tmp_path, files, sentence):
@@ -130,7 +130,7 @@ def test_pictures_without_labels_give_agreement_alone(folder, tmp_path):
     shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path / "data"))
     done = evaluate(folder, tmp_path, "--data", "data", "--reference", "fp16")
     assert done.returncode == 0, done.stderr
-    assert "not measured: the pictures have no labels" in done.stdout and "same class  100.0 %" in done.stdout
+    assert "not measured: the images have no labels" in done.stdout and "same class  100.0 %" in done.stdout
 
 
 def test_labels_of_another_set_are_an_error_and_not_0_percent(folder, tmp_path):
@@ -146,7 +146,7 @@ def test_labels_of_another_set_are_an_error_and_not_0_percent(folder, tmp_path):
     assert json.loads(done.stdout)["top1"] == 0
 
 
-# Killed when it tells of the 21st picture, in the third batch: from within, so that it can't have ended before.
+# Killed when it tells of the 21st image, in the third batch: from within, so that it can't have ended before.
 KILLED = """
 import itertools, os, runpy, signal
 from runtime import progress

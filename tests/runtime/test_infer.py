@@ -89,7 +89,7 @@ def test_folder_pattern_and_standard_input(here: Path) -> None:
     for name, photograph in (("b/corgi.jpg", CORGI), ("a/deep/lighthouse.JPG", LIGHTHOUSE), ("c.jpeg", CORGI)):
         (here / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(str(photograph), str(here / "photos" / name))
-    (here / "photos" / "notes.txt").write_text("no picture")
+    (here / "photos" / "notes.txt").write_text("no image")
     done = infer("--top", "1", "photos", "photos/*/*.jp*", "-", stdin=LIGHTHOUSE.read_bytes())
     assert (done.status, done.err) == (0, "")
     corgi, lighthouse = "Cardigan, Cardigan Welsh corgi", "beacon, lighthouse, beacon light, pharos"
@@ -164,8 +164,8 @@ def test_one_bad_file_among_good_ones(here: Path) -> None:
         (("--precision", "int8", "x.jpg"), "make calibrate VARIANT=lite0"),
         (("--precision", "half", "x.jpg"), "no precision 'half'"),
         (("--backend", "gpu", "x.jpg"), "no backend 'gpu'"),
-        (("empty",), "The folder empty has no pictures"),
-        ((str(CORGI), "empty"), "The folder empty has no pictures"),
+        (("empty",), "The folder empty has no images"),
+        ((str(CORGI), "empty"), "The folder empty has no images"),
         (("*.jpg",), "No file matches *.jpg"),
     ],
 )

@@ -128,7 +128,7 @@ def test_something_else_at_that_port(server: FakeTriton, pictures: List[Path], a
     [
         ("b9", "has no model 'b9': it has lite0, lite0_onnxruntime", 2),
         ("broken", "is not ready: no such file", 1),
-        ("lite0_onnxruntime", "does not take pictures and give classes", 2),
+        ("lite0_onnxruntime", "does not take images and give classes", 2),
     ],
 )
 def test_models_that_can_not_be_asked(

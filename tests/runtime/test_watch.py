@@ -162,12 +162,12 @@ def test_no_camera_at_the_start_is_an_error() -> None:
 
 
 def test_files_that_appear_in_a_folder(tmp_path: Path) -> None:
-    """Each once: what was there is left out, rewritten ones are new pictures."""
+    """Each once: what was there is left out, rewritten ones are new images."""
     there = tmp_path / "old.jpg"
     shutil.copy(str(CORGI), str(there))
     stop = Stop()
     watched = Watched(Folder(str(tmp_path), stop, settle=0.4), stop)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / ".upload.jpg").write_bytes(CORGI.read_bytes())
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "a" / "b").mkdir(parents=True)

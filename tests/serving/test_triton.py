@@ -94,7 +94,7 @@ def command(module: str, *arguments: Any) -> Done:
 
 
 def ask(server: Triton, pictures: Sequence[bytes], model: str = "lite0", **parameters: Any) -> Any:
-    """One request with several pictures."""
+    """One request with several images."""
     client = triton_http.InferenceServerClient(server.url)
     images = triton_http.InferInput("images", [len(pictures), 1], "BYTES")
     images.set_data_from_numpy(np.array([[picture] for picture in pictures], np.object_))
@@ -127,11 +127,11 @@ def test_the_server_says_what_it_has(server: Triton) -> None:
 @pytest.mark.parametrize("name", ["lite0", "lite0_ensemble"])
 def test_bad_pictures_among_good_ones(server: Triton, model: Path, name: str) -> None:
     corgi, lighthouse = (path.read_bytes() for path in PHOTOGRAPHS)
-    pictures = [corgi, b"", lighthouse, b"no picture", corgi[: len(corgi) // 2]]
+    pictures = [corgi, b"", lighthouse, b"no image", corgi[: len(corgi) // 2]]
     found = ask(server, pictures, name)
     errors = [row[0].decode() for row in found.as_numpy("error")]
     assert [bool(error) for error in errors] == [False, True, False, True, True]
-    assert errors[1] == "picture: the file is empty."
+    assert errors[1] == "image: the file is empty."
     assert found.as_numpy("class")[[1, 3, 4]].tolist() == [[-1] * 5] * 3
     assert found.as_numpy("probability")[[1, 3, 4]].tolist() == [[0.0] * 5] * 3
     alone = Classifier(model, backend="onnxruntime")
@@ -189,7 +189,7 @@ def test_many_at_once_are_answered_rightly_and_in_batches(server: Triton, model:
     runs = int(after["execution_count"]) - int(before["execution_count"])
     pictures = int(after["inference_count"]) - int(before["inference_count"])
     assert pictures == 128
-    assert runs <= 64  # on average two pictures in each, or more
+    assert runs <= 64  # on average two images in each, or more
     assert any(int(row["batch_size"]) > 2 for row in after["batch_stats"])
 
 

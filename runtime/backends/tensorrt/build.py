@@ -19,7 +19,7 @@ from .generations import Generation, load
 from .options import BuildOptions, capability
 
 MEMORY_HINT = (
-    "give kernels less (WORKSPACE=256M), build for fewer pictures at once (BATCH=1), close other programs, or add swap"
+    "give kernels less (WORKSPACE=256M), build for fewer images at once (BATCH=1), close other programs, or add swap"
 )
 # What TensorRT's own errors mean for whoever reads them. The first that fits counts.
 REASONS = (
@@ -110,7 +110,7 @@ def build(
     for _ in range(generation.profiles):
         profile = builder.create_optimization_profile()
         own, *rest = tuple(image.shape)
-        batch = options.batch if own < 0 else (own,) * 3  # a network of others may take one number of pictures only
+        batch = options.batch if own < 0 else (own,) * 3  # a network of others may take one number of images only
         profile.set_shape(image.name, *[(count, *rest) for count in batch])
         config.add_optimization_profile(profile)
     fallbacks = {} if options.dla is None else _use_dla(trt, builder, network, config, options.dla)

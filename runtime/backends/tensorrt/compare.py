@@ -81,7 +81,7 @@ def _current(source: Artifact, path: Path, site: Site, options: BuildOptions) ->
 
 
 def noise(preprocessing: Preprocessing, count: int) -> np.ndarray:
-    """A batch of the type and shape that the network takes, of noise as bright as pictures."""
+    """A batch of the type and shape that the network takes, of noise as bright as images."""
     random, batch = np.random.default_rng(0), preprocessing.empty(count)
     batch[...] = random.integers(0, 256, batch.shape) if batch.dtype == np.uint8 else random.normal(0, 1, batch.shape)
     return batch
@@ -99,7 +99,7 @@ def in_turns(runs: Dict[str, Any], images: Dict[str, np.ndarray]) -> Dict[str, f
 def verdict(times: Dict[str, float], batch: int) -> List[str]:
     """One sentence on the two times, milliseconds."""
     int8, fp16 = times["int8"], times["fp16"]
-    pictures = "1 picture" if batch == 1 else f"{batch} pictures"
+    pictures = "1 image" if batch == 1 else f"{batch} images"
     measured = f"{pictures}: INT8 {int8:.3f} ms, FP16 {fp16:.3f} ms (median of {ROUNDS}, in turns)"
     if fp16 >= FASTER * int8:
         return [f"{measured}: INT8 is {fp16 / int8:.2f} times as fast"]

@@ -11,7 +11,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 
 class Batch(NamedTuple):
-    """An optimisation profile: the engine runs any number of pictures from `least` to `most`, `best` fastest."""
+    """An optimisation profile: the engine runs any number of images from `least` to `most`, `best` fastest."""
 
     least: int
     best: int

@@ -64,7 +64,7 @@ class Runner:
         self._end = weakref.finalize(self, self._slots.close)  # also at exit: contexts must go before the device does
         try:
             with device, self._slots.borrowed():
-                pass  # what does not fit into the GPU's memory is found here, not at the first picture
+                pass  # what does not fit into the GPU's memory is found here, not at the first image
         except BaseException:
             self._end()
             raise

@@ -1,4 +1,4 @@
-"""A folder of pictures: what can be used is, the rest is counted, and what is left of nothing is an error."""
+"""A folder of images: what can be used is, the rest is counted, and what is left of nothing is an error."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def test_batches_are_what_the_runtime_would_see(tmp_path: Path) -> None:
 
 def test_unreadable_and_one_coloured_pictures_are_skipped_and_named(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "photos", 3)
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of a picture")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of an image")
     (folder / "empty.png").touch()
     Image.new("RGB", (40, 40), "teal").save(folder / "plain.png")
-    (folder / "notes.txt").write_text("not a picture, and not meant as one")
+    (folder / "notes.txt").write_text("not an image, and not meant as one")
     photographs = read_folder(folder, PREPROCESSING, CLASSES)
     assert len(photographs) == 3 and len(photographs.skipped) == 3
     assert all(any(name in text for text in photographs.skipped) for name in ("broken.jpg", "empty.png", "plain.png"))
@@ -45,7 +45,7 @@ def test_nothing_to_use_is_an_error(tmp_path: Path, content: str) -> None:
         (tmp_path / "a.txt").write_text("words")
     if content == "one colour":
         Image.new("L", (40, 40), 7).save(tmp_path / "grey.png")
-    with pytest.raises(UserError, match="one colour" if content == "one colour" else "holds no pictures"):
+    with pytest.raises(UserError, match="one colour" if content == "one colour" else "holds no images"):
         read_folder(tmp_path, PREPROCESSING, CLASSES)
     with pytest.raises(UserError, match="not a folder"):
         read_folder(tmp_path / "absent", PREPROCESSING, CLASSES)
@@ -86,6 +86,6 @@ def test_held_out_pictures_are_not_fitted_on() -> None:
 
 
 def test_built_in_pictures() -> None:
-    pytest.importorskip("skimage", reason="scikit-image's sample photographs are not installed")
+    pytest.importorskip("skimage", reason="scikit-image's sample images are not installed")
     photographs = read_built_in(PREPROCESSING)
     assert len(photographs) > 64 and not photographs.skipped

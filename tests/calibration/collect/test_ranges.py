@@ -1,4 +1,4 @@
-"""Histograms count right, whatever their number of pictures, and the ranges chosen from them do the least harm."""
+"""Histograms count right, whatever their number of images, and the ranges chosen from them do the least harm."""
 
 from __future__ import annotations
 

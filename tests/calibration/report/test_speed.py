@@ -31,7 +31,7 @@ def test_verdict_names_the_best_engine_or_says_that_it_is_not_worth_it() -> None
     assert verdict([fp32, slow]).startswith("not worth it") and "openvino" in verdict([fp32, slow])
     assert verdict([fp32, slow, Speed("INT8, OpenVINO", 9, 1.11)]).startswith("not worth it")
     saturated = verdict([fp32, slow, Speed("INT8, OpenVINO", 4, 2.5, lost=9.5)])
-    assert saturated.startswith("not worth it") and "9.5 % fewer pictures" in saturated
+    assert saturated.startswith("not worth it") and "9.5 % fewer images" in saturated
 
 
 def test_openvino_is_judged_by_what_it_answers() -> None:

@@ -1,4 +1,4 @@
-"""Which layers stay in float: those that do most damage for their multiply-adds, and as few as the budget takes."""
+"""Which layers stay in float: those that do most damage for their MACs, and as few as the budget takes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def prepared(network: Network, batch: np.ndarray) -> Prepared:
 
 
 def flat(prepared: Prepared) -> dict[str, float]:
-    """Damages that make the order that of the layers' multiply-adds, the smallest first."""
+    """Damages that make the order that of the layers' MACs, the smallest first."""
     return dict.fromkeys(prepared.layers, 1e-3)
 
 

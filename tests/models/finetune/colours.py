@@ -1,4 +1,4 @@
-"""Small collections of pictures that a network can learn in seconds."""
+"""Small collections of images that a network can learn in seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def picture(name: str, i: int) -> Image.Image:
 
 
 def fill(folder: Path, each: int, names: tuple[str, ...] = tuple(COLOURS), start: int = 0) -> Path:
-    """`each` pictures of every class in `names` into `folder`."""
+    """`each` images of every class in `names` into `folder`."""
     for name in names:
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(start, start + each):

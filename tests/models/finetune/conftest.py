@@ -1,4 +1,4 @@
-"""The pictures that several tests learn."""
+"""The images that several tests learn."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from tests.models.finetune.colours import fill
 
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 pictures of each of three classes."""
+    """20 images of each of three classes."""
     return fill(tmp_path_factory.mktemp("data") / "colours", 20)

@@ -1,4 +1,4 @@
-"""Folders of pictures as users have them: split, copies, contradictions, damage, names."""
+"""Folders of images as users have them: split, copies, contradictions, damage, names."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_given_split_stays_as_it_is(tmp_path):
     assert data.given and len(data.train) == 15 and {each.name.split(os.sep)[0] for each in data.val} == {"val"}
     shutil.copy(tmp_path / "train/red/0.png", tmp_path / "val/red/again.png")
     (note,) = loaded(tmp_path).notes
-    assert "1 pictures of the validation are in train" in note and "val/red/again.png = train/red/0.png" in note
+    assert "1 images of the validation are in train" in note and "val/red/again.png = train/red/0.png" in note
     shutil.rmtree(tmp_path / "train/red")
     with pytest.raises(UserError, match="classes that train/ lacks: red"):
         find(tmp_path)
@@ -81,7 +81,7 @@ def test_copies_stay_on_one_side(tmp_path):
         data = loaded(tmp_path, seed)
         sides = {name.split(".")[0] for name in names(data.val)}
         assert not sides & {name.split(".")[0] for name in names(data.train)}
-    assert "48 pictures are copies of others" in data.notes[-1]
+    assert "48 images are copies of others" in data.notes[-1]
 
 
 def test_photographs_are_recognised_and_told_apart():
@@ -101,7 +101,7 @@ def test_the_same_picture_in_two_classes_is_left_out_and_named(tmp_path):
     shutil.copy(tmp_path / "red/0.png", tmp_path / "blue/was red.png")
     data = loaded(tmp_path)
     (note,) = data.notes
-    assert "1 pictures lie in two classes" in note and "blue/was red.png = red/0.png" in note
+    assert "1 images lie in two classes" in note and "blue/was red.png = red/0.png" in note
     assert not {"red/0.png", "blue/was red.png"} & set(names([*data.train, *data.val]))
 
 
@@ -112,7 +112,7 @@ def test_damaged_pictures_are_skipped_and_counted(tmp_path):
     data = loaded(tmp_path)
     assert len(data.skipped) == 2 and "empty.png" in data.skipped[1] and len(data.train) + len(data.val) == 18
     for file in (tmp_path / "blue").iterdir():
-        file.write_bytes(b"no picture")
+        file.write_bytes(b"no image")
     with pytest.raises(UserError, match="left to learn blue from. 8 can't be read"):
         loaded(tmp_path)
 
@@ -122,7 +122,7 @@ def test_one_picture_of_a_class_is_learnt_from_and_not_judged(tmp_path):
     fill(tmp_path, 1, ("rare",))
     data = loaded(tmp_path)
     assert data.counts()[data.classes.index("rare")] == 1
-    assert "1 classes have no picture to be judged by: rare" in data.notes[-1]
+    assert "1 classes have no image to be judged by: rare" in data.notes[-1]
 
 
 def faulty(tmp_path: Path, fault: str) -> Path:
@@ -150,7 +150,7 @@ def faulty(tmp_path: Path, fault: str) -> Path:
     ("fault", "says"),
     [
         ("one class", "two at least: there is only one, 'green'"),
-        ("an empty class", "orange of a class has no pictures"),
+        ("an empty class", "orange of a class has no images"),
         ("nothing", "two at least: there is none"),
         ("beside", "stray.png lies beside the folders"),
         ("alike", "'Red' and 'red' are spelt too alike"),
@@ -175,7 +175,7 @@ def test_numbers_are_ordered_as_numbers(tmp_path):
 
 
 def test_every_pair_of_many_is_compared():
-    """More pictures than are compared at once, all of the same brightness: each finds its twin and nothing else."""
+    """More images than are compared at once, all of the same brightness: each finds its twin and nothing else."""
     random = np.random.default_rng(0)
     looks = []
     for _ in range(700):

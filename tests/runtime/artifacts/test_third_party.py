@@ -1,4 +1,4 @@
-"""Networks of others: taken over as artifacts, and run in pieces where they take one number of pictures only."""
+"""Networks of others: taken over as artifacts, and run in pieces where they take one number of images only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def of_batch(content: bytes, batch: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def pairs(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """lite0 as a file that says nothing of itself and takes two pictures at a time."""
+    """lite0 as a file that says nothing of itself and takes two images at a time."""
     path = tmp_path_factory.mktemp("pairs") / "in pairs.onnx"
     path.write_bytes(of_batch(unsealed(model)[0], 2))
     return path
@@ -143,6 +143,6 @@ def test_names(tmp_path: Path) -> None:
 def test_pictures_of_another_size(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "theirs.onnx"
     path.write_bytes(unsealed(model)[0])
-    with pytest.raises(UserError, match=r"theirs\.onnx takes pictures of 224 px, not of 256"):
+    with pytest.raises(UserError, match=r"theirs\.onnx takes images of 224 px, not of 256"):
         adopted(path, tmp_path / "networks", asked=Asked(resolution=256))
     assert not (tmp_path / "networks").exists()

@@ -1,4 +1,4 @@
-"""Bulk work, as far as it needs no Ray: which pictures are meant, how they are grouped, what a folder of results holds."""
+"""Bulk work, as far as it needs no Ray: which images are meant, how they are grouped, what a folder of results holds."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_manifests(photos, tmp_path):
         ("id,photo\n1,a.jpg\n", None, "Which column .* id, photo: name one with --column"),
         ("id,photo\n1,a.jpg\n", "pic", "no column 'pic': it has id, photo"),
         ("id,file\n1,a.jpg\n2\n", None, "row 3: no file"),
-        ("file\n", None, "There are no pictures in"),
+        ("file\n", None, "There are no images in"),
         ("", None, "Which column"),
     ],
 )
@@ -80,7 +80,7 @@ def test_manifests_that_can_not_be_read(text, column, said, tmp_path):
 
 def test_nothing_to_do(tmp_path):
     for argument, said in (
-        (tmp_path, "There are no pictures in"),
+        (tmp_path, "There are no images in"),
         (f"{tmp_path}/*.jpg", "No file matches"),
         ("-", "standard"),
     ):
@@ -91,11 +91,11 @@ def test_nothing_to_do(tmp_path):
 def test_parquet_of_pictures_and_of_paths(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
-    struct = [{"bytes": CORGI.read_bytes(), "path": "x"}, None, {"bytes": b"no picture", "path": "y"}]
+    struct = [{"bytes": CORGI.read_bytes(), "path": "x"}, None, {"bytes": b"no image", "path": "y"}]
     tables = {
         "bytes": {
             "name": ["one", None, "three"],
-            "jpg": [CORGI.read_bytes(), None, b"no picture"],
+            "jpg": [CORGI.read_bytes(), None, b"no image"],
             "path": ["p", None, "q"],
         },
         "struct": {"image": struct},
@@ -108,7 +108,7 @@ def test_parquet_of_pictures_and_of_paths(tmp_path):
     for name in ("bytes", "struct"):
         listed = list(entries([str(tmp_path / f"{name}.parquet")]))
         found = [content for _, content in contents([listed[0], listed[2], listed[1]], DECODING)]  # backwards too
-        assert found[:2] == [CORGI.read_bytes(), b"no picture"]
+        assert found[:2] == [CORGI.read_bytes(), b"no image"]
         assert isinstance(found[2], ImageError) and "nothing in this row" in str(found[2])
     with pytest.raises(UserError, match="should hold bytes or paths"):
         names(tmp_path / "paths.parquet", column="size")

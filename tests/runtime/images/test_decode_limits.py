@@ -29,7 +29,7 @@ def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 def test_bytes(tmp_path: Path) -> None:
     data = encode(Image.new("RGB", (40, 30)), "BMP")
-    path = tmp_path / "a picture.bmp"
+    path = tmp_path / "an image.bmp"
     path.write_bytes(data)
     sources: List[Callable[[], Any]] = [lambda: data, lambda: path, lambda: io.BytesIO(data), lambda: Pipe(data)]
     for source in sources:

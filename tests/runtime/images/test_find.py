@@ -1,4 +1,4 @@
-"""Which pictures a command line means."""
+"""Which images a command line means."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtime.images.find import find_pictures
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with pictures in photos/ and below."""
+    """The current folder, with images in photos/ and below."""
     names = (
         "z.jpg",
         "b/10.JPG",
@@ -86,7 +86,7 @@ def test_brackets_in_a_name_are_no_pattern(folder: Path) -> None:
 def test_nothing_there(folder: Path, argument: str) -> None:
     (folder / "empty" / "deeper").mkdir(parents=True)
     (folder / "empty" / "text.txt").write_bytes(b"")
-    with pytest.raises(UserError, match="has no pictures .*.jpg|No file matches photos|No file matches nowhere"):
+    with pytest.raises(UserError, match="has no images .*.jpg|No file matches photos|No file matches nowhere"):
         find_pictures(["photos/z.jpg", argument])
 
 
@@ -101,7 +101,7 @@ def test_names_that_are_not_utf8(folder: Path) -> None:
 
 
 def test_folder_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures must not go missing without a word."""
+    """Images must not go missing without a word."""
     scandir = os.scandir
 
     def refusing(path: Any) -> Any:

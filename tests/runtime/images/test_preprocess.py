@@ -168,7 +168,7 @@ def test_unknown_interpolation() -> None:
 # What comes in
 
 
-# How a picture is stored so that EXIF orientation n turns it upright again.
+# How an image is stored so that EXIF orientation n turns it upright again.
 STORED = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -256,7 +256,7 @@ def test_transparent_palette_without_a_warning(transparency: int | bytes) -> Non
         assert open_image(data).getpixel((0, 0)) == (9, 99, 199)
         mine = Image.open(io.BytesIO(data))
         open_image(mine)
-    assert mine.info["transparency"] == transparency  # the caller's picture stays as it was
+    assert mine.info["transparency"] == transparency  # the caller's image stays as it was
 
 
 @pytest.mark.parametrize("mode,dtype", [("I;16", "<u2"), ("I;16L", "<u2"), ("I;16B", ">u2"), ("I", "<i4")])

@@ -11,8 +11,8 @@ import pytest
 
 from runtime.images.decode import ImageError
 from runtime.images.preprocess import Preprocessing
+from runtime.measure.image import image_of, made_up
 from runtime.measure.latency import STAGES, measure, one_pass, settled
-from runtime.measure.picture import made_up, picture_of
 from runtime.networks.classifier import Classifier
 
 
@@ -160,7 +160,7 @@ def test_settled_gives_up() -> None:
 def test_the_picture_of_median_size(tmp_path: Path) -> None:
     for name, size in (("large.jpg", (300, 300)), ("small.jpg", (30, 30)), ("middle.jpg", (90, 90))):
         (tmp_path / name).write_bytes(made_up(size))
-    assert picture_of(str(tmp_path)) == (str(tmp_path / "middle.jpg"), made_up((90, 90)))
+    assert image_of(str(tmp_path)) == (str(tmp_path / "middle.jpg"), made_up((90, 90)))
     (tmp_path / "middle.jpg").write_bytes(made_up((90, 90))[:500] + b"\0" * 3000)
     with pytest.raises(ImageError, match="middle.jpg"):
-        picture_of(str(tmp_path))
+        image_of(str(tmp_path))

@@ -1,4 +1,4 @@
-"""The classifier as programs use it, on a real network and real photographs."""
+"""The classifier as programs use it, on a real network and real images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def classify(model: Path) -> Iterator[Classifier]:
 
 
 def close(one: List[Prediction], other: List[Prediction]) -> bool:
-    """Same classes in the same order; a batch may add up in another order than one picture."""
+    """Same classes in the same order; a batch may add up in another order than one image."""
     return [p[:2] for p in one] == [p[:2] for p in other] and bool(
         np.allclose([p.probability for p in one], [p.probability for p in other], atol=1e-5)
     )
@@ -151,7 +151,7 @@ def test_closed(model: Path) -> None:
 
 def test_pictures_that_cannot_be_used(classify: Classifier, tmp_path: Path) -> None:
     text = tmp_path / "text.jpg"
-    text.write_text("not a picture")
+    text.write_text("not an image")
     for wrong, says in (
         (tmp_path / "gone.jpg", "gone.jpg: cannot be opened"),
         (text, "text.jpg: not an image"),

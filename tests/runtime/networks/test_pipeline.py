@@ -24,7 +24,7 @@ def grey(value: int) -> np.ndarray:
 
 
 def as_picture(value: Any) -> Tuple[Any, str]:
-    return (b"no picture" if value is None else grey(value)), "it"
+    return (b"no image" if value is None else grey(value)), "it"
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def no_thread_stays() -> Iterator[None]:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("batch", "lanes", "readers"), [(1, 1, 1), (4, 1, 3), (3, 3, 2), (8, 2, 8)])
 def test_each_answer_belongs_to_its_picture_and_comes_in_order(batch: int, lanes: int, readers: int, seed: int) -> None:
-    """Whichever thread is quicker; with pictures that can't be read, and items that are none, among them."""
+    """Whichever thread is quicker; with images that can't be read, and items that are none, among them."""
     chance = random.Random(seed)
     items = [chance.choice([None, "event", *range(256)]) for _ in range(60)]
 

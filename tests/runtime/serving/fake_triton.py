@@ -20,7 +20,7 @@ TOLD = {"variant": "lite0", "precision": "fp32", "backend": "onnxruntime"}
 
 
 class FakeTriton:
-    """Answers a picture with its own content as the label; one that says b"bad" is not readable."""
+    """Answers an image with its own content as the label; one that says b"bad" is not readable."""
 
     def __init__(self) -> None:
         self.models = {
@@ -29,9 +29,9 @@ class FakeTriton:
             "broken": ("UNAVAILABLE", "no such file"),
         }
         self.failures: List[Tuple[int, str]] = []  # (status, message) of the next inferences
-        self.slow: Dict[bytes, float] = {}  # picture -> seconds until its answer
+        self.slow: Dict[bytes, float] = {}  # image -> seconds until its answer
         self.pages: Optional[bytes] = None  # instead of all else: what another web server says
-        self.asked: List[Tuple[bytes, int]] = []  # picture, top
+        self.asked: List[Tuple[bytes, int]] = []  # image, top
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -85,7 +85,7 @@ class FakeTriton:
         picture, top = body[header + 4 :], json.loads(body[:header])["parameters"]["top"]
         self.asked.append((picture, top))
         time.sleep(self.slow.get(picture, 0.0))
-        error = b"picture: cannot be read." if picture == b"bad" else b""
+        error = b"image: cannot be read." if picture == b"bad" else b""
         labels = [b""] * top if error else [picture + b" %d" % rank for rank in range(top)]
         outputs = [
             ("class", "INT32", struct.pack(f"<{top}i", *range(top))),

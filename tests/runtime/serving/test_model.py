@@ -99,7 +99,7 @@ def test_rows_stand_by_themselves(
     served = opened(artifacts, tmp_path, "lite0", monkeypatch)
     alone = Classifier(model, backend="onnxruntime")
     mixed, one, bad = served.execute([pictures(CORGI, b"", LIGHTHOUSE), pictures(CORGI, top=2), pictures(b"no", b"ne")])
-    assert mixed.outputs["error"].tolist() == [[b""], [b"picture: the file is empty."], [b""]]
+    assert mixed.outputs["error"].tolist() == [[b""], [b"image: the file is empty."], [b""]]
     assert mixed.outputs["class"][1].tolist() == [-1] * 5
     for row, encoded in ((0, CORGI), (2, LIGHTHOUSE)):
         wanted = alone(encoded)
@@ -107,7 +107,7 @@ def test_rows_stand_by_themselves(
         assert [label.decode() for label in mixed.outputs["label"][row]] == [each.label for each in wanted]
         assert mixed.outputs["probability"][row] == pytest.approx([each.probability for each in wanted], abs=1e-5)
     assert one.outputs["class"].shape == (1, 2)
-    assert all(row[0].startswith(b"picture: ") for row in bad.outputs["error"])
+    assert all(row[0].startswith(b"image: ") for row in bad.outputs["error"])
     assert json.loads(mixed.outputs["model"][0][0]) == {
         "variant": "lite0",
         "precision": "fp32",
@@ -148,10 +148,10 @@ def test_the_steps_around_a_network_give_what_the_whole_gives(
         steps[name] = opened(artifacts, tmp_path / name, name, monkeypatch)
         assert read_artifact(tmp_path / name / "1" / FACTS).labels == read_artifact(model).labels
     alone = Classifier(model, backend="onnxruntime")
-    (before,) = steps["lite0_preprocess"].execute([pictures(CORGI, b"no picture")])
+    (before,) = steps["lite0_preprocess"].execute([pictures(CORGI, b"no image")])
     logits = alone.logits(before.outputs["prepared"])
     (after,) = steps["lite0_postprocess"].execute(
         [Request({"logits": logits, "error": before.outputs["error"]}, {"top": 1})]
     )
     assert after.outputs["class"].tolist() == [[alone(CORGI)[0].index], [-1]]
-    assert after.outputs["error"][1][0].startswith(b"picture: ")
+    assert after.outputs["error"][1][0].startswith(b"image: ")

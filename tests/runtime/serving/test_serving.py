@@ -199,7 +199,7 @@ def of_batches(milliseconds: Dict[int, float], **more: Any) -> Any:
 
 
 def test_batching_follows_the_sweep() -> None:
-    swept = report(of_batches({1: 10.0, 4: 24.0, 8: 40.0, 16: 79.0}))  # 10, 6, 5 and 4.94 ms a picture
+    swept = report(of_batches({1: 10.0, 4: 24.0, 8: 40.0, 16: 79.0}))  # 10, 6, 5 and 4.94 ms an image
     found = batching_of(swept, "lite0", "fp32", ("onnxruntime",), network=False)
     assert (found.most, found.preferred, found.delay_us, found.dynamic) == (8, (4, 8), 5000, True)
     assert "trial" in found.why

@@ -14,7 +14,7 @@ from tests.runtime.sweep.sweep_rows import failed, report, row
         (row(ms=10, top1=77), row(ms=10.15, top1=78.9), SAME, SAME),
         (row(ms=10, top1=77), row(ms=10.3, top1=79.1), "slower", "better"),
         (row(ms=10, top1=77), row(ms=5, top1=74.9), "faster", "worse"),
-        (row(top1=77), row(top1=90, data="others"), SAME, "other pictures"),
+        (row(top1=77), row(top1=90, data="others"), SAME, "other images"),
         (row(top1=77), row(), SAME, ""),
         (row("b1"), failed("b1", "fp32", "broken"), None, None),
     ],

@@ -80,11 +80,11 @@ def test_only_what_was_measured_is_on_the_frontier():
 
 def test_the_picture_is_drawn_and_fits_into_the_page():
     pytest.importorskip("matplotlib")
-    from runtime.sweep import picture
+    from runtime.sweep import chart
 
-    assert picture.png(ROWS).startswith(b"\x89PNG")
-    assert picture.svg(ROWS) == picture.svg(ROWS)  # the same figures are the same file
-    drawn = [picture.svg_for_page(ROWS, size, name) for size, name in ((picture.WIDE, "w"), (picture.NARROW, "n"))]
+    assert chart.png(ROWS).startswith(b"\x89PNG")
+    assert chart.svg(ROWS) == chart.svg(ROWS)  # the same figures are the same file
+    drawn = [chart.svg_for_page(ROWS, size, name) for size, name in ((chart.WIDE, "w"), (chart.NARROW, "n"))]
     names = re.findall(r"<text[^>]*>([^<]*)</text>", drawn[0])
     assert sorted(name for name in names if re.match("b[0-9]|resnet", name)) == ["b0", "b0", "b1", "resnet50"]
     assert any("published" in name for name in names)

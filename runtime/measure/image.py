@@ -1,4 +1,4 @@
-"""The picture that is timed: encoded, in memory, the same work in every repetition."""
+"""The image that is timed: encoded, in memory, the same work in every repetition."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MADE_UP_SIZE = (640, 480)  # px, a small camera's frame
 
 
 def made_up(size: Sequence[int] = MADE_UP_SIZE) -> bytes:
-    """A JPEG file of about a photograph's detail, always the same: blobs of every size and a little grain."""
+    """A JPEG file of about an image's detail, always the same: blobs of every size and a little grain."""
     random, (width, height) = np.random.default_rng(0), size
     pixels = random.normal(128, 6, (height, width, 3))
     for cells, strength in ((4, 50), (16, 25), (64, 12)):
@@ -29,17 +29,17 @@ def made_up(size: Sequence[int] = MADE_UP_SIZE) -> bytes:
     return file.getvalue()
 
 
-def picture_of(folder: Optional[str]) -> Tuple[str, bytes]:
-    """(name, content) of the one picture that is timed: of those in `folder` the one of median file size, else the made-up
-    one. One, over and over: the spread over pictures of different sizes would hide the machine's.
+def image_of(folder: Optional[str]) -> Tuple[str, bytes]:
+    """(name, content) of the one image that is timed: of those in `folder` the one of median file size, else the made-up
+    one. One, over and over: the spread over images of different sizes would hide the machine's.
 
-    Raises UserError for a folder without pictures, ImageError if the one can't be used.
+    Raises UserError for a folder without images, ImageError if the one can't be used.
     """
     if folder is None:
         return f"made up, {MADE_UP_SIZE[0]} x {MADE_UP_SIZE[1]}", made_up()
     files = [path for _, path in find_pictures([folder]) if isinstance(path, str)]
     if not files:
-        raise UserError("Pictures to be timed are read from files, not from standard input.")
+        raise UserError("Images to be timed are read from files, not from standard input.")
     try:
         path = sorted(files, key=os.path.getsize)[(len(files) - 1) // 2]
         with open(path, "rb") as file:
