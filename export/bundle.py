@@ -48,6 +48,10 @@ _NETWORK = (
     "outputs",
 )
 
+# What a device does not run. Of the fleet it keeps what tells infer and evaluate that there is none.
+_NOT_ON_A_DEVICE = ("serving", "sweep", "fleet", "remote.py", "demo.py")
+_KEPT = ("runtime/fleet/__init__.py", "runtime/fleet/options.py")
+
 _YEAR_2000 = 946_684_800  # in seconds, as tar counts
 _LEVEL = 1  # of gzip: weights hardly shrink, at any level
 
@@ -69,10 +73,7 @@ def bundle(variant: str | None, precision: str, folder: Path | None = None) -> P
         files["labels.txt"] = "".join(f"{' '.join(label.split())}\n" for label in first.labels).encode()
     files["LICENSE"] = (ROOT / "LICENSE").read_bytes()
     files["README.md"] = _readme(first, artifacts).encode()
-    for path in sorted((ROOT / "runtime").rglob("*")):
-        relative = path.relative_to(ROOT)
-        if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in relative.parts):
-            files[relative.as_posix()] = path.read_bytes()
+    files.update(_code())
     sums = (f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in sorted(files.items()))
     files["SHA256SUMS"] = "".join(sums).encode()
     target = first.path.with_name(f"{name}.{precision}.bundle.tar.gz")
@@ -95,6 +96,18 @@ def _artifacts(variant: str | None, precision: str, folder: Path | None) -> list
                 )
         artifacts.append(artifact)
     return artifacts
+
+
+def _code() -> dict[str, bytes]:
+    """`runtime/` as far as a device runs it: path -> content."""
+    files = {}
+    for path in sorted((ROOT / "runtime").rglob("*")):
+        relative = path.relative_to(ROOT)
+        hidden = any(part.startswith((".", "__pycache__")) for part in relative.parts)
+        left_out = relative.parts[1] in _NOT_ON_A_DEVICE and relative.as_posix() not in _KEPT
+        if path.is_file() and not hidden and not left_out:
+            files[relative.as_posix()] = path.read_bytes()
+    return files
 
 
 def _archive(folder: str, files: dict[str, bytes]) -> bytes:

@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING, Iterable, Iterator, Tuple, Union
 
 from .command import add_decoding_options, add_model_options, open_model, run
-from .errors import UserError
 from .fleet.options import add_fleet_options, fleet_of, require_ray
 from .output import Picture, Result, add_output_options, facts, read_pipe, report
 
@@ -33,14 +32,7 @@ def main() -> int:
         help="milliseconds for each stage; one image after the other, without overlapping them",
     )
     add_decoding_options(parser)
-    table = add_fleet_options(parser)
-    table.add_argument(
-        "--out", metavar="FOLDER", help="write Parquet there, a row an image, instead of lines; may be a URL"
-    )
-    table.add_argument(
-        "--column", metavar="NAME", help="of a manifest or of Parquet: what holds the images or their paths"
-    )
-    table.add_argument("--fresh", action="store_true", help="do not go on with a job that was interrupted")
+    add_fleet_options(parser, table=True)
     options = parser.parse_args()
     fleet = fleet_of(options)
     if fleet is not None:
@@ -48,8 +40,6 @@ def main() -> int:
         from .fleet.inference import infer
 
         return infer(options, fleet)
-    if options.out or options.column or options.fresh:
-        raise UserError("--out, --column and --fresh are for many images on a cluster: add --ray.")
 
     from .artifacts.artifact import RANDOM_WEIGHTS
     from .images.find import find_pictures

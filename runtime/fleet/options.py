@@ -1,10 +1,11 @@
-"""What a command is told about a cluster."""
+"""What a command is told about a cluster. A device bundle holds this file alone of the room, and offers no --ray."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from typing import Any, List, NamedTuple, Optional
+from importlib.util import find_spec
+from typing import List, NamedTuple, Optional
 
 from ..command import positive
 from ..errors import UserError
@@ -25,8 +26,14 @@ class Fleet(NamedTuple):
         return options + (["--ray-gpus", f"{self.gpus:g}"] if self.gpus else [])
 
 
-def add_fleet_options(parser: argparse.ArgumentParser) -> Any:
-    """The options from which `fleet_of` makes a Fleet; the group they stand in."""
+def add_fleet_options(parser: argparse.ArgumentParser, table: bool = False) -> None:
+    """The options from which `fleet_of` makes a Fleet; `table`: and those for a job that writes a table of its images.
+
+    Where the rest of this room is missing, as in a device bundle, none of them is offered.
+    """
+    if find_spec(f"{__package__}.bulk") is None:
+        parser.set_defaults(ray=None, ray_actors=None, ray_gpus=0.0)
+        return
     group = parser.add_argument_group("on a Ray cluster")
     group.add_argument(
         "--ray",
@@ -41,7 +48,15 @@ def add_fleet_options(parser: argparse.ArgumentParser) -> Any:
     group.add_argument(
         "--ray-gpus", type=_share, default=0.0, metavar="G", help="GPUs of each: 1, or a share (default 0)"
     )
-    return group
+    if table:
+        group.add_argument(
+            "--out", metavar="FOLDER", help="write Parquet there, a row an image, instead of lines; may be a URL"
+        )
+        group.add_argument(
+            "--column", metavar="NAME", help="of a manifest or of Parquet: what holds the images or their paths"
+        )
+        group.add_argument("--fresh", action="store_true", help="do not go on with a job that was interrupted")
+        parser.set_defaults(needs_ray=("out", "column", "fresh"))
 
 
 def fleet_of(options: argparse.Namespace) -> Optional[Fleet]:
@@ -49,6 +64,8 @@ def fleet_of(options: argparse.Namespace) -> Optional[Fleet]:
     if options.ray is None:
         if options.ray_actors or options.ray_gpus:
             raise UserError("--ray-actors and --ray-gpus say how a cluster is used: add --ray.")
+        if any(getattr(options, name) for name in getattr(options, "needs_ray", ())):
+            raise UserError("--out, --column and --fresh are for many images on a cluster: add --ray.")
         return None
     address = options.ray
     if address and os.path.exists(address):

@@ -85,8 +85,9 @@ def test_holds_what_it_says_and_nothing_else(folder: Path, tmp_path: Path, preci
         assert (top / "artifacts" / "b1" / f"b1.{part}.onnx").read_bytes() == artifact_path(
             "b1", part, folder
         ).read_bytes()
-    sources = {p.relative_to(REPOSITORY) for p in (REPOSITORY / "runtime").rglob("*.py")}
-    assert sources == {p.relative_to(top) for p in top.rglob("*.py")}
+    assert {p.name for p in (top / "runtime").iterdir()} & {"serving", "sweep", "remote.py", "demo.py"} == set()
+    for path in top.rglob("*.py"):
+        assert path.read_bytes() == (REPOSITORY / path.relative_to(top)).read_bytes()
     assert (top / "labels.txt").read_text(encoding="utf-8") == "Käfer\ntwo lines\na beetle, or two\n"
     assert (top / "artifacts" / "latest").read_text() == f"b1 {precision}\n"
     assert (top / "LICENSE").read_bytes() == (REPOSITORY / "LICENSE").read_bytes()
@@ -221,6 +222,30 @@ def test_runs_where_nothing_else_is(lite0: Path, tmp_path: Path, version: str, p
     assert done.stdout.splitlines()[1].split("  ")[-1] == "Cardigan, Cardigan Welsh corgi"
     told = json.loads(run("python3 -m runtime.infer --json photo.jpg").stdout)
     assert (told["variant"], told["precision"]) == ("lite0", precision)
+    (top / "labels.csv").write_text("file,label\nphoto.jpg,264\n")
+    judged = run("python3 -m runtime.evaluate --json --data .")
+    assert json.loads(judged.stdout)["top1"] == 100, judged.stderr
+
+
+@pytest.mark.parametrize("version", PYTHONS)
+def test_every_command_is_whole_and_offers_no_cluster(folder: Path, tmp_path: Path, version: str) -> None:
+    """Nothing that a kept module imports at its start is left out, and what was left out is not in a command's help."""
+    python = Path(os.environ.get("EFFICIENTNET_TEST_PYTHONS", ""), f"python{version}", "bin", "python3")
+    if not python.is_file():
+        pytest.skip(f"there is no environment of Python {version} (make test sets up those that are installed)")
+    top = unpacked(bundle("b1", "fp32", folder), tmp_path / "there")
+    code = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
+    modules = [p.relative_to(top).with_suffix("").as_posix().replace("/", ".") for p in top.rglob("*.py")]
+    modules = [
+        name for name in modules if "builder_process" not in name and "cuda." not in name
+    ]  # need a GPU's libraries
+    done = subprocess.run([python, "-c", code, *modules], cwd=top, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for command in ("infer", "watch", "engine", "embed", "evaluate", "bench"):
+        told = subprocess.run([python, "-m", f"runtime.{command}", "--help"], cwd=top, capture_output=True, text=True)
+        assert told.returncode == 0 and "--ray" not in told.stdout, told.stderr
+    refused = subprocess.run([python, "-m", "runtime.infer", "a.jpg", "--ray"], cwd=top, capture_output=True, text=True)
+    assert refused.returncode == 2 and "--ray" in refused.stderr
 
 
 def test_pixels_are_told_and_not_mixed_with_floats(folder: Path, tmp_path: Path) -> None:
