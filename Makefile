@@ -11,7 +11,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 TEST_ARTIFACTS := build/test-artifacts
-OTHER_PYTHONS := 3.8 3.10 3.12# of JetPack 5, 6 and 7
+OTHER_PYTHONS := 3.8 3.10 3.12# of JetPack 5, 6 and 7: all of the runtime's tests on the oldest, smoke tests on those in between
 
 # Stops with a sentence if a variable that a target can't do without is empty.
 needs = $(if $(strip $($(1))),,$(error $(1) is empty: make $(MAKECMDGOALS) $(1)=photos/ names a folder of photographs))
@@ -142,7 +142,7 @@ SOURCES := $(shell find models export calibration runtime tests -type f -not -na
 TESTED := build/tested$(if $(EFFICIENTNET_TEST_DATA),-with-data)
 
 .PHONY: test
-test: $(if $(filter-out 0,$(FORCE)),all-tests) $(TESTED) ## everything that CI runs: ruff, mypy, all tests, the runtime's on older Pythons
+test: $(if $(filter-out 0,$(FORCE)),all-tests) $(TESTED) ## everything that CI runs: ruff, mypy, all tests, the runtime's on a device's Pythons too
 	@echo "all tests have passed on the files as they are (FORCE=1 runs them again)"
 
 $(TESTED): $(SOURCES)
@@ -174,8 +174,8 @@ test-artifacts: $(VENV)/.test
 # The runtime must run where the device's Python is: its own tests, with nothing but numpy, Pillow and onnxruntime.
 .PHONY: $(addprefix test-python,$(OTHER_PYTHONS))
 $(addprefix test-python,$(OTHER_PYTHONS)): test-python%: test-artifacts build/python%/.ready
-	@[ ! -e build/python$*/.ready ] || { echo "the runtime's tests on Python $*" && \
-	 EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/python$*/bin/python -m pytest tests/runtime; }
+	@[ ! -e build/python$*/.ready ] || { echo "the runtime's $(if $(filter 3.8,$*),,smoke )tests on Python $*" && \
+	 EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/python$*/bin/python -m pytest tests/runtime $(if $(filter 3.8,$*),,-m smoke); }
 
 build/python%/.ready:
 	@python=$$(tests/find_python.sh $*) || { echo "Python $* is not installed here: the tests on it are skipped"; exit 0; }; \

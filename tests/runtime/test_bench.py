@@ -48,6 +48,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: Any, meter: Optional[M
     return bench.main()
 
 
+@pytest.mark.smoke
 def test_whole_command(here: Path, model: Path) -> None:
     """One process, as people run it; the model stands in for one of another project as well."""
     other = here / "resnet.onnx"

@@ -77,6 +77,7 @@ def test_a_bug_of_ours_keeps_its_traceback() -> None:
         run(broken)
 
 
+@pytest.mark.smoke
 def test_errors_of_users_and_of_their_disks_are_sentences(capfd: pytest.CaptureFixture[str]) -> None:
     def wrong() -> int:
         raise UserError("photos holds no pictures.\nname another folder")

@@ -93,6 +93,7 @@ def command(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
     return called
 
 
+@pytest.mark.smoke
 def test_a_row_for_each_picture_in_order_and_a_word_for_each_that_failed(
     command: Any, photos: Path, model: Path
 ) -> None:

@@ -41,6 +41,7 @@ def build(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return engine.main()
 
 
+@pytest.mark.smoke
 def test_after_building_infer_takes_that_engine(
     trt: Any, artifacts_here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

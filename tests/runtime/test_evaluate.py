@@ -102,6 +102,7 @@ def test_what_can_not_be_meant_is_an_error(lite0, tmp_path, files, sentence):
         read_dataset(tmp_path, lite0)
 
 
+@pytest.mark.smoke
 def test_figures_and_pictures_that_can_not_be_read(folder, tmp_path):
     for i in range(6):
         shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path / f"corgi{i}.jpg"))

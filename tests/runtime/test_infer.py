@@ -71,6 +71,7 @@ def blocks(out: str) -> Dict[str, List[str]]:
     return found
 
 
+@pytest.mark.smoke
 def test_photographs(here: Path, photographs: Dict[Path, Set[int]], model: Path) -> None:
     labels = read_artifact(model).labels
     done = infer(*photographs)

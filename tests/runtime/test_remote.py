@@ -54,6 +54,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return ask
 
 
+@pytest.mark.smoke
 def test_answers_come_in_order_however_long_each_takes(server: FakeTriton, pictures: List[Path], ask: Any) -> None:
     server.slow = {b"one": 0.3}
     done = ask(*pictures, "--url", server.url, "--top", 2, "--json")

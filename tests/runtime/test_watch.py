@@ -306,6 +306,7 @@ def command(here: Path, artifacts: Path, *arguments: Any, **options: Any) -> sub
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.smoke
 def test_signals_end_it_after_the_picture(tmp_path: Path, artifacts: Path, number: int, status: int) -> None:
     (tmp_path / "in").mkdir()
     process = command(tmp_path, artifacts, "in", "--top", "1", preexec_fn=interruptible)

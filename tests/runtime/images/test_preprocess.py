@@ -87,6 +87,25 @@ def test_as_plain_pillow(wanted: Preprocessing) -> None:
         assert apart(tensor, plain(image, wanted), wanted) < 0.001
 
 
+# Rounded to whole 255ths, which Pillow 10 to 13 agree on: mean of each channel, and the pixels at (100, 60) and (7, 200).
+GOLDEN = [
+    ("corgi.jpg", "bicubic", [124.962, 112.243, 96.040], [68, 59, 46], [51, 25, 28]),
+    ("corgi.jpg", "bilinear", [125.030, 112.309, 96.106], [78, 67, 54], [51, 25, 28]),
+    ("lighthouse.jpg", "bicubic", [118.162, 113.241, 127.141], [226, 222, 219], [45, 65, 100]),
+    ("lighthouse.jpg", "bilinear", [118.205, 113.282, 127.181], [226, 222, 219], [45, 65, 100]),
+]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(("name", "interpolation", "means", "one", "other"), GOLDEN)
+def test_golden_values(name: str, interpolation: str, means: list[float], one: list[int], other: list[int]) -> None:
+    wanted = BASE._replace(interpolation=interpolation, mean=(0, 0, 0), std=(1, 1, 1))
+    tensor = np.rint(preprocess(ROOT / "tests" / "data" / name, wanted) * 255)
+    np.testing.assert_allclose(tensor.mean((1, 2)), means, atol=0.1)
+    np.testing.assert_allclose(tensor[:, 100, 60], one, atol=1)
+    np.testing.assert_allclose(tensor[:, 7, 200], other, atol=1)
+
+
 @pytest.mark.parametrize("wanted", VARIED)
 def test_as_torchvision(wanted: Preprocessing) -> None:
     torch = pytest.importorskip("torch")

@@ -43,6 +43,7 @@ def close(one: List[Prediction], other: List[Prediction]) -> bool:
     )
 
 
+@pytest.mark.smoke
 def test_real_photographs(classify: Classifier, photographs: Dict[Path, Set[int]]) -> None:
     for photograph, right in photographs.items():
         predictions = classify(photograph)
@@ -108,6 +109,7 @@ def test_logits(classify: Classifier) -> None:
     assert [p.probability for p in classify.predictions(huge, 3)[0]] == [1, 0, 0]
 
 
+@pytest.mark.smoke
 def test_fp16_agrees(classify: Classifier, artifacts: Path, photographs: Dict[Path, Set[int]]) -> None:
     pictures = list(photographs)
     folder = os.environ.get("EFFICIENTNET_TEST_DATA")

@@ -58,6 +58,7 @@ def engine(folder: Path, module: str = "tensorrt", gpu: str = "l4-sm89") -> Path
     return path
 
 
+@pytest.mark.smoke
 def test_every_config_is_one_of_tritons_and_names_its_folder(folder: Path) -> None:
     engine(folder)
     for device in ("gpu", "cpu"):
@@ -170,6 +171,7 @@ def test_new_weights_are_a_new_version_and_two_are_kept(folder: Path, model: Pat
     assert not list(folder.glob(".triton*"))
 
 
+@pytest.mark.smoke
 def test_the_repository_holds_all_that_its_models_import(folder: Path) -> None:
     """In a process that sees nothing else of this project."""
     write(folder)

@@ -27,6 +27,7 @@ def test_a_difference_is_one_whose_intervals_do_not_meet(a, b, latency, accuracy
         assert (found[0].latency, found[0].accuracy) == (latency, accuracy)
 
 
+@pytest.mark.smoke
 def test_rows_are_matched_by_what_was_measured_and_the_rest_is_named():
     one = report([row("b0"), row("b1"), row("b0", batch=8)], machine={"cpu": "old", "load": {"busy": 1}, "cores": 4})
     two = report(

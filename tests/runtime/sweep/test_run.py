@@ -127,6 +127,7 @@ def go(wanted: Plan, name: str = "trial") -> Dict[Tuple[str, str, int], Dict[str
     return {(each["variant"], each["precision"], each["batch"]): each for each in report.rows}
 
 
+@pytest.mark.smoke
 def test_what_is_missing_is_made_and_everything_measured(commands, tmp_path):
     (tmp_path / "photos").mkdir()
     write_artifact(Path("artifacts"), "b0", "fp32", published_top1="77.7", published_source="a paper")
