@@ -65,20 +65,20 @@ def main() -> int:
         shown("reading images", done, of)
 
     if options.calib:
-        photographs = read_folder(options.calib, pre, classes, reading)
+        images = read_folder(options.calib, pre, classes, reading)
     else:
-        photographs = read_built_in(pre, reading)
+        images = read_built_in(pre, reading)
     judging = read_folder(options.evaluation, pre, classes, reading) if options.evaluation else None
-    if budget.points is not None and photographs.labels is None:
+    if budget.points is not None and images.labels is None:
         parser.error("--budget in points needs labels (a labels.csv in the folder of --calib); give one like 99.3%")
-    digests = request_digests(artifact, photographs, judging, budget, options.target, training)
+    digests = request_digests(artifact, images, judging, budget, options.target, training)
     if not options.force and up_to_date(artifact.variant, digests.all, folder):
         shown.close()
         print(
             f"{folder / artifact.variant} is calibrated already: same network, images and options (FORCE=1 repeats it)"
         )
         return 0
-    result = calibrate(artifact, photographs, judging, budget, options.target, folder, options.threads, shown, training)
+    result = calibrate(artifact, images, judging, budget, options.target, folder, options.threads, shown, training)
     shown.close()
     print("\n".join(map(printable, _lines(result, folder))))
     if options.budget and not result.met:
@@ -114,7 +114,7 @@ def _budget(parser: argparse.ArgumentParser, text: str | None) -> Budget | None:
     if not found or (found[2] == "%" and float(found[1]) > 100):
         parser.error(f"--budget {text}: give points of top-1 that may be lost, as 0.5, or a same-class rate, as 99.3%")
     value = float(found[1])
-    return Budget(same_class=value / 100) if found[2] == "%" else Budget(points=value)
+    return Budget(agreement=value / 100) if found[2] == "%" else Budget(points=value)
 
 
 def _schedule(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Schedule | None:
@@ -144,7 +144,7 @@ def _lines(result: Result, folder: Path) -> list[str]:
     for score in result.scores:
         top1 = "" if score.top1 is None else f"top-1 {score.top1:5.1f} %   "
         sqnr = "exact" if score.sqnr >= 200 else f"{score.sqnr:5.1f} dB"
-        lines.append(f"  {score.name:<18} {top1}same class {score.same_class:5.1f} %   SQNR {sqnr}")
+        lines.append(f"  {score.name:<18} {top1}same class {score.agreement:5.1f} %   SQNR {sqnr}")
     lines += [f"  {speed.engine:<18} {speed.milliseconds:.1f} ms" for speed in result.speeds]
     lines += [f"speed        {verdict(result.speeds)}"] if result.speeds else []
     lines += [f"NOTE         {warning}" for warning in result.warnings]

@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from calibration.collect.images import Photographs, read_folder
-from calibration.network import Network, open_session, run, same_class, sqnr
+from calibration.collect.images import CalibrationImages, read_folder
+from calibration.layer_graph import LayerGraph, open_session, run, sqnr, top1_agreement
 from calibration.quantisers import METHODS, TOOLS, Method
+from calibration.report.result import written
 from calibration.stage import read_network
 from runtime.artifacts.artifact import artifacts_folder, find_artifact, read_artifact, require_classes, sealed
 from runtime.command import run as run_command
@@ -41,7 +42,7 @@ class Row:
     name: str
     about: str
     top1: float | None = None  # %, where there are labels
-    same_class: float | None = None  # %, as FP32
+    agreement: float | None = None  # %, as FP32
     sqnr: float | None = None  # of the logits, dB
     share: float | None = None  # of the MACs that are in INT8, %
     seconds: float | None = None
@@ -56,7 +57,7 @@ _ROOT = str(Path(__file__).parents[1])
 _CHILD = "import sys; from calibration.quantisers import quantise_here; quantise_here(sys.argv[1])"
 
 
-def multiply_adds_in_int8(model: onnx.ModelProto, network: Network) -> float:
+def macs_in_int8(model: onnx.ModelProto, network: LayerGraph) -> float:
     """Share of `network`'s MACs that `model` (Q/DQ) does on dequantised data and dequantised weights, 0..1.
 
     Raises ValueError if a layer is gone from `model`.
@@ -67,11 +68,11 @@ def multiply_adds_in_int8(model: onnx.ModelProto, network: Network) -> float:
     if gone:
         raise ValueError(f"{len(gone)} layers are gone or have another name, such as {gone[0]}")
     done = sum(
-        layer.multiply_adds
+        layer.macs
         for layer in network.layers
         if all(operators.get(name) == "DequantizeLinear" for name in inputs[layer.name])
     )
-    return done / network.multiply_adds
+    return done / network.macs
 
 
 def compare(
@@ -102,12 +103,12 @@ def compare(
 
     def judged(name: str, about: str, model: onnx.ModelProto) -> Row:
         say(f"judging {name}")
-        share = multiply_adds_in_int8(model, network)
+        share = macs_in_int8(model, network)
         logits = run(open_session(model, threads, integer=False), pictures.batches(rows))
-        same, noise = 100 * same_class(reference, logits), sqnr(reference, logits)
-        return Row(name, about, _top1(logits, labels), same, noise, 100 * share)
+        agreement, noise = 100 * top1_agreement(reference, logits), sqnr(reference, logits)
+        return Row(name, about, _top1(logits, labels), agreement, noise, 100 * share)
 
-    found = [Row(FP32, "as exported", _top1(reference, labels), same_class=100.0, share=0.0)]
+    found = [Row(FP32, "as exported", _top1(reference, labels), agreement=100.0, share=0.0)]
     with tempfile.TemporaryDirectory() as scratch:
         shape = _write_pictures(Path(scratch) / "pictures", calibration, limit)
         source = artifact.path
@@ -137,7 +138,7 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> list[str]:
             continue
         cells = (
             (row.top1, 7, 1),
-            (row.same_class, 12, 1),
+            (row.agreement, 12, 1),
             (row.sqnr, 7, 1),
             (row.share, 11, 1),
             (row.seconds, 7, 0),
@@ -167,18 +168,18 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _write_pictures(path: Path, photographs: Photographs, limit: int | None) -> list[int]:
+def _write_pictures(path: Path, images: CalibrationImages, limit: int | None) -> list[int]:
     """Writes the first `limit` as CalibrationPictures reads them; returns their shape."""
-    rows, side = np.arange(len(photographs))[:limit], photographs.preprocessing.resolution
+    rows, side = np.arange(len(images))[:limit], images.preprocessing.resolution
     with open(path, "wb") as file:
-        for batch in photographs.batches(rows):
+        for batch in images.batches(rows):
             file.write(batch.tobytes())
     return [len(rows), 3, side, side]
 
 
 def _tried(
     method: Method,
-    network: Network,
+    network: LayerGraph,
     source: Path,
     scratch: Path,
     shape: list[int],
@@ -250,7 +251,7 @@ def main() -> int:
         say=lambda step: print(f"{options.variant}: {step} ...", file=sys.stderr, flush=True),
     )
     if options.json:
-        text = json.dumps({**facts, "rows": [asdict(row) for row in rows]}, indent=1)
+        text = json.dumps({**facts, "rows": [written(row) for row in rows]}, indent=1)
         write_whole(options.json, f"{text}\n".encode())
     print("\n".join(table(rows, facts)))
     return 0

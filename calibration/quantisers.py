@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from calibration.collect.images import Photographs
-from calibration.network import batch_size
+from calibration.collect.images import CalibrationImages
+from calibration.layer_graph import batch_size
 from runtime.artifacts.artifact import artifact_path, read_artifact
 
 CHUNK = 8  # images whose activations onnxruntime's histogram collectors hold at once
@@ -98,7 +98,7 @@ def _modelopt(source: Path, target: Path, pictures: CalibrationPictures, options
     )
 
 
-class _Preprocessed(Photographs):
+class _Preprocessed(CalibrationImages):
     """CalibrationPictures as the calibrator takes its images."""
 
     def __init__(self, pictures: CalibrationPictures, source: Path) -> None:

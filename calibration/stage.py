@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 
 from calibration.cache import Cache, code_digest
-from calibration.collect.images import FEW, Photographs, split
-from calibration.network import Network, open_session, run
+from calibration.collect.images import FEW, CalibrationImages, split
+from calibration.layer_graph import LayerGraph, open_session, run
 from calibration.quantise.placement import quantised_graph, share_in_int8, to_half, with_float_weights
 from calibration.quantise.prepare import Prepared
 from calibration.report.judge import judge, min_max
@@ -48,15 +48,15 @@ class Digests:
 
 def request_digests(
     artifact: Artifact,
-    photographs: Photographs,
-    judging: Photographs | None,
+    images: CalibrationImages,
+    judging: CalibrationImages | None,
     budget: Budget,
     target: str,
     training: Schedule | None = None,
 ) -> Digests:
     made_from = {
         "network": verify(artifact.path),
-        "pictures": photographs.digest(),
+        "pictures": images.digest(),
         "target": target,
         "tools": {tool: version(tool) for tool in TOOLS},
         "code": code_digest(),
@@ -81,7 +81,7 @@ def up_to_date(variant: str, digest: str, folder: Path | None) -> bool:
     return all((reports / f"{variant}.calibration.{suffix}").is_file() for suffix in ("json", "html"))
 
 
-def read_network(artifact: Artifact) -> Network:
+def read_network(artifact: Artifact) -> LayerGraph:
     """The network of an FP32 artifact, from normalised images on: where the artifact takes pixels, without the front that
     normalises them. Raises UserError for another precision, NaN weights or an unknown form."""
     if artifact.precision != "fp32":
@@ -96,7 +96,7 @@ def read_network(artifact: Artifact) -> Network:
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise UserError(f"{artifact.path} is quantised already: calibration starts from the FP32 artifact.")
     try:
-        network = Network(without_pixels(model))
+        network = LayerGraph(without_pixels(model))
     except ValueError as error:
         raise UserError(f"{artifact.path} can't be calibrated ({error}).") from None
     if all(layer.unfit or layer.pooled for layer in network.layers):
@@ -109,8 +109,8 @@ def read_network(artifact: Artifact) -> Network:
 
 def calibrate(
     artifact: Artifact,
-    photographs: Photographs,
-    judging: Photographs | None,
+    images: CalibrationImages,
+    judging: CalibrationImages | None,
     budget: Budget,
     target: str,
     folder: Path | None = None,
@@ -127,17 +127,17 @@ def calibrate(
     written then.
     """
     began, network = time.perf_counter(), read_network(artifact)
-    digests = request_digests(artifact, photographs, judging, budget, target, training)
+    digests = request_digests(artifact, images, judging, budget, target, training)
     cache = Cache(artifact_path(artifact.variant, "int8", folder).parent / "calibration", digests.steps)
-    fit, held_out = split(len(photographs))
+    fit, held_out = split(len(images))
     say("FP32", 0, 1)
-    reference = run(open_session(network.to_model(), threads), photographs.batches())
+    reference = run(open_session(network.to_model(), threads), images.batches())
     if not np.isfinite(reference).all():
         raise UserError(f"{artifact.path} gives logits that are not finite: export the network again.")
-    prepared = prepared_layers(network, target, photographs, fit, cache, threads, say)
-    damages = refined(prepared, target, photographs, reference, fit, held_out, cache, threads, say)
+    prepared = prepared_layers(network, target, images, fit, cache, threads, say)
+    damages = refined(prepared, target, images, reference, fit, held_out, cache, threads, say)
 
-    measure = measured(reference, photographs.labels, held_out.tolist(), photographs.batches, threads)
+    measure = measured(reference, images.labels, held_out.tolist(), images.batches, threads)
     found: list[Point] = []
 
     def note(point: Point) -> None:
@@ -148,7 +148,7 @@ def calibrate(
     if training is None:
         best, points, met = search(prepared, damages, budget, measure, note)
     else:
-        trained = _trained(prepared, photographs, fit, training, threads, say)
+        trained = _trained(prepared, images, fit, training, threads, say)
         points = [everything(calibrated, measure), everything(trained, measure)]
         kept_training = points[1].sqnr > points[0].sqnr
         prepared, best = (trained, points[1]) if kept_training else (calibrated, points[0])
@@ -163,8 +163,8 @@ def calibrate(
         name, other = ("calibrated", calibrated) if kept_training else ("trained", trained)
         forms.append((f"INT8, {name}", quantised_graph(network, other.layers, other.identities)))
     forms.append((f"INT8, {'trained' if kept_training else 'calibrated'}", graph))
-    scores, judged_on = judge(artifact, network, target, forms, photographs, judging, reference, held_out, threads, say)
-    warnings = [*_warnings(artifact, photographs), *_left_in_float(network)]
+    scores, judged_on = judge(artifact, network, target, forms, images, judging, reference, held_out, threads, say)
+    warnings = [*_warnings(artifact, images), *_left_in_float(network)]
     if training is not None and not kept_training:
         warnings.append(
             f"training did harm ({points[0].sqnr:.1f} -> {points[1].sqnr:.1f} dB on the images held out): the weights are "
@@ -173,7 +173,7 @@ def calibrate(
     speeds: list[Speed] = []
     if target == "cpu":
         say("timing", 0, 1)
-        lost = {score.name: scores[-1].same_class - score.same_class for score in scores}
+        lost = {score.name: scores[-1].agreement - score.agreement for score in scores}
         speeds = measure_speed(network.to_model(), graph, artifact.preprocessing.resolution, threads)
         speeds = [replace(speed, lost=lost.get(speed.engine, 0.0)) for speed in speeds]
     result = Result(
@@ -186,9 +186,9 @@ def calibrate(
         damages,
         scores,
         judged_on,
-        len(photographs),
-        photographs.skipped,
-        photographs.origin,
+        len(images),
+        images.skipped,
+        images.origin,
         warnings,
         speeds,
         time.perf_counter() - began,
@@ -202,11 +202,11 @@ def calibrate(
 
 
 def _trained(
-    prepared: Prepared, photographs: Photographs, fit: np.ndarray, training: Schedule, threads: int, say: Say
+    prepared: Prepared, images: CalibrationImages, fit: np.ndarray, training: Schedule, threads: int, say: Say
 ) -> Prepared:
     from calibration.train.training import train
 
-    return train(prepared, photographs, fit, (), training, threads, lambda done, of: say("training", done, of))
+    return train(prepared, images, fit, (), training, threads, lambda done, of: say("training", done, of))
 
 
 def everything(prepared: Prepared, measure: Callable[[onnx.ModelProto], tuple[float, float, float]]) -> Point:
@@ -216,18 +216,18 @@ def everything(prepared: Prepared, measure: Callable[[onnx.ModelProto], tuple[fl
     return Point((), share_in_int8(prepared.network, never), *measure(graph))
 
 
-def _warnings(artifact: Artifact, photographs: Photographs) -> list[str]:
+def _warnings(artifact: Artifact, images: CalibrationImages) -> list[str]:
     found = []
     if artifact.random:
         found.append("random weights: the accuracy of this network means nothing")
-    if len(photographs) < FEW:
-        found.append(f"only {len(photographs)} images: at least {FEW}, better 256, make ranges that hold")
-    if photographs.skipped:
-        found.append(f"{len(photographs.skipped)} images skipped, the first: {photographs.skipped[0]}")
+    if len(images) < FEW:
+        found.append(f"only {len(images)} images: at least {FEW}, better 256, make ranges that hold")
+    if images.skipped:
+        found.append(f"{len(images.skipped)} images skipped, the first: {images.skipped[0]}")
     return found
 
 
-def _left_in_float(network: Network) -> list[str]:
+def _left_in_float(network: LayerGraph) -> list[str]:
     """What networks of others have that int8 is not made for here."""
     reasons: dict[str, list[str]] = {}
     for layer in network.layers:

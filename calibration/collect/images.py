@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from calibration.network import batch_size
+from calibration.layer_graph import batch_size
 from runtime.errors import UserError
 from runtime.images.decode import ImageError, open_image
 from runtime.images.find import below
@@ -43,7 +43,7 @@ _CROPS = 8
 
 
 @dataclass
-class Photographs:
+class CalibrationImages:
     """Images as the network's squares, uint8 [n, side, side, 3] in a file that vanishes with the process."""
 
     pixels: np.ndarray
@@ -77,7 +77,7 @@ class Photographs:
 
 def read_folder(
     folder: Path, preprocessing: Preprocessing, classes: int, note: Callable[[int, int], None] = lambda *_: None
-) -> Photographs:
+) -> CalibrationImages:
     """The images in `folder` and below, in the order of their names; `note` is told (done, of).
 
     A labels.csv there (columns `file` and `label`, a class index) gives labels; images that it does not name are then
@@ -105,7 +105,9 @@ def read_folder(
     return found
 
 
-def read_built_in(preprocessing: Preprocessing, note: Callable[[int, int], None] = lambda *_: None) -> Photographs:
+def read_built_in(
+    preprocessing: Preprocessing, note: Callable[[int, int], None] = lambda *_: None
+) -> CalibrationImages:
     """Crops of the sample images of scikit-image, where that is installed (nothing of it is imported).
 
     Raises UserError if it isn't.
@@ -147,7 +149,7 @@ def _gather(
     preprocessing: Preprocessing,
     origin: str,
     note: Callable[[int, int], None],
-) -> Photographs:
+) -> CalibrationImages:
     side = preprocessing.resolution
     size = count * side * side * 3
     with tempfile.TemporaryFile() as file:  # the mapping outlives the name and the handle
@@ -178,7 +180,7 @@ def _gather(
     note(count, count)
     if not names:
         raise UserError(f"None of the {count} images in {origin} can be used. The first: {skipped[0]}")
-    return Photographs(pixels[: len(names)], preprocessing, None, names, skipped, origin)
+    return CalibrationImages(pixels[: len(names)], preprocessing, None, names, skipped, origin)
 
 
 def _read_labels(path: Path, classes: int) -> dict[str, int] | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibration.collect.taps import Taps
-from calibration.network import Network, open_session
+from calibration.layer_graph import LayerGraph, open_session
 
 LEVELS = 127  # of either sign: symmetric int8 without -128, as TensorRT rounds
 POSITIONS = 9  # of each map and image that go into the histograms, on a grid whose origin moves from run to run
@@ -219,7 +219,7 @@ def half_precision(values: np.ndarray | np.floating) -> np.ndarray:
 
 
 def collect(
-    network: Network, tensors: Sequence[str], batches: Iterable[np.ndarray], threads: int = 0, seed: int = 0
+    network: LayerGraph, tensors: Sequence[str], batches: Iterable[np.ndarray], threads: int = 0, seed: int = 0
 ) -> dict[str, Histogram]:
     """Histograms of `tensors` (4D or 2D) over images that come as batches [n, 3, H, W]; one forward pass.
 

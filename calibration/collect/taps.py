@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.network import Network
+from calibration.layer_graph import LayerGraph
 
 _END = 1 << 30
 _WINDOW = 4  # px: a maximum is taken of windows that wide first
@@ -23,7 +23,7 @@ class Taps:
     """A copy of a network's graph that grows taps; `model()` puts each right behind what makes its tensor, so that the
     tensor need not be kept for it."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: LayerGraph) -> None:
         self.network = network
         self.outputs: list[str] = []
         self._origins: dict[str, int] = {}  # graph inputs int64 [2]: where a grid begins, each below its step

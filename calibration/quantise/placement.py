@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.collect.ranges import Range, half_precision
-from calibration.network import Layer, Network
+from calibration.layer_graph import Layer, LayerGraph
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Quantised:
         return self.weight * self.scale.reshape(-1, *[1] * (self.weight.ndim - 1))
 
 
-def offset_site(network: Network, layer: Layer) -> onnx.NodeProto | None:
+def offset_site(network: LayerGraph, layer: Layer) -> onnx.NodeProto | None:
     """The node whose output may be moved by a constant in front of `layer` for nothing, if there is one.
 
     A 1x1 convolution takes the constant off again in its bias, exactly, since it has no padding. The product of a map
@@ -75,7 +75,7 @@ def offset_site(network: Network, layer: Layer) -> onnx.NodeProto | None:
     return None
 
 
-def smoothing_site(network: Network, layer: Layer) -> bool:
+def smoothing_site(network: LayerGraph, layer: Layer) -> bool:
     """Whether the channels of `layer`'s input may get a factor each before rounding, for next to nothing.
 
     A depthwise layer takes them off again in its weights' scales, exactly and without another rounding: it has one scale a
@@ -87,7 +87,7 @@ def smoothing_site(network: Network, layer: Layer) -> bool:
 
 
 def quantised_graph(
-    network: Network, layers: Mapping[str, Quantised], identities: Mapping[str, Range], kept: Collection[str] = ()
+    network: LayerGraph, layers: Mapping[str, Quantised], identities: Mapping[str, Range], kept: Collection[str] = ()
 ) -> onnx.ModelProto:
     """`network` with `layers` (by name) in int8 except those `kept`, and Q/DQ on the identity of each Add named in
     `identities` whose branch ends in an int8 layer. Opset and all else as in the network."""
@@ -174,9 +174,9 @@ def quantised_graph(
     return model
 
 
-def share_in_int8(network: Network, kept: Collection[str]) -> float:
+def share_in_int8(network: LayerGraph, kept: Collection[str]) -> float:
     """Share of the MACs that int8 layers do if all but `kept` are."""
-    return 1 - sum(layer.multiply_adds for layer in network.layers if layer.name in kept) / network.multiply_adds
+    return 1 - sum(layer.macs for layer in network.layers if layer.name in kept) / network.macs
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from calibration.collect.ranges import Histogram, Range, choose, choose_factors, collect
-from calibration.network import Layer, Network, by_input
+from calibration.layer_graph import Layer, LayerGraph, by_input
 from calibration.quantise.placement import Placement, Quantised, offset_site
 from calibration.quantise.rounding import collect_moments, corrected_bias, round_weights
 
@@ -19,7 +19,7 @@ Batches = Callable[[], Iterable[np.ndarray]]  # each call passes over the images
 class Prepared:
     """All that is known of the layers that may be quantised."""
 
-    network: Network
+    network: LayerGraph
     layers: dict[str, Quantised]  # by layer
     identities: dict[str, Range]  # by residual Add
     histograms: dict[str, Histogram]  # by tensor
@@ -51,7 +51,7 @@ class Prepared:
 
 
 def prepare(
-    network: Network,
+    network: LayerGraph,
     placement: Placement,
     batches: Batches,
     threads: int = 0,
@@ -88,7 +88,7 @@ def prepare(
     return prepared
 
 
-def _gain(network: Network, layer: Layer) -> np.ndarray:
+def _gain(network: LayerGraph, layer: Layer) -> np.ndarray:
     """How much the squared error of each input channel weighs in the layer's output, [channels]."""
     squares = np.square(network.weights[layer.weight], dtype=np.float64)
     if layer.depthwise:
@@ -111,7 +111,7 @@ def to_arrays(prepared: Prepared) -> dict[str, np.ndarray]:
     return arrays
 
 
-def from_arrays(network: Network, arrays: dict[str, np.ndarray]) -> Prepared:
+def from_arrays(network: LayerGraph, arrays: dict[str, np.ndarray]) -> Prepared:
     """What `to_arrays` was given."""
     names: dict[str, list[str]] = {"layer": [], "identity": [], "histogram": []}
     for key in arrays:

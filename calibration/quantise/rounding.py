@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from calibration.collect.ranges import LEVELS, half_precision
 from calibration.collect.taps import Taps
-from calibration.network import Layer, Network, open_session
+from calibration.layer_graph import Layer, LayerGraph, open_session
 
 PIXELS = 25  # of each map and image that the moments are taken over
 PATCHES = (2, 3)  # for kernels above 1x1: rows and columns, at whose crossings they lie
@@ -36,7 +36,7 @@ class Moments:
 
 
 def collect_moments(
-    network: Network, layers: Sequence[Layer], batches: Iterable[np.ndarray], threads: int = 0, seed: int = 0
+    network: LayerGraph, layers: Sequence[Layer], batches: Iterable[np.ndarray], threads: int = 0, seed: int = 0
 ) -> dict[str, Moments]:
     """Moments of the inputs of `layers`, by layer name; one forward pass over batches [n, 3, H, W]."""
     taps = Taps(network)
@@ -183,7 +183,7 @@ def _inside(layer: Layer, height: int) -> np.ndarray:
     return np.outer(share, share).ravel()  # maps and kernels are square
 
 
-def _geometry(network: Network, layer: Layer) -> str:
+def _geometry(network: LayerGraph, layer: Layer) -> str:
     """What decides which pixels a kernel of `layer` sees."""
     return "_".join(map(str, (network.shapes[layer.input][2], layer.kernel, layer.stride, layer.pads[0])))
 
@@ -199,6 +199,6 @@ def _picked(side: int, layer: Layer, count: int, random: np.random.Generator) ->
 
 def _patches(values: np.ndarray, kernel: int) -> np.ndarray:
     """[N, C, rows * k, columns * k] -> [n, C, k*k]."""
-    pictures, channels, height, width = values.shape
-    split = values.reshape(pictures, channels, height // kernel, kernel, width // kernel, kernel)
+    images, channels, height, width = values.shape
+    split = values.reshape(images, channels, height // kernel, kernel, width // kernel, kernel)
     return split.transpose(0, 2, 4, 1, 3, 5).reshape(-1, channels, kernel**2)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from calibration.collect.images import Photographs
+from calibration.collect.images import CalibrationImages
 from calibration.collect.ranges import LEVELS, Range
-from calibration.network import Network, open_session, run, same_class, sqnr
+from calibration.layer_graph import LayerGraph, open_session, run, sqnr, top1_agreement
 from calibration.quantise.placement import Quantised, quantised_graph
 from calibration.quantise.prepare import Prepared
 from calibration.quantise.rounding import round_weights
@@ -27,17 +27,17 @@ class Score:
 
     name: str
     top1: float | None  # %, where there are labels
-    same_class: float  # %, as FP32
+    agreement: float  # %, as FP32
     sqnr: float  # dB
 
 
 def judge(
     artifact: Artifact,
-    network: Network,
+    network: LayerGraph,
     target: str,
     forms: list[tuple[str, onnx.ModelProto]],
-    photographs: Photographs,
-    judging: Photographs | None,
+    images: CalibrationImages,
+    judging: CalibrationImages | None,
     reference: np.ndarray,
     held_out: np.ndarray,
     threads: int,
@@ -45,34 +45,26 @@ def judge(
 ) -> tuple[list[Score], str]:
     """(scores of FP32, FP16 where it is there, and `forms`; on which images). For the CPU, the last of them also as this
     machine's integer kernels run it, if OpenVINO is installed."""
-    pictures, rows = (photographs, held_out) if judging is None else (judging, np.arange(len(judging)))
-    labels = None if pictures.labels is None else pictures.labels[rows]
-    where = (
-        f"{len(rows)} images held out of {photographs.origin}"
-        if judging is None
-        else f"{len(rows)} of {judging.origin}"
-    )
-    fp32 = (
-        reference[rows] if judging is None else run(open_session(network.to_model(), threads), pictures.batches(rows))
-    )
+    judged, rows = (images, held_out) if judging is None else (judging, np.arange(len(judging)))
+    labels = None if judged.labels is None else judged.labels[rows]
+    where = f"{len(rows)} images held out of {images.origin}" if judging is None else f"{len(rows)} of {judging.origin}"
+    fp32 = reference[rows] if judging is None else run(open_session(network.to_model(), threads), judged.batches(rows))
 
     def score(name: str, logits: np.ndarray) -> Score:
         top1 = None if labels is None else 100 * float((logits.argmax(1) == labels).mean())
-        return Score(name, top1, 100 * same_class(fp32, logits), sqnr(fp32, logits))
+        return Score(name, top1, 100 * top1_agreement(fp32, logits), sqnr(fp32, logits))
 
     scores = [score("FP32", fp32)]
     half = artifact.path.with_name(f"{artifact.variant}.fp16.onnx")
     if half.is_file():
         require_one_file(half)
         say("judging FP16", 1, 2 + len(forms))
-        scores.append(
-            score("FP16", run(open_session(without_pixels(onnx.load(half)), threads), pictures.batches(rows)))
-        )
+        scores.append(score("FP16", run(open_session(without_pixels(onnx.load(half)), threads), judged.batches(rows))))
     for done, (name, model) in enumerate(forms, 2):
         say(f"judging {name}", done, 2 + len(forms))
-        scores.append(score(name, simulate(model, pictures.batches(rows), threads)))
+        scores.append(score(name, simulate(model, judged.batches(rows), threads)))
     if target == "cpu":
-        logits = openvino_logits(forms[-1][1], pictures.batches(rows), artifact.preprocessing.resolution)
+        logits = openvino_logits(forms[-1][1], judged.batches(rows), artifact.preprocessing.resolution)
         if logits is not None:
             scores.insert(-1, score("INT8, OpenVINO", logits))
     return scores, where

@@ -6,16 +6,15 @@ from __future__ import annotations
 import html
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from calibration.collect.ranges import METHODS, Histogram, Range
-from calibration.network import Network
+from calibration.layer_graph import LayerGraph
 from calibration.quantise.placement import Quantised
 from calibration.quantise.prepare import Prepared
-from calibration.report.result import Result, share_of, summary
+from calibration.report.result import Result, share_of, summary, written
 from calibration.report.speed import verdict
 from runtime.printable import printable
 from runtime.whole_file import write_whole
@@ -39,7 +38,7 @@ def escape(text: str) -> str:
     return html.escape(printable(text))
 
 
-def write_report(result: Result, network: Network, prepared: Prepared, folder: Path) -> None:
+def write_report(result: Result, network: LayerGraph, prepared: Prepared, folder: Path) -> None:
     """Writes `<variant>.calibration.html` and `.json` into `folder`."""
     facts = {
         **summary(result),
@@ -48,13 +47,13 @@ def write_report(result: Result, network: Network, prepared: Prepared, folder: P
         "skipped": result.skipped,
         "seconds": round(result.seconds, 1),
         "layers": _layers(result, network, prepared),
-        "trade_off": [asdict(point) for point in result.points],
+        "trade_off": [written(point) for point in result.points],
     }
     write_whole(folder / f"{result.variant}.calibration.json", (json.dumps(facts, indent=1) + "\n").encode())
     write_whole(folder / f"{result.variant}.calibration.html", page(result, network, prepared).encode())
 
 
-def page(result: Result, network: Network, prepared: Prepared) -> str:
+def page(result: Result, network: LayerGraph, prepared: Prepared) -> str:
     best = result.best
     short = "" if result.met else "; the goal was not reached, this is the best that was found"
     if result.training:
@@ -85,7 +84,7 @@ percentile, the least entropy, the least square error.</p><div class="grid">{dra
 """
 
 
-def _layers(result: Result, network: Network, prepared: Prepared) -> list[dict[str, object]]:
+def _layers(result: Result, network: LayerGraph, prepared: Prepared) -> list[dict[str, object]]:
     return [
         {
             "name": name,
@@ -109,7 +108,7 @@ def _scores(result: Result) -> str:
         sqnr = "exact" if score.sqnr >= 150 else f"{score.sqnr:.1f} dB"
         kind = ' class="ours"' if score is result.scores[-1] else ""
         rows.append(
-            f'<tr{kind}><td>{escape(score.name)}{top1}<td class="n">{score.same_class:.1f} %<td class="n">{sqnr}'
+            f'<tr{kind}><td>{escape(score.name)}{top1}<td class="n">{score.agreement:.1f} %<td class="n">{sqnr}'
         )
     head = '<th class="n">top-1' if labelled else ""
     return (
@@ -126,7 +125,7 @@ def _speeds(result: Result) -> str:
     return f"<p>{escape(verdict(result.speeds))}.</p><table>{rows}</table>"
 
 
-def _table(result: Result, network: Network, prepared: Prepared) -> str:
+def _table(result: Result, network: LayerGraph, prepared: Prepared) -> str:
     rows = []
     names = sorted(prepared.layers, key=lambda name: -result.damages[name])[:LISTED]
     for name in names:
@@ -155,7 +154,7 @@ def _curve(result: Result) -> str:
     points = sorted(result.points, key=lambda point: len(point.kept))
     width, height, left, right, top, bottom = 640, 260, 56, 56, 16, 40
     most = max(1, len(points[-1].kept))
-    same = [100 * point.same_class for point in points]
+    same = [100 * point.agreement for point in points]
     levels = [point.sqnr for point in points]
     low_same, low_level = min(95.0, math.floor(min(same))), math.floor(min(levels)) - 1
     high_level = math.ceil(max(levels)) + 1

@@ -73,7 +73,7 @@ def openvino_logits(int8: onnx.ModelProto, batches: Iterable[np.ndarray], side: 
         file = Path(folder) / "int8.onnx"
         onnx.save(int8, file)
         infer = _openvino(file, side, 0)
-        rows = [np.array(next(iter(infer(picture[None]).values()))) for batch in batches for picture in batch]  # type: ignore[attr-defined]
+        rows = [np.array(next(iter(infer(image[None]).values()))) for batch in batches for image in batch]  # type: ignore[attr-defined]
     return np.concatenate(rows)
 
 
@@ -128,12 +128,12 @@ def main() -> None:
     """The child: a block of passes for each line of standard input, its times as a line of JSON."""
     engine, file, side, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     infer = _openvino(file, side, threads) if engine == "openvino" else _onnxruntime(file, threads)
-    picture = np.random.default_rng(0).normal(0, 1, (1, 3, side, side)).astype(np.float32)
+    image = np.random.default_rng(0).normal(0, 1, (1, 3, side, side)).astype(np.float32)
     for _ in sys.stdin:
         spent = []
         for _ in range(_WARM + _RUNS):
             began = time.perf_counter()
-            infer(picture)
+            infer(image)
             spent.append(time.perf_counter() - began)
         print(json.dumps(spent[_WARM:]), flush=True)
 
@@ -147,7 +147,7 @@ def _onnxruntime(file: Path, threads: int) -> Run:
     options.add_session_config_entry("session.force_spinning_stop", "1")  # between runs, not within
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda picture: session.run(None, {name: picture})
+    return lambda image: session.run(None, {name: image})
 
 
 def _openvino(file: Path, side: int, threads: int) -> Run:
@@ -160,7 +160,7 @@ def _openvino(file: Path, side: int, threads: int) -> Run:
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     request = core.compile_model(network, "CPU", options).create_infer_request()
-    return lambda picture: request.infer([picture])
+    return lambda image: request.infer([image])
 
 
 if __name__ == "__main__":

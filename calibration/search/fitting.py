@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from calibration.cache import Cache
-from calibration.collect.images import Photographs
+from calibration.collect.images import CalibrationImages
 from calibration.collect.ranges import Range
-from calibration.network import Network
+from calibration.layer_graph import LayerGraph
 from calibration.quantise.placement import TARGETS, Quantised, smoothing_site
 from calibration.quantise.prepare import Prepared, from_arrays, prepare, to_arrays
 from calibration.search.sensitivity import NOISE, damage, refine
@@ -37,7 +37,7 @@ class Refined:
 
 
 def prepared_layers(
-    network: Network, target: str, photographs: Photographs, fit: np.ndarray, cache: Cache, threads: int, say: Say
+    network: LayerGraph, target: str, images: CalibrationImages, fit: np.ndarray, cache: Cache, threads: int, say: Say
 ) -> Prepared:
     """Every layer with ranges and weights from the images `fit`."""
     arrays = cache.read_arrays("statistics.npz")
@@ -48,10 +48,10 @@ def prepared_layers(
     prepared = prepare(
         network,
         TARGETS[target],
-        lambda: photographs.batches(fit),
+        lambda: images.batches(fit),
         threads,
         lambda step: say(step, next(steps), 3),
-        lambda: photographs.batches(some),
+        lambda: images.batches(some),
     )
     cache.write_arrays("statistics.npz", to_arrays(prepared))
     return prepared
@@ -60,7 +60,7 @@ def prepared_layers(
 def refined(
     prepared: Prepared,
     target: str,
-    photographs: Photographs,
+    images: CalibrationImages,
     reference: np.ndarray,
     fit: np.ndarray,
     held_out: np.ndarray,
@@ -71,8 +71,8 @@ def refined(
     """Damage of each layer on held-out images, after giving it the range that the logits like best on images that are
     not held out, and smoothing where that halves what would else be much. Picks up where an interrupted run stopped."""
     network = prepared.network
-    count = int(np.clip(TRIAL_COST / network.multiply_adds, FEWEST_TRIALS, MOST_TRIALS))
-    judging, choosing = (_trials(network, photographs, reference, rows, count) for rows in (held_out, fit))
+    count = int(np.clip(TRIAL_COST / network.macs, FEWEST_TRIALS, MOST_TRIALS))
+    judging, choosing = (_trials(network, images, reference, rows, count) for rows in (held_out, fit))
     known: dict[str, Refined] = {}
     if (with_cache := cache.read("damages.json")) is not None:
         known = {name: Refined(**found) for name, found in json.loads(with_cache).items()}
@@ -107,7 +107,9 @@ def refined(
     return {name: found.damage for name, found in known.items()}
 
 
-def _trials(network: Network, photographs: Photographs, reference: np.ndarray, rows: np.ndarray, count: int) -> Trials:
+def _trials(
+    network: LayerGraph, images: CalibrationImages, reference: np.ndarray, rows: np.ndarray, count: int
+) -> Trials:
     """Trials on `count` of the images `rows`, evenly spread."""
     some = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
-    return Trials(network, np.concatenate(list(photographs.batches(some))), reference[some])
+    return Trials(network, np.concatenate(list(images.batches(some))), reference[some])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from calibration.network import Network, open_session, run, same_class, sqnr
+from calibration.layer_graph import LayerGraph, open_session, run, sqnr, top1_agreement
 from calibration.quantise.placement import Quantised, quantised_graph, share_in_int8
 from calibration.quantise.prepare import Batches, Prepared
 from calibration.search.trials import Trials
@@ -23,7 +23,7 @@ NOISE = 10 ** (-ENOUGH / 10)  # that is, as a share of the logits' power
 class Budget:
     """What the int8 network must keep, measured on the calibration images."""
 
-    same_class: float = 0.0  # least share of images with FP32's class
+    agreement: float = 0.0  # least share of images with FP32's class
     points: float | None = None  # largest loss of top-1, percentage points; needs labels
     sqnr: float = 0.0  # least, dB, of the held-out images
     allowance: float = 1.0  # largest share of MACs in float
@@ -31,12 +31,12 @@ class Budget:
 
     def met(self, point: Point) -> bool:
         lost = 0.0 if self.points is None else point.lost
-        return point.same_class >= self.same_class and lost <= (self.points or 0.0) and point.sqnr >= self.sqnr
+        return point.agreement >= self.agreement and lost <= (self.points or 0.0) and point.sqnr >= self.sqnr
 
     def nearness(self, point: Point) -> tuple[float, float, float]:
         """Greater for a point that is nearer to the budget."""
         lost = 0.0 if self.points is None else point.lost
-        return min(point.same_class, self.same_class), -lost, point.sqnr
+        return min(point.agreement, self.agreement), -lost, point.sqnr
 
 
 # A layer that takes half a dB off 25 dB's noise for a percent of the MACs is worth it: depthwise layers, mostly.
@@ -49,7 +49,7 @@ class Point:
 
     kept: tuple[str, ...]  # besides those that the placement never quantises
     share: float  # of MACs in int8
-    same_class: float  # over all calibration images
+    agreement: float  # over all calibration images
     lost: float  # top-1, percentage points over all calibration images; 0 without labels
     sqnr: float  # dB, over the held-out ones
 
@@ -80,7 +80,7 @@ def simulate(model: onnx.ModelProto, batches: Iterable[np.ndarray], threads: int
     return run(open_session(model, threads, integer=False), batches)
 
 
-def order(network: Network, damages: Mapping[str, float], allowance: float) -> list[str]:
+def order(network: LayerGraph, damages: Mapping[str, float], allowance: float) -> list[str]:
     """Layers in the order in which to leave them in float: most damage for its MACs first.
 
     The damages of layers add up at the logits (within 1 dB on the networks tried), so this is the knapsack's greedy
@@ -96,9 +96,9 @@ def order(network: Network, damages: Mapping[str, float], allowance: float) -> l
     return taken
 
 
-def _costs(network: Network) -> dict[str, float]:
+def _costs(network: LayerGraph) -> dict[str, float]:
     """Each layer's share of the MACs."""
-    return {layer.name: layer.multiply_adds / network.multiply_adds for layer in network.layers}
+    return {layer.name: layer.macs / network.macs for layer in network.layers}
 
 
 def search(
@@ -110,7 +110,7 @@ def search(
 ) -> tuple[Point, list[Point], bool]:
     """(the fewest layers in float that meet `budget`, every point measured, whether it is met).
 
-    `measure` gives same_class, lost and sqnr of a graph. Begins with the layers that are worth it, doubles their number until
+    `measure` gives agreement, lost and sqnr of a graph. Begins with the layers that are worth it, doubles their number until
     the budget is met and halves the step from there. If it can't be met, the best point.
     """
     network = prepared.network
@@ -156,6 +156,6 @@ def measured(
         lost = 0.0
         if labels is not None:
             lost = 100 * float((reference.argmax(1) == labels).mean() - (logits.argmax(1) == labels).mean())
-        return same_class(reference, logits), lost, sqnr(reference[rows], logits[rows])
+        return top1_agreement(reference, logits), lost, sqnr(reference[rows], logits[rows])
 
     return measure

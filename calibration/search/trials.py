@@ -11,17 +11,17 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
-from calibration.network import Layer, Network, chunks, open_session
+from calibration.layer_graph import Layer, LayerGraph, chunks, open_session
 from calibration.quantise.placement import offset_site
 
 
 class Trials:
-    """`pictures` [n, 3, side, side] and FP32's logits for them, `reference` [n, classes]. `batches` are the values of `tensor`,
+    """`images` [n, 3, side, side] and FP32's logits for them, `reference` [n, classes]. `batches` are the values of `tensor`,
     in the beginning the images themselves."""
 
-    def __init__(self, network: Network, pictures: np.ndarray, reference: np.ndarray) -> None:
+    def __init__(self, network: LayerGraph, images: np.ndarray, reference: np.ndarray) -> None:
         self.network, self.reference = network, reference
-        self.tensor, self.batches = network.input, list(chunks(pictures))
+        self.tensor, self.batches = network.input, list(chunks(images))
         self._cuts = dict(cuts(network))
 
     def move(self, layer: Layer, threads: int = 0) -> None:
@@ -42,7 +42,7 @@ class Trials:
         )
 
 
-def cuts(network: Network) -> Iterator[tuple[int, str]]:
+def cuts(network: LayerGraph) -> Iterator[tuple[int, str]]:
     """(n, the one tensor that the nodes from the n-th on take of those before), in order, wherever it is one alone."""
     graph, nodes = network.model.graph, network.model.graph.node
     floats = {value.name for value in graph.value_info if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
@@ -57,7 +57,7 @@ def cuts(network: Network) -> Iterator[tuple[int, str]]:
         live = {name for name in live if last[name] > i}
 
 
-def first_changed(network: Network, layer: Layer) -> int:
+def first_changed(network: LayerGraph, layer: Layer) -> int:
     """Number of the first node that may be another one once `layer` is quantised: its own, or, for an offset that goes
     through a ReLU6, that of the layer before."""
     site = offset_site(network, layer)
@@ -65,7 +65,7 @@ def first_changed(network: Network, layer: Layer) -> int:
     return next(i for i, node in enumerate(network.model.graph.node) if node.name == name)
 
 
-def part(model: onnx.ModelProto, network: Network, start: str, end: str) -> onnx.ModelProto:
+def part(model: onnx.ModelProto, network: LayerGraph, start: str, end: str) -> onnx.ModelProto:
     """The nodes of `model`, a form of `network`, between two of its tensors."""
     wanted, nodes = {end}, []
     for node in reversed(model.graph.node):

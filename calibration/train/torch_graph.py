@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calibration.collect.ranges import LEVELS, Range, half_precision
-from calibration.network import Layer
+from calibration.layer_graph import Layer
 from calibration.quantise.placement import Quantised
 from calibration.quantise.prepare import Prepared
 from runtime.errors import UserError

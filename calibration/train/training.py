@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from calibration.collect.images import Photographs
-from calibration.network import open_session
+from calibration.collect.images import CalibrationImages
+from calibration.layer_graph import open_session
 from calibration.quantise.prepare import Prepared
 from calibration.train.torch_graph import TorchGraph
 
@@ -41,7 +41,7 @@ class Schedule:
 
 def train(
     prepared: Prepared,
-    photographs: Photographs,
+    images: CalibrationImages,
     rows: Sequence[int] | np.ndarray,
     kept: Collection[str] = (),
     schedule: Schedule = Schedule(),
@@ -73,13 +73,13 @@ def train(
         order = random.permutation(np.asarray(rows))
         for start in range(0, len(order), schedule.batch):
             note(done, total)
-            images = torch.from_numpy(
-                next(photographs.batches(np.sort(order[start : start + schedule.batch]), schedule.batch))
+            batch = torch.from_numpy(
+                next(images.batches(np.sort(order[start : start + schedule.batch]), schedule.batch))
             )
-            images = _varied(images, generator, schedule.least_crop)
-            expected = torch.from_numpy(teacher.run(None, {source: images.numpy()})[0])
+            batch = _varied(batch, generator, schedule.least_crop)
+            expected = torch.from_numpy(teacher.run(None, {source: batch.numpy()})[0])
             optimiser.zero_grad(set_to_none=True)
-            disagreement(graph(images), expected).backward()
+            disagreement(graph(batch), expected).backward()
             optimiser.step()
             rates.step()
             done += 1

@@ -17,7 +17,7 @@ from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact, s
 from runtime.errors import UserError
 from runtime.printable import printable
 from tests.attacks.test_onnx_outside import as_artifact
-from tests.calibration.small_network import CLASSES, small_model, write_pictures
+from tests.calibration.small_network import CLASSES, small_model, write_images
 from tests.warm import command
 
 CLEARS = "\x1b[2J\x1b]0;owned\x07"  # clears the screen, and renames the window
@@ -44,7 +44,7 @@ def harmless(output: bytes) -> None:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image that is fine under each name, and one that is damaged."""
     folder = tmp_path_factory.mktemp("pictures")
-    good = next(write_pictures(folder / "good", 1).iterdir()).read_bytes()
+    good = next(write_images(folder / "good", 1).iterdir()).read_bytes()
     for name in NAMES.values():
         for content, where in ((good, b"good"), (b"damaged", b"bad")):
             os.makedirs(os.fsencode(folder) + b"/" + where, exist_ok=True)

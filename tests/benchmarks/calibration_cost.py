@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from calibration.collect.ranges import collect  # noqa: E402
-from calibration.network import batch_size, by_input, open_session, run  # noqa: E402
+from calibration.layer_graph import batch_size, by_input, open_session, run  # noqa: E402
 from calibration.quantise.rounding import collect_moments  # noqa: E402
 from calibration.search.fitting import ROUNDED_ON  # noqa: E402
 from calibration.stage import read_network  # noqa: E402

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibration.network import Network
+from calibration.layer_graph import LayerGraph
 from tests.calibration.small_network import SIDE, small_model
 
 
 @pytest.fixture
-def network() -> Network:
-    return Network(small_model())
+def network() -> LayerGraph:
+    return LayerGraph(small_model())
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def write_artifact(folder: Path, model: onnx.ModelProto, precision: str = "fp32"
     return read_artifact(path)
 
 
-def write_pictures(folder: Path, count: int) -> Path:
+def write_images(folder: Path, count: int) -> Path:
     """`count` smooth random images, PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(1)

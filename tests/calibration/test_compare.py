@@ -17,8 +17,8 @@ from onnx import numpy_helper
 from PIL import Image
 
 from calibration import compare
-from calibration.compare import NAMES, multiply_adds_in_int8
-from calibration.network import open_session, run
+from calibration.compare import NAMES, macs_in_int8
+from calibration.layer_graph import open_session, run
 from calibration.quantisers import METHODS, TOOLS, CalibrationPictures, Method
 from models.dead_leaves import dead_leaves
 from runtime.artifacts.artifact import artifact_path
@@ -44,9 +44,9 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images whose labels are the classes that FP32 gives them."""
-    folder, names = tmp_path_factory.mktemp("photographs"), [f"{i}.png" for i in range(PICTURES)]
+    folder, names = tmp_path_factory.mktemp("images"), [f"{i}.png" for i in range(PICTURES)]
     for name, picture in zip(names, dead_leaves(PICTURES, SIDE)):
         Image.fromarray((255 * picture.transpose(1, 2, 0)).astype(np.uint8)).save(folder / name)
     batch = np.stack([preprocess(folder / name, PREPROCESSING) for name in names])
@@ -71,7 +71,7 @@ def quantised(artifacts: Path, batch: np.ndarray, tmp_path: Path) -> Callable[..
     return quantise
 
 
-def test_a_row_for_every_method(artifacts, photographs, tmp_path):
+def test_a_row_for_every_method(artifacts, images, tmp_path):
     """As a user runs it. What isn't installed says so; the rest has figures, and FP32's agree with itself."""
     done = subprocess.run(
         [
@@ -81,9 +81,9 @@ def test_a_row_for_every_method(artifacts, photographs, tmp_path):
             "--variant",
             "small",
             "--calib",
-            photographs,
+            images,
             "--data",
-            photographs,
+            images,
             "--artifacts",
             artifacts,
             "--threads",
@@ -115,15 +115,15 @@ def test_a_row_for_every_method(artifacts, photographs, tmp_path):
     assert [path.name for path in artifacts.rglob("*.*")] == ["small.fp32.onnx"]  # the user's own is left alone
 
 
-def test_share_of_multiply_adds(quantised, network):
-    assert network.multiply_adds == ALL
-    assert multiply_adds_in_int8(small_model(), network) == 0
-    assert multiply_adds_in_int8(quantised(), network) == 1
-    assert multiply_adds_in_int8(quantised(nodes_to_exclude=["head"]), network) == pytest.approx(1 - HEAD / ALL)
+def test_share_of_macs(quantised, network):
+    assert network.macs == ALL
+    assert macs_in_int8(small_model(), network) == 0
+    assert macs_in_int8(quantised(), network) == 1
+    assert macs_in_int8(quantised(nodes_to_exclude=["head"]), network) == pytest.approx(1 - HEAD / ALL)
     renamed = quantised()
     next(node for node in renamed.graph.node if node.name == "stem").name = "other"
     with pytest.raises(ValueError, match="stem"):
-        multiply_adds_in_int8(renamed, network)
+        macs_in_int8(renamed, network)
 
 
 @pytest.mark.parametrize("method", LEGAL, ids=lambda method: method.name)
@@ -141,7 +141,7 @@ def test_what_is_called_legal_is(quantised, method):
             assert node.input[2] in constants and constants[node.input[2]].dtype == np.float32
 
 
-def test_a_tool_that_fails_or_is_absent_is_a_row(artifacts, photographs, monkeypatch):
+def test_a_tool_that_fails_or_is_absent_is_a_row(artifacts, images, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "modelopt" else find_spec(name))
     methods = (
@@ -150,23 +150,23 @@ def test_a_tool_that_fails_or_is_absent_is_a_row(artifacts, photographs, monkeyp
         Method("works", "onnxruntime", "as it comes"),
     )
     names = ["broken", "absent", "works"]
-    rows, _ = compare.compare("small", photographs, photographs, artifacts, names, 4, methods, threads=1)
+    rows, _ = compare.compare("small", images, images, artifacts, names, 4, methods, threads=1)
     assert [row.name for row in rows] == ["fp32", *names]
     assert rows[1].reason.startswith("failed: ") and "no_such_option" in rows[1].reason
     assert rows[2].reason.startswith("not installed: pip install ") and "nvidia-modelopt" in rows[2].reason
-    assert rows[3].same_class is not None and not rows[3].reason
+    assert rows[3].agreement is not None and not rows[3].reason
     lines = compare.table(rows, {"variant": "small", "calibration_pictures": 4, "judged_pictures": 4, "versions": {}})
     assert rows[1].reason in lines[2] and rows[2].reason in lines[3]
 
 
-def test_no_top1_without_labels_and_no_more_pictures_than_asked(artifacts, photographs, tmp_path):
-    for picture in photographs.glob("*.png"):
+def test_no_top1_without_labels_and_no_more_pictures_than_asked(artifacts, images, tmp_path):
+    for picture in images.glob("*.png"):
         (tmp_path / picture.name).write_bytes(picture.read_bytes())
-    rows, facts = compare.compare("small", photographs, tmp_path, artifacts, [], limit=3, threads=1)
-    assert rows[0].top1 is None and rows[0].same_class == 100
+    rows, facts = compare.compare("small", images, tmp_path, artifacts, [], limit=3, threads=1)
+    assert rows[0].top1 is None and rows[0].agreement == 100
     assert (facts["calibration_pictures"], facts["judged_pictures"]) == (3, 3)
 
 
-def test_without_an_artifact(photographs, tmp_path):
+def test_without_an_artifact(images, tmp_path):
     with pytest.raises(UserError, match="make export VARIANT=b0"):
-        compare.compare("b0", photographs, photographs, tmp_path)
+        compare.compare("b0", images, images, tmp_path)

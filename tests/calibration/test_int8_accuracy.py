@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.collect.images import Photographs, read_folder
-from calibration.network import open_session, run, same_class, sqnr
+from calibration.collect.images import CalibrationImages, read_folder
+from calibration.layer_graph import open_session, run, sqnr, top1_agreement
 from calibration.quantise.placement import TARGETS, quantised_graph
 from calibration.quantise.prepare import prepare
 from calibration.search.sensitivity import Budget, simulate
@@ -28,11 +28,11 @@ def lite0() -> tuple[Artifact, Path]:
     return read_artifact(artifact_path("lite0", "fp32", Path(exported))), Path(data) / "images"
 
 
-def some(artifact: Artifact, folder: Path, count: int) -> Photographs:
-    photographs = read_folder(folder, artifact.preprocessing, artifact.classes)
-    photographs.pixels = photographs.pixels[:count]
-    photographs.labels = None if photographs.labels is None else photographs.labels[:count]
-    return photographs
+def some(artifact: Artifact, folder: Path, count: int) -> CalibrationImages:
+    images = read_folder(folder, artifact.preprocessing, artifact.classes)
+    images.pixels = images.pixels[:count]
+    images.labels = None if images.labels is None else images.labels[:count]
+    return images
 
 
 def test_ranges_and_rounding_keep_lite0s_classes(lite0: tuple[Artifact, Path]) -> None:
@@ -44,7 +44,7 @@ def test_ranges_and_rounding_keep_lite0s_classes(lite0: tuple[Artifact, Path]) -
     expected = run(open_session(network.to_model()), judging.batches())
     graph = quantised_graph(network, prepared.layers, prepared.identities, ())
     logits = simulate(graph, judging.batches())
-    assert same_class(expected, logits) >= 0.95 and sqnr(expected, logits) >= 20
+    assert top1_agreement(expected, logits) >= 0.95 and sqnr(expected, logits) >= 20
     assert np.mean(logits.argmax(1) == judging.labels) >= np.mean(expected.argmax(1) == judging.labels) - 0.03
 
 
@@ -56,6 +56,6 @@ def test_lite0_keeps_its_classes(lite0: tuple[Artifact, Path], tmp_path: Path) -
     result = calibrate(artifact, calibration, judging, Budget(sqnr=22, allowance=0.05), "tensorrt", tmp_path)
     scores = {score.name: score for score in result.scores}
     ours, plain = scores["INT8, calibrated"], scores["INT8, min-max"]
-    assert ours.same_class >= 97 and ours.sqnr >= 22 and result.best.share >= 0.97
+    assert ours.agreement >= 97 and ours.sqnr >= 22 and result.best.share >= 0.97
     assert ours.sqnr > plain.sqnr + 4
     assert scores["FP32"].top1 is not None and ours.top1 is not None and scores["FP32"].top1 - ours.top1 <= 1.5

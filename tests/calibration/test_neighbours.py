@@ -10,14 +10,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.collect.images import read_folder
-from calibration.network import Network, chunks, open_session, run, same_class, sqnr
+from calibration.layer_graph import LayerGraph, chunks, open_session, run, sqnr, top1_agreement
 from calibration.quantise.placement import TARGETS, quantised_graph, to_half
 from calibration.quantise.prepare import prepare
 from calibration.search.sensitivity import DEFAULT_BUDGET, simulate
 from calibration.stage import calibrate, read_network
 from runtime.artifacts.artifact import artifact_path, read_artifact
 from runtime.errors import UserError
-from tests.calibration.small_network import CLASSES, PREPROCESSING, SIDE, write_artifact, write_pictures
+from tests.calibration.small_network import CLASSES, PREPROCESSING, SIDE, write_artifact, write_images
 
 
 def small_resnet(matmul: bool = False, batch: int | str = "N", opset: int = 17) -> onnx.ModelProto:
@@ -80,12 +80,12 @@ def small_resnet(matmul: bool = False, batch: int | str = "N", opset: int = 17) 
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("photos"), 24)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("photos"), 24)
 
 
 def test_what_is_quantised_and_what_is_not() -> None:
-    network = Network(small_resnet(matmul=True))
+    network = LayerGraph(small_resnet(matmul=True))
     unfit = {layer.name: layer.unfit for layer in network.layers if layer.unfit}
     assert unfit == {
         "grouped": "grouped, but not depthwise",
@@ -102,11 +102,11 @@ def test_what_is_quantised_and_what_is_not() -> None:
 
 
 @pytest.mark.parametrize("matmul", [False, True])
-def test_calibrated(matmul: bool, pictures: Path, tmp_path: Path) -> None:
+def test_calibrated(matmul: bool, folder: Path, tmp_path: Path) -> None:
     model = small_resnet(matmul)
     artifact = write_artifact(tmp_path, model, foreign="yes")
-    photographs = read_folder(pictures, PREPROCESSING, CLASSES)
-    result = calibrate(artifact, photographs, None, DEFAULT_BUDGET, "tensorrt", tmp_path, 1)
+    images = read_folder(folder, PREPROCESSING, CLASSES)
+    result = calibrate(artifact, images, None, DEFAULT_BUDGET, "tensorrt", tmp_path, 1)
     told = " ".join(result.warnings)
     for reason in ("grouped, but not depthwise, as grouped", "dilated, as dilated", "not square, as flat"):
         assert reason in told
@@ -117,15 +117,15 @@ def test_calibrated(matmul: bool, pictures: Path, tmp_path: Path) -> None:
     assert not quantised & {"grouped", "dilated", "flat", "m/reduce"}
     (add,) = (node for node in made.graph.node if node.name == "a/add")
     assert {name.endswith("_dq") for name in add.input} == {True, False} or "a/three" in result.best.kept
-    expected = run(open_session(model, 1), photographs.batches())
-    got = simulate(made, photographs.batches(), 1)
-    assert sqnr(expected, got) > 20 and same_class(expected, got) > 0.9
+    expected = run(open_session(model, 1), images.batches())
+    got = simulate(made, images.batches(), 1)
+    assert sqnr(expected, got) > 20 and top1_agreement(expected, got) > 0.9
     assert read_artifact(artifact_path("small", "int8-fp16", tmp_path)).metadata["foreign"] == "yes"
 
 
 def test_tensorrt_builds_it(batch: np.ndarray) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
-    network = Network(small_resnet())
+    network = LayerGraph(small_resnet())
     prepared = prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
     half = to_half(quantised_graph(network, prepared.layers, prepared.identities))
     logger = trt.Logger(trt.Logger.ERROR)
@@ -162,7 +162,7 @@ def test_training_runs_the_same_network_in_torch(batch: np.ndarray) -> None:
     torch = pytest.importorskip("torch")
     from calibration.train.torch_graph import TorchGraph
 
-    network = Network(small_resnet())
+    network = LayerGraph(small_resnet())
     prepared = prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
     with pytest.raises(UserError, match="QAT=1 can't train this network: its Conv have no way"):
         TorchGraph(prepared)
@@ -176,7 +176,7 @@ def test_training_runs_the_same_network_in_torch(batch: np.ndarray) -> None:
         conv = next(node for node in model.graph.node if node.name == name)
         node.input[0] = conv.input[0]
         model.graph.node.remove(conv)
-    network = Network(model)
+    network = LayerGraph(model)
     assert not any(layer.unfit for layer in network.layers)
     prepared = prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
     with torch.no_grad():

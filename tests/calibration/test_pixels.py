@@ -13,19 +13,19 @@ from PIL import Image
 import calibration.stage
 from calibration import compare
 from calibration.collect.images import read_folder
-from calibration.network import Network, open_session, run
+from calibration.layer_graph import LayerGraph, open_session, run
 from calibration.quantisers import METHODS
 from calibration.search.sensitivity import Budget
 from calibration.stage import PRECISIONS, calibrate, read_network
 from export.fp16 import to_fp16
 from export.pixels import with_pixels, without_pixels
 from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact
-from tests.calibration.small_network import CLASSES, PREPROCESSING, SIDE, small_model, write_artifact, write_pictures
+from tests.calibration.small_network import CLASSES, PREPROCESSING, SIDE, small_model, write_artifact, write_images
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("photos"), 16)
+    return write_images(tmp_path_factory.mktemp("photos"), 16)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def test_what_is_quantised_is_the_same_bit_for_bit(
     monkeypatch.setattr(calibration.stage, "measure_speed", lambda *given: timed.append(given[:2]) or [])
     scores = {}
     for name, artifact in artifacts.items():
-        photographs = read_folder(photos, artifact.preprocessing, CLASSES)
-        result = calibrate(artifact, photographs, None, Budget(sqnr=20), target, tmp_path / name, 1)
+        images = read_folder(photos, artifact.preprocessing, CLASSES)
+        result = calibrate(artifact, images, None, Budget(sqnr=20), target, tmp_path / name, 1)
         scores[name] = result.scores
     assert scores["uint8"] == scores["float32"] and [score.name for score in scores["uint8"]][1] == "FP16"
     assert all(model.graph.input[0].name == "images" for models in timed for model in models)  # both timed alike
@@ -76,7 +76,7 @@ def test_what_is_quantised_is_the_same_bit_for_bit(
 
 def test_network_without_its_front_is_the_one_of_floats(artifacts: dict[str, Artifact]) -> None:
     floats, pixels = (read_network(artifacts[name]) for name in ("float32", "uint8"))
-    assert isinstance(pixels, Network) and pixels.input == "images" and pixels.layers == floats.layers
+    assert isinstance(pixels, LayerGraph) and pixels.input == "images" and pixels.layers == floats.layers
     assert pixels.to_model().graph == floats.to_model().graph
 
 

@@ -17,8 +17,8 @@ from onnx import numpy_helper
 import calibration.report.judge
 import calibration.search.fitting
 import calibration.stage
-from calibration.collect.images import Photographs, read_folder
-from calibration.network import open_session, run
+from calibration.collect.images import CalibrationImages, read_folder
+from calibration.layer_graph import open_session, run
 from calibration.quantise.prepare import Prepared
 from calibration.report.speed import Speed
 from calibration.search.sensitivity import Budget, simulate
@@ -27,15 +27,15 @@ from calibration.train.training import Schedule
 from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact
 from runtime.artifacts.onnx_metadata import verify
 from runtime.errors import UserError
-from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_artifact, write_pictures
+from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_artifact, write_images
 
 REPOSITORY = Path(__file__).parents[2]
 BUDGET = Budget(sqnr=20)
 
 
 @pytest.fixture
-def photographs(tmp_path: Path) -> Photographs:
-    return read_folder(write_pictures(tmp_path / "photos", 16), PREPROCESSING, CLASSES)
+def images(tmp_path: Path) -> CalibrationImages:
+    return read_folder(write_images(tmp_path / "photos", 16), PREPROCESSING, CLASSES)
 
 
 @pytest.fixture
@@ -62,10 +62,10 @@ def changed(name: str, value: np.ndarray) -> onnx.ModelProto:
 
 
 def test_artifacts_carry_their_facts_and_the_report_its_numbers(
-    artifact: Artifact, photographs: Photographs, tmp_path: Path
+    artifact: Artifact, images: CalibrationImages, tmp_path: Path
 ) -> None:
     folder = tmp_path / "artifacts"
-    result = calibrate(artifact, photographs, None, BUDGET, "tensorrt", folder, 1)
+    result = calibrate(artifact, images, None, BUDGET, "tensorrt", folder, 1)
     assert result.met and result.best.sqnr >= 20
     for precision in ("int8", "int8-fp16"):
         written = read_artifact(artifact_path("small", precision, folder))
@@ -82,7 +82,7 @@ def test_artifacts_carry_their_facts_and_the_report_its_numbers(
 
 
 def test_training_leaves_no_layer_in_float_and_says_what_it_did(
-    artifact: Artifact, photographs: Photographs, tmp_path: Path
+    artifact: Artifact, images: CalibrationImages, tmp_path: Path
 ) -> None:
     arguments = ["--calib", str(tmp_path / "photos"), "--qat", "--epochs", "2"]
     done = command(tmp_path / "artifacts", *arguments)
@@ -101,7 +101,7 @@ def test_training_leaves_no_layer_in_float_and_says_what_it_did(
 
 
 def test_for_the_cpu_what_openvino_answers_is_judged_too(
-    artifact: Artifact, photographs: Photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifact: Artifact, images: CalibrationImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine whose arithmetic loses classes, as on processors without VNNI, is not called worth it."""
     monkeypatch.setattr(
@@ -110,21 +110,21 @@ def test_for_the_cpu_what_openvino_answers_is_judged_too(
     monkeypatch.setattr(
         calibration.stage, "measure_speed", lambda *_: [Speed("FP32, onnxruntime", 9, 1), Speed("INT8, OpenVINO", 3, 3)]
     )
-    result = calibrate(artifact, photographs, None, BUDGET, "cpu", tmp_path, 1)
+    result = calibrate(artifact, images, None, BUDGET, "cpu", tmp_path, 1)
     assert [score.name for score in result.scores][-2:] == ["INT8, OpenVINO", "INT8, calibrated"]
     assert result.speeds[1].lost > 50 and result.speeds[0].lost == 0
     assert "not worth it" in (tmp_path / "small" / "small.calibration.html").read_text()
 
 
 def test_training_that_does_harm_is_left_out(
-    artifact: Artifact, photographs: Photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifact: Artifact, images: CalibrationImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def harmed(prepared: Prepared, *_: object) -> Prepared:
         layers = {name: replace(layer, weight=layer.weight // 2) for name, layer in prepared.layers.items()}
         return replace(prepared, layers=layers)
 
     monkeypatch.setattr(calibration.stage, "_trained", harmed)
-    result = calibrate(artifact, photographs, None, BUDGET, "tensorrt", tmp_path, 1, training=Schedule(epochs=1))
+    result = calibrate(artifact, images, None, BUDGET, "tensorrt", tmp_path, 1, training=Schedule(epochs=1))
     assert not result.trained and any("training did harm" in warning for warning in result.warnings)
     assert [score.name for score in result.scores][-2:] == ["INT8, trained", "INT8, calibrated"]
     assert result.best.sqnr == result.points[0].sqnr > result.points[1].sqnr
@@ -132,24 +132,22 @@ def test_training_that_does_harm_is_left_out(
 
 
 def test_doing_it_again_changes_nothing_and_another_request_is_noticed(
-    artifact: Artifact, photographs: Photographs, tmp_path: Path
+    artifact: Artifact, images: CalibrationImages, tmp_path: Path
 ) -> None:
     folder = tmp_path / "artifacts"
-    digest = request_digests(artifact, photographs, None, BUDGET, "tensorrt").all
+    digest = request_digests(artifact, images, None, BUDGET, "tensorrt").all
     assert not up_to_date("small", digest, folder)
-    calibrate(artifact, photographs, None, BUDGET, "tensorrt", folder, 1)
+    calibrate(artifact, images, None, BUDGET, "tensorrt", folder, 1)
     first = artifact_path("small", "int8", folder).read_bytes()
     assert up_to_date("small", digest, folder)
-    assert not up_to_date(
-        "small", request_digests(artifact, photographs, None, Budget(same_class=1), "tensorrt").all, folder
-    )
-    calibrate(artifact, photographs, None, BUDGET, "tensorrt", folder, 1)
+    assert not up_to_date("small", request_digests(artifact, images, None, Budget(agreement=1), "tensorrt").all, folder)
+    calibrate(artifact, images, None, BUDGET, "tensorrt", folder, 1)
     strip = len(first) - first.rfind(b"calibration")
     assert artifact_path("small", "int8", folder).read_bytes()[:-strip] == first[:-strip]
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(
-    artifact: Artifact, photographs: Photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifact: Artifact, images: CalibrationImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, measured, real = tmp_path / "artifacts", [], calibration.search.fitting.damage
 
@@ -161,7 +159,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 
     monkeypatch.setattr(calibration.search.fitting, "damage", counted)
     with pytest.raises(KeyboardInterrupt):
-        calibrate(artifact, photographs, None, BUDGET, "tensorrt", folder, 1)
+        calibrate(artifact, images, None, BUDGET, "tensorrt", folder, 1)
     assert not artifact_path("small", "int8", folder).exists()
 
     def never(*_: object) -> None:
@@ -174,13 +172,15 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     first: list[str] = []
     monkeypatch.setattr(calibration.search.fitting, "damage", other)
     monkeypatch.setattr(calibration.search.fitting, "prepare", never)
-    calibrate(artifact, photographs, None, BUDGET, "tensorrt", folder, 1)
+    calibrate(artifact, images, None, BUDGET, "tensorrt", folder, 1)
     left = [layer.name for layer in read_network(artifact).layers if not layer.pooled and layer.name not in measured]
     assert first[: len(left)] == left
     assert artifact_path("small", "int8", folder).exists()
 
 
-def test_a_dead_channel_and_a_tensor_that_is_always_zero_are_survived(photographs: Photographs, tmp_path: Path) -> None:
+def test_a_dead_channel_and_a_tensor_that_is_always_zero_are_survived(
+    images: CalibrationImages, tmp_path: Path
+) -> None:
     random = np.random.default_rng(0)
     weight = random.normal(0, 0.3, (32, 8, 1, 1))
     weight[3:6] = 0
@@ -191,14 +191,14 @@ def test_a_dead_channel_and_a_tensor_that_is_always_zero_are_survived(photograph
         if tensor.name == "second/expand.bias":
             tensor.CopyFrom(numpy_helper.from_array(np.zeros(32, np.float32), tensor.name))
     artifact = write_artifact(tmp_path / "artifacts", dead)
-    result = calibrate(artifact, photographs, None, Budget(sqnr=15), "tensorrt", tmp_path / "artifacts", 1)
+    result = calibrate(artifact, images, None, Budget(sqnr=15), "tensorrt", tmp_path / "artifacts", 1)
     assert result.best.sqnr > 15
     model = onnx.load(artifact_path("small", "int8", tmp_path / "artifacts"))
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
         assert values.dtype.kind != "f" or np.isfinite(values).all()
         assert not tensor.name.endswith("_scale") or (values > 0).all()
-    assert np.isfinite(run(open_session(model, 1), photographs.batches())).all()
+    assert np.isfinite(run(open_session(model, 1), images.batches())).all()
 
 
 def test_networks_that_can_not_be_calibrated_are_refused(tmp_path: Path) -> None:
@@ -223,13 +223,13 @@ def test_command_tells_users_what_is_wrong_and_writes_nothing(artifact: Artifact
     foreign = tmp_path / "foreign" / "small" / "small.fp32.onnx"
     foreign.parent.mkdir(parents=True)
     onnx.save(small_model(), foreign)
-    done = command(foreign.parents[1], "--calib", write_pictures(tmp_path / "photos", 4))
+    done = command(foreign.parents[1], "--calib", write_images(tmp_path / "photos", 4))
     assert done.returncode == 2 and "not one that this project exported" in done.stderr
     assert sorted(path.name for path in (folder / "small").iterdir()) == ["small.fp32.onnx"]
 
 
 def test_command_from_one_picture_to_a_second_run(artifact: Artifact, tmp_path: Path) -> None:
-    folder, photos = tmp_path / "artifacts", write_pictures(tmp_path / "photos", 1)
+    folder, photos = tmp_path / "artifacts", write_images(tmp_path / "photos", 1)
     done = command(folder, "--calib", photos)
     assert done.returncode == 0, done.stderr
     assert "only 1 images" in done.stdout and "same class" in done.stdout
@@ -240,15 +240,15 @@ def test_command_from_one_picture_to_a_second_run(artifact: Artifact, tmp_path: 
 def test_a_budget_that_can_not_be_met_says_so_and_exits_with_1(
     artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photos = write_pictures(tmp_path / "photos", 12)
+    photos = write_images(tmp_path / "photos", 12)
     monkeypatch.setattr(calibration.stage, "measured", lambda *_: lambda model: (0.5, 0.0, 10.0))
-    photographs = read_folder(photos, PREPROCESSING, CLASSES)
-    result = calibrate(artifact, photographs, None, Budget(same_class=0.99), "tensorrt", tmp_path / "artifacts", 1)
+    images = read_folder(photos, PREPROCESSING, CLASSES)
+    result = calibrate(artifact, images, None, Budget(agreement=0.99), "tensorrt", tmp_path / "artifacts", 1)
     assert not result.met and artifact_path("small", "int8", tmp_path / "artifacts").is_file()
 
 
 def test_command_exits_with_1_if_the_budget_is_out_of_reach(artifact: Artifact, tmp_path: Path) -> None:
-    photos = write_pictures(tmp_path / "photos", 24)
+    photos = write_images(tmp_path / "photos", 24)
     logits = run(open_session(onnx.load(artifact.path), 1), read_folder(photos, PREPROCESSING, CLASSES).batches())
     rows = "".join(f"{i:03}.png,{label}\n" for i, label in enumerate(logits.argmax(1)))
     (photos / "labels.csv").write_text("file,label\n" + rows)

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.network import Network
+from calibration.layer_graph import Network
 from calibration.quantise.placement import TARGETS, quantised_graph, smoothing_site, to_half
 from calibration.quantise.prepare import prepare
 from export.fp16 import to_fp16

@@ -19,7 +19,7 @@ from runtime.artifacts.onnx_metadata import verify
 from runtime.backends.tensorrt.manifest import manifest_path, read_engine, read_manifest
 from runtime.errors import UserError
 from runtime.sweep.rows import read_rows
-from tests.calibration.small_network import small_model, write_artifact, write_pictures
+from tests.calibration.small_network import small_model, write_artifact, write_images
 from tests.warm import Command, Ended, descendants_gone
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ def _nothing(folder: Path) -> None:
 
 def _small(folder: Path) -> None:
     write_artifact(folder, small_model())
-    write_pictures(folder / "photos", 8)
+    write_images(folder / "photos", 8)
 
 
 def _export(folder: Path) -> tuple[object, ...]:

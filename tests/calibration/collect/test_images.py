@@ -11,31 +11,31 @@ from PIL import Image
 from calibration.collect.images import read_built_in, read_folder, split
 from runtime.errors import UserError
 from runtime.images.preprocess import preprocess
-from tests.calibration.small_network import CLASSES, PREPROCESSING, SIDE, write_pictures
+from tests.calibration.small_network import CLASSES, PREPROCESSING, SIDE, write_images
 
 
 def test_batches_are_what_the_runtime_would_see(tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path / "photos", 5)
-    photographs = read_folder(folder, PREPROCESSING, CLASSES)
-    batches = list(photographs.batches([4, 0, 2], size=2))
+    folder = write_images(tmp_path / "photos", 5)
+    images = read_folder(folder, PREPROCESSING, CLASSES)
+    batches = list(images.batches([4, 0, 2], size=2))
     assert [batch.shape for batch in batches] == [(2, 3, SIDE, SIDE), (1, 3, SIDE, SIDE)]
     np.testing.assert_array_equal(batches[0][0], preprocess(folder / "004.png", PREPROCESSING))
 
 
 def test_unreadable_and_one_coloured_pictures_are_skipped_and_named(tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path / "photos", 3)
+    folder = write_images(tmp_path / "photos", 3)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of an image")
     (folder / "empty.png").touch()
     Image.new("RGB", (40, 40), "teal").save(folder / "plain.png")
     (folder / "notes.txt").write_text("not an image, and not meant as one")
-    photographs = read_folder(folder, PREPROCESSING, CLASSES)
-    assert len(photographs) == 3 and len(photographs.skipped) == 3
-    assert all(any(name in text for text in photographs.skipped) for name in ("broken.jpg", "empty.png", "plain.png"))
+    images = read_folder(folder, PREPROCESSING, CLASSES)
+    assert len(images) == 3 and len(images.skipped) == 3
+    assert all(any(name in text for text in images.skipped) for name in ("broken.jpg", "empty.png", "plain.png"))
 
 
 def test_folders_below_count(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "photos" / "cats", 2)
-    write_pictures(tmp_path / "photos" / "dogs", 2)
+    write_images(tmp_path / "photos" / "cats", 2)
+    write_images(tmp_path / "photos" / "dogs", 2)
     assert len(read_folder(tmp_path / "photos", PREPROCESSING, CLASSES)) == 4
 
 
@@ -52,12 +52,12 @@ def test_nothing_to_use_is_an_error(tmp_path: Path, content: str) -> None:
 
 
 def test_labels_follow_their_pictures(tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path, 4)
+    folder = write_images(tmp_path, 4)
     (folder / "002.png").write_bytes(b"")
     (folder / "labels.csv").write_text("file,label\n" + "".join(f"00{i}.png,{9 - i}\n" for i in (3, 2, 0)))
-    photographs = read_folder(folder, PREPROCESSING, CLASSES)
-    assert photographs.names == ["003.png", "000.png"] and photographs.labels is not None
-    assert photographs.labels.tolist() == [6, 9]
+    images = read_folder(folder, PREPROCESSING, CLASSES)
+    assert images.names == ["003.png", "000.png"] and images.labels is not None
+    assert images.labels.tolist() == [6, 9]
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def test_labels_follow_their_pictures(tmp_path: Path) -> None:
     ["file,label\n000.png,ten\n", "name\n000.png\n", f"file,label\n000.png,{CLASSES}\n", "file,label\n../000.png,1\n"],
 )
 def test_a_damaged_table_of_labels_is_an_error(tmp_path: Path, table: str) -> None:
-    folder = write_pictures(tmp_path, 1)
+    folder = write_images(tmp_path, 1)
     (folder / "labels.csv").write_text(table)
     with pytest.raises(UserError, match="labels.csv"):
         read_folder(folder, PREPROCESSING, CLASSES)
 
 
 def test_digest_knows_pictures_and_labels(tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path, 3)
+    folder = write_images(tmp_path, 3)
     first = read_folder(folder, PREPROCESSING, CLASSES).digest()
     assert read_folder(folder, PREPROCESSING, CLASSES).digest() == first
     (folder / "labels.csv").write_text("file,label\n000.png,1\n001.png,1\n002.png,1\n")
@@ -87,5 +87,5 @@ def test_held_out_pictures_are_not_fitted_on() -> None:
 
 def test_built_in_pictures() -> None:
     pytest.importorskip("skimage", reason="scikit-image's sample images are not installed")
-    photographs = read_built_in(PREPROCESSING)
-    assert len(photographs) > 64 and not photographs.skipped
+    images = read_built_in(PREPROCESSING)
+    assert len(images) > 64 and not images.skipped

@@ -16,7 +16,7 @@ from calibration.collect.ranges import (
     half_precision,
     percentile,
 )
-from calibration.network import Network, chunks, open_session, watched
+from calibration.layer_graph import LayerGraph, chunks, open_session, watched
 
 
 def quantised(values: np.ndarray, chosen: Range) -> np.ndarray:
@@ -39,7 +39,7 @@ def test_errors_are_those_of_quantising(chosen: Range) -> None:
     np.testing.assert_allclose(mean[0], error.mean(0), atol=0.03 * np.sqrt(square[0]).max())
 
 
-def test_memory_does_not_depend_on_the_number_of_pictures(network: Network, batch: np.ndarray) -> None:
+def test_memory_does_not_depend_on_the_number_of_pictures(network: LayerGraph, batch: np.ndarray) -> None:
     def after(pictures: int) -> int:
         found = collect(network, ["first_gated", "images"], chunks(np.tile(batch, (pictures // 16, 1, 1, 1))), 1)
         assert found["images"].counts.sum() > 0
@@ -48,7 +48,7 @@ def test_memory_does_not_depend_on_the_number_of_pictures(network: Network, batc
     assert after(64) == after(1024)
 
 
-def test_collect_sees_extremes_wherever_they_are(network: Network, batch: np.ndarray) -> None:
+def test_collect_sees_extremes_wherever_they_are(network: LayerGraph, batch: np.ndarray) -> None:
     names = ["images", *(layer.input for layer in network.layers), *(r.identity for r in network.residuals)]
     names = sorted(set(names))
     outputs = [name for name in names if name != "images"]

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from calibration.collect.ranges import LEVELS
-from calibration.network import Network, chunks, open_session, run, sqnr, watched
+from calibration.layer_graph import LayerGraph, chunks, open_session, run, sqnr, watched
 from calibration.quantise.placement import (
     TARGETS,
     offset_site,
@@ -29,7 +29,7 @@ from tests.calibration.small_network import small_model
 
 @pytest.fixture(params=["squeeze", "relu6"])
 def prepared(request: pytest.FixtureRequest, batch: np.ndarray) -> Prepared:
-    network = Network(small_model(relu6=request.param == "relu6"))
+    network = LayerGraph(small_model(relu6=request.param == "relu6"))
     return prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
 
 
@@ -141,7 +141,7 @@ def test_offset_is_taken_off_again(prepared: Prepared, batch: np.ndarray) -> Non
     assert sqnr(before[1], got) > 15
 
 
-def test_no_offset_where_padding_would_see_it(network: Network) -> None:
+def test_no_offset_where_padding_would_see_it(network: LayerGraph) -> None:
     assert offset_site(network, network.layer("first/depthwise")) is None
     assert offset_site(network, network.layer("stem")) is None
     assert offset_site(network, network.layer("second/expand")) is None
@@ -149,7 +149,7 @@ def test_no_offset_where_padding_would_see_it(network: Network) -> None:
 
 def test_smoothing_gives_each_channel_its_own_range(batch: np.ndarray) -> None:
     """Channels whose values differ a hundredfold, as in B0's first depthwise layers, and matter alike."""
-    network, name = Network(small_model()), "second/depthwise"
+    network, name = LayerGraph(small_model()), "second/depthwise"
     before, layer = network.layer("second/expand"), network.layer(name)
     by_channel = np.geomspace(0.1, 10, len(network.weights[layer.weight]), dtype=np.float32).reshape(-1, 1, 1, 1)
     for weight, factor in ((before.weight, by_channel), (layer.weight, 1 / by_channel)):
@@ -170,7 +170,7 @@ def test_smoothing_gives_each_channel_its_own_range(batch: np.ndarray) -> None:
     assert sqnr(*logits) > 40
 
 
-def test_smoothing_only_where_it_costs_next_to_nothing(network: Network) -> None:
+def test_smoothing_only_where_it_costs_next_to_nothing(network: LayerGraph) -> None:
     assert {layer.name for layer in network.layers if smoothing_site(network, layer)} == {
         "first/depthwise",
         "second/depthwise",

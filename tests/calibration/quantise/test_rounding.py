@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibration.network import Network, chunks, open_session, watched
+from calibration.layer_graph import LayerGraph, chunks, open_session, watched
 from calibration.quantise.rounding import Moments, collect_moments, corrected_bias, round_weights
 
 
@@ -24,7 +24,7 @@ def test_output_error_is_less_than_to_the_nearest(depthwise: bool) -> None:
     assert error(*round_weights(weight, moments)) < 0.5 * error(*round_weights(weight, None))
 
 
-def test_moments_are_those_of_the_input(network: Network, batch: np.ndarray) -> None:
+def test_moments_are_those_of_the_input(network: LayerGraph, batch: np.ndarray) -> None:
     layer = network.layer("second/project")
     found = collect_moments(network, [layer], chunks(batch), 1)[layer.name]
     values = open_session(watched(network.to_model(), [layer.input]), 1).run([layer.input], {"images": batch})[0]
@@ -32,7 +32,7 @@ def test_moments_are_those_of_the_input(network: Network, batch: np.ndarray) -> 
     assert (np.linalg.eigvalsh(found.covariance) > -1e-3).all()
 
 
-def test_moments_of_a_larger_kernel_count_its_padding(network: Network, batch: np.ndarray) -> None:
+def test_moments_of_a_larger_kernel_count_its_padding(network: LayerGraph, batch: np.ndarray) -> None:
     """At a map's corner a kernel sees padding: its corner's mean is less than its middle's by that share."""
     layers, batch = [layer for layer in network.layers if layer.kernel > 1], batch + 1  # a mean other than padding's
     assert any(layer.depthwise for layer in layers) and not all(layer.depthwise for layer in layers)
@@ -58,7 +58,7 @@ def test_dead_channel_and_layer_without_signal() -> None:
     assert (rounded[2] == 127).all() and np.isfinite(scale).all()
 
 
-def test_bias_takes_off_the_mean_error(network: Network) -> None:
+def test_bias_takes_off_the_mean_error(network: LayerGraph) -> None:
     layer = network.layer("first/expand")
     random = np.random.default_rng(0)
     weight = network.weights[layer.weight]

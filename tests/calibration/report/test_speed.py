@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibration.network import Network, chunks, open_session, run
+from calibration.layer_graph import LayerGraph, chunks, open_session, run
 from calibration.quantise.placement import TARGETS, quantised_graph
 from calibration.quantise.prepare import prepare
 from calibration.report.speed import Speed, measure_speed, openvino_logits, verdict
 from tests.calibration.small_network import SIDE, small_model
 
 
-def test_every_engine_is_measured_against_fp32(network: Network, batch: np.ndarray) -> None:
+def test_every_engine_is_measured_against_fp32(network: LayerGraph, batch: np.ndarray) -> None:
     prepared = prepare(network, TARGETS["cpu"], lambda: chunks(batch), 1)
     graph = quantised_graph(network, prepared.layers, prepared.identities)
     speeds = measure_speed(network.to_model(), graph, SIDE, 1)
@@ -36,7 +36,7 @@ def test_verdict_names_the_best_engine_or_says_that_it_is_not_worth_it() -> None
 
 def test_openvino_is_judged_by_what_it_answers() -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
-    network = Network(small_model())
+    network = LayerGraph(small_model())
     batch = np.random.default_rng(0).normal(0, 0.7, (4, 3, SIDE, SIDE)).astype(np.float32)
     logits = openvino_logits(network.to_model(), [batch[:3], batch[3:]], SIDE)
     assert logits is not None and np.allclose(logits, run(open_session(network.to_model(), 1), [batch]), atol=1e-3)

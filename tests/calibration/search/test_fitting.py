@@ -10,31 +10,31 @@ import pytest
 import calibration.search.fitting
 from calibration.cache import Cache
 from calibration.collect.images import read_folder, split
-from calibration.network import Network, open_session, run
+from calibration.layer_graph import LayerGraph, open_session, run
 from calibration.quantise.placement import TARGETS
 from calibration.quantise.prepare import prepare
 from calibration.search.fitting import refined
-from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_pictures
+from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_images
 
 
 def test_a_range_far_too_wide_shrinks_and_channels_that_differ_are_smoothed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network, smoothed, wide = Network(small_model()), "second/depthwise", "first/project"
+    network, smoothed, wide = LayerGraph(small_model()), "second/depthwise", "first/project"
     before, layer = network.layer("second/expand"), network.layer(smoothed)
     by_channel = np.geomspace(0.1, 10, len(network.weights[layer.weight]), dtype=np.float32).reshape(-1, 1, 1, 1)
     for weight, factor in ((before.weight, by_channel), (layer.weight, 1 / by_channel)):
         network.weights[weight] = network.weights[weight] * factor
     network.weights[before.bias] = network.weights[before.bias] * by_channel.ravel()
-    photographs = read_folder(write_pictures(tmp_path / "photos", 24), PREPROCESSING, CLASSES)
-    fit, held_out = split(len(photographs))
-    reference = run(open_session(network.to_model(), 1), photographs.batches())
+    images = read_folder(write_images(tmp_path / "photos", 24), PREPROCESSING, CLASSES)
+    fit, held_out = split(len(images))
+    reference = run(open_session(network.to_model(), 1), images.batches())
     cache, found = Cache(tmp_path / "cache", "0" * 64), []
     for _ in range(2):
-        prepared = prepare(network, TARGETS["tensorrt"], lambda: photographs.batches(fit), 1)
+        prepared = prepare(network, TARGETS["tensorrt"], lambda: images.batches(fit), 1)
         stretched = prepared.layers[wide].range.stretched(12, prepared.histogram_low(wide))
         prepared.layers[wide] = prepared.with_range(wide, stretched)
-        damages = refined(prepared, "tensorrt", photographs, reference, fit, held_out, cache, 1, lambda *_: None)
+        damages = refined(prepared, "tensorrt", images, reference, fit, held_out, cache, 1, lambda *_: None)
         found.append((damages, prepared.layers))
         monkeypatch.setattr(calibration.search.fitting, "damage", None)  # the second time, nothing is tried
     (damages, layers), (again, same) = found

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.network import Network, chunks, open_session, run
+from calibration.layer_graph import LayerGraph, chunks, open_session, run
 from calibration.quantise.placement import TARGETS, share_in_int8
 from calibration.quantise.prepare import Prepared, prepare
 from calibration.search.sensitivity import DEFAULT_BUDGET, Budget, Point, damage, order, refine, search
@@ -16,7 +16,7 @@ from calibration.search.trials import Trials
 
 
 @pytest.fixture
-def prepared(network: Network, batch: np.ndarray) -> Prepared:
+def prepared(network: LayerGraph, batch: np.ndarray) -> Prepared:
     return prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
 
 
@@ -25,16 +25,16 @@ def flat(prepared: Prepared) -> dict[str, float]:
     return dict.fromkeys(prepared.layers, 1e-3)
 
 
-def test_order_weighs_damage_against_multiply_adds(network: Network, prepared: Prepared) -> None:
+def test_order_weighs_damage_against_macs(network: LayerGraph, prepared: Prepared) -> None:
     taken = order(network, flat(prepared), 1.0)
-    costs = [network.layer(name).multiply_adds for name in taken]
+    costs = [network.layer(name).macs for name in taken]
     assert costs == sorted(costs) and set(taken) == set(prepared.layers)
     worst = {**flat(prepared), taken[-1]: 1e6}
     assert order(network, worst, 1.0)[0] == taken[-1]
 
 
 @pytest.mark.parametrize("allowance", [0.0, 0.05, 0.2])
-def test_order_keeps_within_the_allowance(network: Network, prepared: Prepared, allowance: float) -> None:
+def test_order_keeps_within_the_allowance(network: LayerGraph, prepared: Prepared, allowance: float) -> None:
     never = {layer.name for layer in network.layers} - set(prepared.layers)
     taken = order(network, flat(prepared), allowance)
     if taken:
@@ -48,18 +48,18 @@ def test_search_finds_the_fewest_that_meet_the_budget(prepared: Prepared) -> Non
         )
         return min(1.0, 0.9 + 0.02 * kept), 0.0, 10.0 + kept
 
-    best, points, met = search(prepared, flat(prepared), Budget(same_class=0.96), measure)
+    best, points, met = search(prepared, flat(prepared), Budget(agreement=0.96), measure)
     assert met and len(best.kept) == 3
     assert points == sorted(points, key=lambda point: len(point.kept))
     best, _, met = search(prepared, flat(prepared), Budget(sqnr=99), measure)
     assert not met and best.sqnr == max(10.0 + len(prepared.layers), best.sqnr)
 
 
-def test_what_does_much_damage_for_its_multiply_adds_stays_in_float_though_the_budget_is_met(
-    network: Network, prepared: Prepared
+def test_what_does_much_damage_for_its_macs_stays_in_higher_precision_though_the_budget_is_met(
+    network: LayerGraph, prepared: Prepared
 ) -> None:
     cheapest = order(network, flat(prepared), 1.0)[0]
-    share = network.layer(cheapest).multiply_adds / network.multiply_adds
+    share = network.layer(cheapest).macs / network.macs
     quiet = dict.fromkeys(prepared.layers, 1e-9)
 
     def measure(model: onnx.ModelProto) -> tuple[float, float, float]:
@@ -72,17 +72,17 @@ def test_what_does_much_damage_for_its_multiply_adds_stays_in_float_though_the_b
         assert met and best.kept == kept
         assert points[0].kept == ()  # the curve begins with everything in int8
         assert len(points[-1].kept) == max(1, 2 * len(kept))  # and goes beyond the choice
-    best, _, _ = search(prepared, {**quiet, cheapest: 1.0}, Budget(same_class=0.9), measure)
+    best, _, _ = search(prepared, {**quiet, cheapest: 1.0}, Budget(agreement=0.9), measure)
     assert best.kept == ()  # whoever gives a budget gets the fewest
 
 
 def test_budget_in_points_and_in_classes() -> None:
-    point = Point((), 1.0, same_class=0.99, lost=0.4, sqnr=20)
+    point = Point((), 1.0, agreement=0.99, lost=0.4, sqnr=20)
     assert Budget(points=0.4).met(point) and not Budget(points=0.3).met(point)
-    assert Budget(same_class=0.99).met(point) and not Budget(same_class=0.995).met(point)
+    assert Budget(agreement=0.99).met(point) and not Budget(agreement=0.995).met(point)
 
 
-def test_refining_never_does_more_damage(network: Network, prepared: Prepared, batch: np.ndarray) -> None:
+def test_refining_never_does_more_damage(network: LayerGraph, prepared: Prepared, batch: np.ndarray) -> None:
     trials = Trials(network, batch, run(open_session(network.to_model(), 1), [batch]))
     name = "first/depthwise"
     narrow = prepared.layers[name].range.stretched(0.2, 0)

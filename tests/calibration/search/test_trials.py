@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.network import Network, chunks, open_session, run
+from calibration.layer_graph import LayerGraph, chunks, open_session, run
 from calibration.quantise.placement import TARGETS, quantised_graph
 from calibration.quantise.prepare import prepare
 from calibration.search.sensitivity import damage
@@ -18,7 +18,7 @@ from tests.calibration.small_network import small_model
 
 @pytest.mark.parametrize("relu6", [False, True])
 def test_every_layer_does_the_same_damage_from_the_middle_on(batch: np.ndarray, relu6: bool) -> None:
-    network = Network(small_model(relu6=relu6))
+    network = LayerGraph(small_model(relu6=relu6))
     prepared = prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
     reference = run(open_session(network.to_model(), 1), [batch])
     whole, moving = Trials(network, batch, reference), Trials(network, batch, reference)
@@ -44,7 +44,7 @@ def test_every_layer_does_the_same_damage_from_the_middle_on(batch: np.ndarray, 
 
 
 def test_nothing_goes_past_a_cut() -> None:
-    network = Network(small_model())
+    network = LayerGraph(small_model())
     found = dict(cuts(network))
     nodes = network.model.graph.node
     for at, tensor in found.items():

@@ -8,64 +8,62 @@ import numpy as np
 import pytest
 import torch
 
-from calibration.collect.images import Photographs, read_folder, split
+from calibration.collect.images import CalibrationImages, read_folder, split
 from calibration.collect.ranges import half_precision
-from calibration.network import Network, open_session, run, sqnr
+from calibration.layer_graph import LayerGraph, open_session, run, sqnr
 from calibration.quantise.placement import TARGETS, quantised_graph
 from calibration.quantise.prepare import Prepared, prepare
 from calibration.search.sensitivity import simulate
 from calibration.train.torch_graph import TorchGraph
 from calibration.train.training import Schedule, train
-from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_pictures
+from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_images
 
 
 @pytest.fixture(params=[False, True], ids=["gated", "relu6"])
-def prepared(request: pytest.FixtureRequest, photographs: Photographs) -> Prepared:
+def prepared(request: pytest.FixtureRequest, images: CalibrationImages) -> Prepared:
     """All layers as calibration leaves them; in either form some have an offset."""
-    network = Network(small_model(relu6=request.param))
-    found = prepare(network, TARGETS["tensorrt"], lambda: photographs.batches(split(40)[0]), 1)
+    network = LayerGraph(small_model(relu6=request.param))
+    found = prepare(network, TARGETS["tensorrt"], lambda: images.batches(split(40)[0]), 1)
     assert any(layer.range.offset for layer in found.layers.values())
     return found
 
 
 @pytest.fixture
-def photographs(tmp_path: Path) -> Photographs:
-    return read_folder(write_pictures(tmp_path / "photos", 40), PREPROCESSING, CLASSES)
+def images(tmp_path: Path) -> CalibrationImages:
+    return read_folder(write_images(tmp_path / "photos", 40), PREPROCESSING, CLASSES)
 
 
-def logits_of(prepared: Prepared, photographs: Photographs, kept: tuple[str, ...] = ()) -> np.ndarray:
+def logits_of(prepared: Prepared, images: CalibrationImages, kept: tuple[str, ...] = ()) -> np.ndarray:
     graph = quantised_graph(prepared.network, prepared.layers, prepared.identities, kept)
-    return simulate(graph, photographs.batches(), 1)
+    return simulate(graph, images.batches(), 1)
 
 
 @pytest.mark.parametrize("kept", [(), ("first/depthwise", "stem")])
 def test_torch_computes_what_the_graph_says(
-    prepared: Prepared, photographs: Photographs, kept: tuple[str, ...]
+    prepared: Prepared, images: CalibrationImages, kept: tuple[str, ...]
 ) -> None:
     with torch.no_grad():
-        ours = TorchGraph(prepared, kept)(torch.from_numpy(np.concatenate(list(photographs.batches())))).numpy()
-    theirs = logits_of(prepared, photographs, kept)
-    exact = run(open_session(prepared.network.to_model(), 1), photographs.batches())
+        ours = TorchGraph(prepared, kept)(torch.from_numpy(np.concatenate(list(images.batches())))).numpy()
+    theirs = logits_of(prepared, images, kept)
+    exact = run(open_session(prepared.network.to_model(), 1), images.batches())
     assert sqnr(theirs, ours) > sqnr(exact, ours) + 20  # sums in another order turn single roundings
 
 
 def test_training_brings_the_logits_nearer_also_on_pictures_not_trained_on(
-    prepared: Prepared, photographs: Photographs
+    prepared: Prepared, images: CalibrationImages
 ) -> None:
-    fit, held_out = split(len(photographs))
-    exact = run(open_session(prepared.network.to_model(), 1), photographs.batches())
+    fit, held_out = split(len(images))
+    exact = run(open_session(prepared.network.to_model(), 1), images.batches())
     for name, layer in prepared.layers.items():  # far too wide: something to win back
         prepared.layers[name] = prepared.with_range(name, layer.range.stretched(12, prepared.histogram_low(name)))
-    trained = train(prepared, photographs, fit, (), Schedule(epochs=8, batch=6, weights=0.02, least_crop=0.8), 1)
-    before, after = logits_of(prepared, photographs), logits_of(trained, photographs)
+    trained = train(prepared, images, fit, (), Schedule(epochs=8, batch=6, weights=0.02, least_crop=0.8), 1)
+    before, after = logits_of(prepared, images), logits_of(trained, images)
     assert sqnr(exact[fit], after[fit]) > sqnr(exact[fit], before[fit]) + 0.5
     assert sqnr(exact[held_out], after[held_out]) > sqnr(exact[held_out], before[held_out]) + 0.3
 
 
-def test_what_is_trained_keeps_the_rules_of_the_graph(prepared: Prepared, photographs: Photographs) -> None:
-    trained = train(
-        prepared, photographs, range(6), ("stem",), Schedule(epochs=2, batch=6, weights=0.1, scales=0.05), 1
-    )
+def test_what_is_trained_keeps_the_rules_of_the_graph(prepared: Prepared, images: CalibrationImages) -> None:
+    trained = train(prepared, images, range(6), ("stem",), Schedule(epochs=2, batch=6, weights=0.1, scales=0.05), 1)
     assert trained.layers["stem"] is prepared.layers["stem"]
     changed = 0
     for name, layer in trained.layers.items():
@@ -76,17 +74,17 @@ def test_what_is_trained_keeps_the_rules_of_the_graph(prepared: Prepared, photog
     assert changed > 0
 
 
-def test_the_same_seed_gives_the_same_weights(prepared: Prepared, photographs: Photographs) -> None:
-    first, second = (train(prepared, photographs, range(8), (), Schedule(epochs=1, batch=4), 1) for _ in range(2))
+def test_the_same_seed_gives_the_same_weights(prepared: Prepared, images: CalibrationImages) -> None:
+    first, second = (train(prepared, images, range(8), (), Schedule(epochs=1, batch=4), 1) for _ in range(2))
     for name in first.layers:
         assert (first.layers[name].weight == second.layers[name].weight).all()
         assert (first.layers[name].bias == second.layers[name].bias).all()
 
 
 def test_unless_asked_training_leaves_the_integers_that_calibration_chose(
-    prepared: Prepared, photographs: Photographs
+    prepared: Prepared, images: CalibrationImages
 ) -> None:
-    trained = train(prepared, photographs, range(8), (), Schedule(epochs=2, batch=4), 1)
+    trained = train(prepared, images, range(8), (), Schedule(epochs=2, batch=4), 1)
     for name, layer in trained.layers.items():
         assert (layer.weight == prepared.layers[name].weight).all()
     assert any((layer.bias != prepared.layers[name].bias).any() for name, layer in trained.layers.items())

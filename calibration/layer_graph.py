@@ -32,7 +32,7 @@ class Layer:
     stride: int
     pads: tuple[int, ...]  # top, left, bottom, right
     positions: int  # output pixels of one image
-    multiply_adds: int  # of one image
+    macs: int  # of one image
     unfit: str = ""  # why it has to stay in float, in words; "" if int8 is a choice
 
     @property
@@ -63,7 +63,7 @@ class Residual:
     branch: str
 
 
-class Network:
+class LayerGraph:
     """`model` with its weights as arrays, by name. Edits of `weights` count; the graph itself is `model`'s.
 
     A layer of a form that int8 is not made for is `unfit`, and stays in float. Raises ValueError for an opset without a scale
@@ -96,8 +96,8 @@ class Network:
         self.residuals = [found for node in graph.node if node.op_type == "Add" and (found := self._residual(node))]
 
     @property
-    def multiply_adds(self) -> int:
-        return sum(layer.multiply_adds for layer in self.layers)
+    def macs(self) -> int:
+        return sum(layer.macs for layer in self.layers)
 
     def layer(self, name: str) -> Layer:
         return next(layer for layer in self.layers if layer.name == name)
@@ -249,7 +249,7 @@ def sqnr(expected: np.ndarray, got: np.ndarray) -> float:
     return float(min(200.0, 10 * np.log10(np.square(expected, dtype=np.float64).sum() / max(error, 1e-30))))
 
 
-def same_class(expected: np.ndarray, got: np.ndarray) -> float:
+def top1_agreement(expected: np.ndarray, got: np.ndarray) -> float:
     """Share of images with the same top-1 class."""
     return float((expected.argmax(1) == got.argmax(1)).mean())
 
@@ -266,8 +266,8 @@ def batch_size(side: int) -> int:
     return max(1, BATCH_PIXELS // side**2)
 
 
-def chunks(pictures: np.ndarray) -> Iterator[np.ndarray]:
-    """`pictures` [n, 3, side, side] in batches."""
-    size = batch_size(pictures.shape[-1])
-    for start in range(0, len(pictures), size):
-        yield pictures[start : start + size]
+def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """`images` [n, 3, side, side] in batches."""
+    size = batch_size(images.shape[-1])
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
