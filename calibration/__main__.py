@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from calibration.train.training import Schedule
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     from calibration.collect.images import read_built_in, read_folder
     from calibration.quantise.placement import TARGETS
     from calibration.search.sensitivity import DEFAULT_BUDGET as default
@@ -51,7 +52,7 @@ def main() -> int:
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to read and write (default: artifacts)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of onnxruntime (default: all cores)")
     parser.add_argument("--force", action="store_true", help="calibrate even if nothing has changed")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     budget = _budget(parser, options.budget) or default
     training = _schedule(parser, options)
 

@@ -218,7 +218,7 @@ def _tried(
     return Row(**{**asdict(row), **spent})
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m calibration.compare",
         description="Quantises a variant with onnxruntime's and NVIDIA's tools and judges them beside FP32 and ours.",
@@ -233,7 +233,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="NAME,...", help=f"rows besides {FP32}: {', '.join(NAMES[1:])}")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the judging (default: all cores)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     only = options.only.split(",") if options.only else NAMES
     unknown = [name for name in only if name not in NAMES]
     if unknown:

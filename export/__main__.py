@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from runtime.command import run
 from runtime.printable import printable
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     from export.stage import Request, export, up_to_date
     from models.variants import VARIANTS, variant_named
     from models.weights import find_weights
@@ -68,7 +68,7 @@ def main() -> int:
     recipe.add_argument("--interpolation", choices=INTERPOLATIONS)
     recipe.add_argument("--mean", type=_triple, metavar="R,G,B", help="of channels in 0..1")
     recipe.add_argument("--std", type=_triple, metavar="R,G,B")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     _check(parser, options)
 
     folder = options.artifacts or artifacts_folder()

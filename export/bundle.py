@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.artifacts.artifact import (
@@ -215,7 +216,7 @@ With TensorRT (a Jetson has JetPack's) and pycuda or cuda-bindings, onnxruntime 
 """
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m export.bundle",
         description="Writes artifacts/<variant>/<variant>.<precision>.bundle.tar.gz: unpack it on the device and run it there.",
@@ -223,7 +224,7 @@ def main() -> int:
     parser.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
     parser.add_argument("--precision", choices=sorted(PARTS), required=True)
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to read and write (default: artifacts)")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
 
     path = bundle(options.variant, options.precision, options.artifacts or artifacts_folder())
     print(f"wrote {path}  {path.stat().st_size / 1e6:.1f} MB")

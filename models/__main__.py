@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,12 +13,12 @@ from models.network import EfficientNet, multiply_adds, parameters
 from models.variants import VARIANTS
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m models", description="Prints the family of networks as a table.")
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="also draw it: published accuracy against multiply-adds (png, svg)"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     rows = []
     for variant in VARIANTS.values():
         with torch.device("meta"):

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 from .artifacts.artifact import PRECISIONS, RANDOM_WEIGHTS, find_artifact
 from .artifacts.third_party import adopted
 from .backends.backend import BACKENDS
-from .command import run
+from .command import positive, run, seconds
 from .errors import UserError
 from .measure.cold import Cold, cold_start
 from .measure.energy import Meter, open_meter
@@ -48,7 +48,7 @@ _HEAD = (
 )
 
 
-def main() -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.bench",
         description="Latency of models from encoded images to the five likeliest classes, interleaved, in one thread of "
@@ -71,13 +71,17 @@ def main() -> int:
         "--images", metavar="DIR", help="images; the one of median size is timed (default: a made-up one)"
     )
     parser.add_argument(
-        "--seconds", type=_seconds, default=10.0, metavar="S", help="for each model and batch (default 10)"
+        "--seconds",
+        type=seconds,
+        default=10.0,
+        metavar="S",
+        help="for each model and batch (default 10)",
     )
     parser.add_argument(
-        "--threads", type=_count, metavar="N", help="CPU threads of the network (default: the backend's)"
+        "--threads", type=positive, metavar="N", help="CPU threads of the network (default: the backend's)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything measured, and the machine")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.models and (options.variant or options.precisions):
         parser.error("--models names files: --variant and --precisions go without it")
 
@@ -353,24 +357,8 @@ def _words(text: str) -> List[str]:
     return words
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)
-
-
 def _counts(text: str) -> List[int]:
-    return [_count(word) for word in _words(text)]
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
-    return value
+    return [positive(word) for word in _words(text)]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ expects), and the options that several of them have."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import math
 import os
 import re
 import signal
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from .networks.network import Network
 
     Kind = TypeVar("Kind", bound=Network)
+
+Number = TypeVar("Number", int, float)
 
 
 def run(main: Callable[[], int]) -> None:
@@ -89,6 +93,33 @@ def parse_size(text: str, thousand: int = 1024) -> int:
     if not found or int(found[1]) == 0:
         raise UserError(f"'{text}' is no size: give a number with K, M or G, as 512M.")
     return int(found[1]) * thousand ** " KMG".index(found[2].upper() or " ")
+
+
+def number(
+    kind: Callable[[str], Number],
+    least: float = -math.inf,
+    most: float = math.inf,
+    unit: str = "",
+    above: float = -math.inf,
+) -> Callable[[str], Number]:
+    """The `type` of an option that is a number: `kind` is int or float, `least` and `most` may be reached, `above` not."""
+    what = ("a whole number" if kind is int else "a number") + (f" of {unit}" if unit else "")
+    what += f" above {above:g}" if above > -math.inf else ""
+    what += f" from {least:g} to {most:g}" if max(-least, most) < math.inf else ""
+    what += f" of at least {least:g}" if least > -math.inf and most == math.inf else ""
+
+    def read(text: str) -> Number:
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            if least <= value <= most and above < value < math.inf:
+                return value
+        raise argparse.ArgumentTypeError(f"'{text}' is not {what}")
+
+    return read
+
+
+positive = number(int, above=0)
+seconds = number(float, above=0, unit="seconds")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -163,7 +194,7 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-seconds",
-        type=_seconds,
+        type=seconds,
         default=DECODING.max_seconds,
         metavar="S",
         help=f"give up an image that takes longer to decode (default {DECODING.max_seconds:g})",
@@ -185,24 +216,3 @@ def _size(thousand: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return size
-
-
-def positive(text: str) -> int:
-    """A whole number above 0, as the `type` of an option."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return value
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds above 0")
-    return seconds

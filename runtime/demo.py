@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Optional, Sequence
 
 from .command import run
 from .errors import UserError
@@ -20,11 +21,11 @@ PHOTOGRAPHS = {
 }
 
 
-def main() -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     from .networks.classifier import Classifier
 
     description = "Shows the exported lite0 at work on scikit-image's sample images."
-    argparse.ArgumentParser(prog="python -m runtime.demo", description=description).parse_args()
+    argparse.ArgumentParser(prog="python -m runtime.demo", description=description).parse_args(argv)
     spec = importlib.util.find_spec("skimage")  # finds the folder without running the package
     if spec is None or not spec.submodule_search_locations:
         raise UserError("The sample images come with scikit-image: pip install scikit-image.")

@@ -1,11 +1,10 @@
-"""Embeddings of images, and the nearest of them: python -m runtime.embed photos/ [--nearest photo.jpg --picture nearest.png]"""
+"""Embeddings of images, and the nearest of them: python -m runtime.embed photos/ [--nearest photo.jpg --sheet nearest.png]"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -13,17 +12,17 @@ import numpy as np
 
 from .command import add_decoding_options, add_model_options, open_as, positive, run
 from .errors import UserError
-from .images.find import STANDARD_INPUT, find_pictures
+from .images.find import STANDARD_INPUT, find_images
 from .networks import embeddings as store
 from .networks.embedder import Embedder, unit
 from .networks.embeddings import Embeddings, Neighbour, Origin
 from .printable import printable
-from .progress import Line, time_left
+from .progress import Progress
 
 OUT = Path("embeddings.npy")
 
 
-def main() -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.embed",
         description="Writes a vector for each image, near where images look alike, and finds the images nearest to one.",
@@ -45,30 +44,31 @@ def main() -> int:
     parser.add_argument(
         "--raw", action="store_true", help="vectors as the network gives them, not divided by their length"
     )
-    parser.add_argument("--nearest", metavar="PICTURE", help="print the images most similar to this one")
+    parser.add_argument("--nearest", metavar="IMAGE", help="print the images most similar to this one")
     parser.add_argument("--count", type=positive, metavar="N", help="how many of them (default 9)")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them: a .png, .jpg or .webp file")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw them: a .png, .jpg or .webp file")
+    parser.add_argument("--picture", dest="sheet", type=Path, help=argparse.SUPPRESS)  # its name until 2026
     parser.add_argument("--json", action="store_true", help="the result as one JSON object")
     add_model_options(parser)
     add_decoding_options(parser)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     stored = _stored(parser, options)
 
     for path in options.out or []:
         store.require_suffix(path)
-    if options.picture:
+    if options.sheet:
         from .networks.contact_sheet import require_format
 
-        require_format(str(options.picture), options.picture.suffix, options.count)
+        require_format(str(options.sheet), options.sheet.suffix, options.count)
     known = store.read(stored) if stored else None
-    pictures = [] if stored else _files(options.source)
+    images = [] if stored else _files(options.source)
     with _opened(options, known, stored) as network:
         if network.artifact.random:
             print(f"{network.artifact.path}: random weights: what is near means nothing", file=sys.stderr)
         query = network([options.nearest], raw=True)[0] if options.nearest else None  # before hours of work, not after
         failed = 0
         if known is None:
-            known, failed = embed(network, pictures, raw=options.raw)
+            known, failed = embed(network, images, raw=options.raw)
     result: Dict[str, Any] = {"variant": known.origin.variant, "precision": known.origin.precision}
     result.update(embeddings=len(known.files), failed=failed)
     if not stored and not known.files:
@@ -85,39 +85,38 @@ def main() -> int:
         result.update(query=options.nearest, nearest=[neighbour._asdict() for neighbour in found])
         lines += [f"nearest to {options.nearest}, of {len(known.files)}:"]
         lines += [f"  {neighbour.similarity:7.4f}  {neighbour.file}" for neighbour in found]
-        if options.picture:
+        if options.sheet:
             _draw(known, options, found)
-            result["picture"] = str(options.picture)
-            lines.append(f"wrote {options.picture}")
+            result["picture"] = str(options.sheet)
+            lines.append(f"wrote {options.sheet}")
     print(json.dumps(result) if options.json else "\n".join(map(printable, lines)))
     return 1 if failed else 0
 
 
-def embed(network: Embedder, pictures: Sequence[str], raw: bool = False) -> Tuple[Embeddings, int]:
-    """The embeddings of all `pictures` (paths) that can be read, in their order, and how many can't: each is named on stderr.
+def embed(network: Embedder, images: Sequence[str], raw: bool = False) -> Tuple[Embeddings, int]:
+    """The embeddings of all `images` (paths) that can be read, in their order, and how many can't: each is named on stderr.
     Rows have length 1 unless `raw`. Memory: a row each, and a few batches of pixels."""
     from .networks.pipeline import overlapped
 
-    rows = np.empty((len(pictures), network.artifact.outputs[0].channels), np.float32)
+    rows = np.empty((len(images), network.artifact.outputs[0].channels), np.float32)
     files: List[str] = []
-    line, began, failed = Line(), time.perf_counter(), 0
+    progress, failed = Progress("embedding"), 0
     try:
-        answers = overlapped([network], pictures, lambda path: (path, path), decoding=network.decoding)
+        answers = overlapped([network], images, lambda path: (path, path), decoding=network.decoding)
         for done, answer in enumerate(answers, 1):
             reason = "" if answer.error is None else str(answer.error)
             if answer.error is None and not np.isfinite(answer.logits[0]).all():
                 reason = f"{answer.item}: the network's answer is beyond what {network.artifact.precision} can hold."
             if reason:
                 failed += 1
-                line.end(erase=True)
+                progress.end(erase=True)
                 print(f"error: {printable(reason)}", file=sys.stderr)
             else:
                 rows[len(files)] = answer.logits[0]
                 files.append(answer.item)
-            left = time_left(done, len(pictures), time.perf_counter() - began)
-            line.show(f"embedding {done} of {len(pictures)}{left}")
+            progress(done, len(images))
     finally:
-        line.end(erase=True)
+        progress.end(erase=True)
     rows = rows[: len(files)]
     if not raw:
         for start in range(0, len(rows), 4096):  # in place: a second array of 50,000 rows would be 256 MB
@@ -127,8 +126,8 @@ def embed(network: Embedder, pictures: Sequence[str], raw: bool = False) -> Tupl
 
 def _stored(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Optional[Path]:
     """The file of embeddings that is named as the source. Ends the command for options that do not go together."""
-    if not options.nearest and (options.picture or options.count):
-        parser.error("--picture and --count go with --nearest")
+    if not options.nearest and (options.sheet or options.count):
+        parser.error("--sheet and --count go with --nearest")
     options.count = options.count or 9
     named = [source for source in options.source if Path(source).suffix.lower() in store.SUFFIXES]
     if not named:
@@ -136,7 +135,7 @@ def _stored(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Opt
     if len(options.source) > 1:
         parser.error(f"{named[0]} holds embeddings: it is the only source, or none")
     if not options.nearest:
-        parser.error(f"{named[0]} holds embeddings already: --nearest PICTURE searches in them")
+        parser.error(f"{named[0]} holds embeddings already: --nearest IMAGE searches in them")
     if options.out or options.raw:
         parser.error("--out and --raw go with images")
     return Path(named[0])
@@ -145,7 +144,7 @@ def _stored(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Opt
 def _files(arguments: Sequence[str]) -> List[str]:
     if STANDARD_INPUT in arguments:
         raise UserError("Images on standard input have no name to find them by: name files or folders.")
-    return [str(source) for _, source in find_pictures(arguments)]
+    return [str(source) for _, source in find_images(arguments)]
 
 
 def _opened(options: argparse.Namespace, known: Optional[Embeddings], stored: Optional[Path]) -> Embedder:
@@ -174,7 +173,7 @@ def _draw(known: Embeddings, options: argparse.Namespace, found: Sequence[Neighb
 
     cells = [Cell(known.path(each.file), f"{each.similarity:.3f}", each.file) for each in found]
     query = Cell(options.nearest, "looked for", options.nearest)
-    write_whole(options.picture, contact_sheet(query, cells, options.picture.suffix, decoding_of(options)))
+    write_whole(options.sheet, contact_sheet(query, cells, options.sheet.suffix, decoding_of(options)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional, Sequence
 
 from .command import parse_size, run
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .backends.tensorrt.manifest import Manifest
 
 
-def main() -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     from .artifacts.artifact import artifacts_folder, find_artifact, read_artifact, set_latest
     from .backends.tensorrt.generations import MODULES, installed
     from .backends.tensorrt.loader import existing_engine, make_engine, open_site, wanted_of
@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--no-compare", action="store_true", help="don't time INT8 against FP16 afterwards")
     parser.add_argument("--force", action="store_true", help="build even if a fitting engine is there")
     parser.add_argument("--verbose", action="store_true", help="everything that TensorRT says, layer by layer")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
 
     target = parse_target(given.target) if given.target else None
     module = given.backend

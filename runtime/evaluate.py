@@ -7,12 +7,11 @@ import hashlib
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
 from .artifacts.artifact import RANDOM_WEIGHTS
-from .command import add_decoding_options, add_model_options, open_model, run
+from .command import add_decoding_options, add_model_options, open_model, positive, run
 from .errors import UserError
 from .fleet.options import add_fleet_options, fleet_of, require_ray
 from .measure.dataset import Sample
@@ -20,10 +19,10 @@ from .measure.evaluation import evaluate, read_samples, reference_path
 from .networks.classifier import Classifier
 from .networks.pipeline import lanes_here
 from .printable import printable
-from .progress import Line, time_left
+from .progress import Progress
 
 
-def main() -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.evaluate",
         description="Accuracy of an artifact on labelled images, and what it changed against a reference.",
@@ -36,13 +35,13 @@ def main() -> int:
     )
     add_model_options(parser)
     parser.add_argument("--reference", metavar="R", help="artifact, or precision of the same variant, to compare with")
-    parser.add_argument("--limit", type=int, metavar="N", help="only every k-th image, so that about N are taken")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only every k-th image, so that about N are taken")
     parser.add_argument("--json", action="store_true", help="the result as one JSON object")
     parser.add_argument("--force", action="store_true", help="go on although the labels look like another label set's")
     parser.add_argument("--fresh", action="store_true", help="do not go on with an interrupted evaluation")
     add_decoding_options(parser)
     add_fleet_options(parser)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     fleet = fleet_of(options)
     if fleet is not None:
         require_ray(fleet.address)
@@ -64,14 +63,14 @@ def main() -> int:
         journal.unlink()
     if journal.exists():
         print("going on with an evaluation that was interrupted (--fresh starts anew)", file=sys.stderr)
-    bar = _Bar()
+    progress = Progress("evaluating")
     try:
-        result = evaluate(classifier, samples, reference, journal, options.force, bar.show)
+        result = evaluate(classifier, samples, reference, journal, options.force, progress)
     except UserError:
         journal.unlink()  # what it holds would be gone on with
         raise
     finally:
-        bar.end()
+        progress.end()
     journal.unlink()
     print(json.dumps(result) if options.json else _report(result, options.data))
     return 0
@@ -121,22 +120,6 @@ def _report(result: Dict[str, Any], data: Path) -> str:
         if len(result["flipped"]) > 10:
             lines.append(f"  flipped   {len(result['flipped']) - 10} more, all in --json")
     return "\n".join(map(printable, lines)) + "\nIn brackets: 95 % intervals."
-
-
-class _Bar:
-    """Images done, and the time left."""
-
-    def __init__(self) -> None:
-        self.line, self.began = Line(), time.perf_counter()
-        self.first: Optional[int] = None  # of this run; those before it an interrupted one did
-
-    def show(self, done: int, of: int) -> None:
-        self.first = done if self.first is None else self.first
-        left = time_left(done - self.first, of - self.first, time.perf_counter() - self.began)
-        self.line.show(f"evaluating {done} of {of}{left}", now=done >= of)
-
-    def end(self) -> None:
-        self.line.end()
 
 
 if __name__ == "__main__":

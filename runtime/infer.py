@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Iterable, Iterator, Tuple, Union
+from typing import TYPE_CHECKING, Iterable, Iterator, Optional, Sequence, Tuple, Union
 
 from .command import add_decoding_options, add_model_options, open_model, run
 from .fleet.options import add_fleet_options, fleet_of, require_ray
-from .output import Picture, Result, add_output_options, facts, read_pipe, report
+from .output import Result, add_output_options, facts, read_pipe, report
 
 if TYPE_CHECKING:
+    from .images.find import NamedImage
     from .networks.classifier import Classifier
     from .networks.pipeline import Answer
 
 
-def main() -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.infer",
         description="Names what images show, on the model exported last or the one named.",
@@ -33,7 +34,7 @@ def main() -> int:
     )
     add_decoding_options(parser)
     add_fleet_options(parser, table=True)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     fleet = fleet_of(options)
     if fleet is not None:
         require_ray(fleet.address)
@@ -42,10 +43,10 @@ def main() -> int:
         return infer(options, fleet)
 
     from .artifacts.artifact import RANDOM_WEIGHTS
-    from .images.find import find_pictures
+    from .images.find import find_images
 
-    pictures = find_pictures(options.images)
-    alone = options.time or len(pictures) == 1
+    images = find_images(options.images)
+    alone = options.time or len(images) == 1
     lanes = 1
     if not alone:
         from .networks.pipeline import lanes_here
@@ -55,12 +56,12 @@ def main() -> int:
     if classifier.artifact.random:
         print(f"{classifier.artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
     model = facts(classifier.artifact, classifier.backend.name)
-    return report(_results(classifier, answers(classifier, pictures, alone), options), model, options)
+    return report(_results(classifier, answers(classifier, images, alone), options), model, options)
 
 
 def _results(classifier: Classifier, answered: Iterable[Answer], options: argparse.Namespace) -> Iterator[Result]:
     for answer in answered:
-        name, _ = answer.item
+        name = answer.item.name
         if answer.error is not None:
             yield Result(name, [], str(answer.error))
             continue
@@ -69,25 +70,24 @@ def _results(classifier: Classifier, answered: Iterable[Answer], options: argpar
         yield Result(name, predictions, "", {**spent, "total": sum(spent.values())} if spent else {})
 
 
-def answers(classifier: Classifier, pictures: Iterable[Picture], alone: bool) -> Iterator[Answer]:
+def answers(classifier: Classifier, images: Iterable[NamedImage], alone: bool) -> Iterator[Answer]:
     """What comes of each image, in order. `alone`: each by itself, from the file to the answer."""
     from .networks.pipeline import one_by_one, overlapped
 
     limit = classifier.decoding.max_bytes
 
-    def opened(picture: Picture) -> Tuple[Union[str, bytes], str]:
-        name, source = picture
-        return (source if isinstance(source, str) else read_pipe(source, limit)), name
+    def opened(image: NamedImage) -> Tuple[str, Union[str, bytes]]:
+        return image.name, image.source if isinstance(image.source, str) else read_pipe(image.source, limit)
 
     if alone:
-        return one_by_one([classifier], pictures, opened, decoding=classifier.decoding)
+        return one_by_one([classifier], images, opened, decoding=classifier.decoding)
     return overlapped(
         [classifier],
-        pictures,
+        images,
         opened,
         decoding=classifier.decoding,
         growing=True,
-        alone=lambda picture: not isinstance(picture[1], str),
+        alone=lambda image: not isinstance(image.source, str),
     )
 
 

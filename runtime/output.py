@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import IO, TYPE_CHECKING, Any, Dict, Iterable, List, NamedTuple, Tuple, Union
+from typing import IO, TYPE_CHECKING, Any, Dict, Iterable, List, NamedTuple
 
 from .command import positive
 from .printable import printable
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from .networks.classifier import Prediction
 
 _READ_AT_ONCE = 1 << 20  # bytes, of a pipe
-
-Picture = Tuple[str, Union[str, IO[bytes]]]  # name, and a path or a pipe
 
 
 def read_pipe(pipe: IO[bytes], limit: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from typing import Optional, TextIO
+from typing import Callable, Optional, TextIO
 
 
 class Line:
@@ -44,6 +44,41 @@ class Line:
             blank = "\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r"
             print(blank if erase else "\n", end="", file=self.stream, flush=True)
         self._drawn = False
+
+
+class Progress:
+    """How much of long work is done, and the time that is left: "evaluating 120 of 500, 1:05 left" on one Line.
+
+    Called with what is done, of how much, and, if the work has steps, which one (`note`). Time counts from the first call,
+    since what an interrupted run had done cost this one nothing, and anew when a step begins: when less is done than
+    before, or it is another amount. `count` writes the two numbers.
+    """
+
+    def __init__(self, label: str, pause: float = 10.0, count: Callable[[int], str] = str) -> None:
+        self.label, self.line, self.count = label, Line(pause=pause), count
+        self._of, self._done, self._note = -1, 0, ""
+        self._first, self._began = 0, 0.0
+
+    def __call__(self, done: int, of: int, note: str = "") -> None:
+        if of != self._of or done < self._done:
+            self._first, self._began = done, time.monotonic()
+        now = note != self._note or done >= of
+        self._done, self._of, self._note = done, of, note
+        if not now and not self.line.due():
+            return
+        left = time_left(done - self._first, of - self._first, time.monotonic() - self._began)
+        drawn = f"{bar(done, of)} " if self.line.terminal else ""
+        step = f"{note}, " if note else ""
+        self.line.show(f"{self.label} {drawn}{step}{self.count(done)} of {self.count(of)}{left}", now)
+
+    @property
+    def rate(self) -> float:
+        """What was done in a second since the step began, 0 before anything was."""
+        return (self._done - self._first) / max(time.monotonic() - self._began, 1e-9)
+
+    def end(self, erase: bool = False) -> None:
+        """Leaves the line as it is, or takes it away."""
+        self.line.end(erase)
 
 
 def bar(done: int, of: int, width: int = 20) -> str:

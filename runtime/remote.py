@@ -9,12 +9,27 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
-from typing import IO, TYPE_CHECKING, Any, Callable, Deque, Dict, Iterable, Iterator, List, TypeVar, Union
+from typing import (
+    IO,
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    TypeVar,
+    Union,
+)
 
-from .command import positive, run
-from .output import Picture, Result, add_output_options, read_pipe, report
+from .command import number, positive, run, seconds
+from .output import Result, add_output_options, read_pipe, report
 
 if TYPE_CHECKING:
+    from .images.find import NamedImage
     from .serving.client import Server
 
 AT_ONCE = 8  # requests under way, so that the server has something to make batches of
@@ -23,7 +38,7 @@ Item = TypeVar("Item")
 Done = TypeVar("Done")
 
 
-def main() -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     from .serving.client import PORTS, RETRIES, Server
 
     parser = argparse.ArgumentParser(
@@ -39,19 +54,25 @@ def main() -> int:
     parser.add_argument("--model", metavar="NAME", help="on the server, as b0 or b0_ensemble (default: the only one)")
     add_output_options(parser)
     parser.add_argument("--time", action="store_true", help="milliseconds for each request; one image after the other")
-    parser.add_argument("--timeout", type=float, default=30.0, metavar="S", help="for one attempt (default 30)")
     parser.add_argument(
-        "--retries", type=int, default=RETRIES, metavar="N", help=f"of each request (default {RETRIES})"
+        "--timeout",
+        type=seconds,
+        default=30.0,
+        metavar="S",
+        help="for one attempt (default 30)",
+    )
+    parser.add_argument(
+        "--retries", type=number(int, 0), default=RETRIES, metavar="N", help=f"of each request (default {RETRIES})"
     )
     parser.add_argument(
         "--at-once", type=positive, default=AT_ONCE, metavar="N", help=f"requests under way (default {AT_ONCE})"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
 
     from .artifacts.artifact import RANDOM_WEIGHTS
-    from .images.find import find_pictures
+    from .images.find import find_images
 
-    pictures = find_pictures(options.images)
+    images = find_images(options.images)
     server = Server(options.url, options.grpc, options.timeout, options.retries)
     name, config = server.model(options.model)
     known = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
@@ -59,18 +80,18 @@ def main() -> int:
     if known.get("weights") == "random weights":
         model["weights"] = known["weights"]
         print(f"{name} at {server.host}: {RANDOM_WEIGHTS}", file=sys.stderr)
-    return report(_results(server, name, pictures, options, model), model, options)
+    return report(_results(server, name, images, options, model), model, options)
 
 
 def _results(
-    server: Server, model_name: str, pictures: Iterable[Picture], options: argparse.Namespace, model: Dict[str, str]
+    server: Server, model_name: str, images: Iterable[NamedImage], options: argparse.Namespace, model: Dict[str, str]
 ) -> Iterator[Result]:
     """In the order of the images; `model` learns from the answers what gave them."""
     from .images.decode import DECODING, ImageError
     from .serving.client import Answered, RequestError
 
-    def one(picture: Picture) -> Any:
-        name, source = picture
+    def one(image: NamedImage) -> Any:
+        name, source = image
         began = time.perf_counter()
         try:
             content = _content(name, source, DECODING.max_bytes)
@@ -87,7 +108,7 @@ def _results(
             {"read": (read - began) * 1e3, "request": (ended - read) * 1e3, "total": (ended - began) * 1e3},
         )
 
-    for name, answered, spent in in_order(one, pictures, 1 if options.time else options.at_once):
+    for name, answered, spent in in_order(one, images, 1 if options.time else options.at_once):
         weights = model.pop("weights", None)
         model.update(answered.model)
         if weights:  # the last of the keys, as runtime.infer has it

@@ -10,13 +10,13 @@ import signal
 import sys
 import time
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterator, Optional, Sequence, Tuple
 
-from .command import add_decoding_options, add_model_options, open_model, positive, run
+from .command import add_decoding_options, add_model_options, number, open_model, positive, run, seconds
 
 if TYPE_CHECKING:
     from .images.decode import Source
-    from .images.live import Pictures, Stop
+    from .images.live import Stop, Stream
     from .networks.classifier import Classifier
     from .networks.pipeline import Answer
 
@@ -27,7 +27,7 @@ Write = Callable[[Dict[str, Any]], None]
 
 def watch(
     classifier: Classifier,
-    source: Pictures,
+    source: Stream,
     stop: Stop,
     write: Write,
     *,
@@ -48,7 +48,7 @@ def watch(
         for answer in answers:
             item = answer.item
             now = {"time": _now()}
-            if not hasattr(item, "picture"):
+            if not hasattr(item, "image"):
                 write({**now, "event": item.name, **item.about})
                 continue
             if answer.error is not None:
@@ -77,18 +77,18 @@ def watch(
     return reason
 
 
-def _answers(classifier: Classifier, source: Pictures) -> Generator[Answer, None, None]:
+def _answers(classifier: Classifier, source: Stream) -> Generator[Answer, None, None]:
     from .networks.pipeline import one_by_one, overlapped
 
-    def opened(item: Any) -> Optional[Tuple[Source, str]]:
-        return (item.picture, item.name) if hasattr(item, "picture") else None
+    def opened(item: Any) -> Optional[Tuple[str, Source]]:
+        return (item.name, item.image) if hasattr(item, "image") else None
 
     if source.live:  # to decode ahead would be to lag
         return one_by_one([classifier], source, opened, decoding=classifier.decoding)
     return overlapped([classifier], source, opened, batch=1, readers=_READERS, decoding=classifier.decoding)
 
 
-def open_source(options: argparse.Namespace, stop: Stop) -> Pictures:
+def open_source(options: argparse.Namespace, stop: Stop) -> Stream:
     """The source that the command line names. Raises UserError if it isn't there, or OpenCV is needed and isn't there."""
     from .errors import UserError
 
@@ -110,7 +110,7 @@ def open_source(options: argparse.Namespace, stop: Stop) -> Pictures:
     return capture.Video(name, open_it, stop, rate)
 
 
-def main() -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.watch",
         description="Classifies what a camera, a video file or a folder gives: one JSON object a line, for events too.",
@@ -126,7 +126,7 @@ def main() -> int:
     what = parser.add_argument_group("what is classified")
     what.add_argument(
         "--rate",
-        type=_rate,
+        type=number(float, above=0),
         metavar="FPS",
         help="at most so many images a second; of a video file, a second of the video",
     )
@@ -144,7 +144,7 @@ def main() -> int:
     what.add_argument("--existing", action="store_true", help="of a folder, also the files that are there at the start")
     what.add_argument(
         "--settle",
-        type=_rate,
+        type=seconds,
         default=0.5,
         metavar="S",
         help="a file in a folder is complete when it did not change for so many seconds (default 0.5)",
@@ -153,7 +153,7 @@ def main() -> int:
     said.add_argument("--top", type=positive, default=5, metavar="N", help="classes (default 5)")
     said.add_argument(
         "--min-probability",
-        type=_probability,
+        type=number(float, 0, 1),
         default=0.0,
         metavar="P",
         help="leave out classes below it, 0 to 1 (default 0)",
@@ -162,7 +162,7 @@ def main() -> int:
         "--on-change", action="store_true", help="an image only if its best class is another than the last one's"
     )
     add_decoding_options(parser)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
 
     from .artifacts.artifact import RANDOM_WEIGHTS
     from .images.live import Stop
@@ -196,19 +196,19 @@ def main() -> int:
 def _signals(stop: Stop) -> Iterator[None]:
     """SIGTERM and Ctrl-C pull `stop`, so that the frame that is under way is finished; a second one ends at once."""
 
-    def pull(number: int, _: Any) -> None:
-        stop.pull(signal.Signals(number).name)
-        signal.signal(number, before[number])
+    def pull(each: int, _: Any) -> None:
+        stop.pull(signal.Signals(each).name)
+        signal.signal(each, before[each])
 
     before: Dict[int, Any] = {}
-    for number in map(int, (signal.SIGTERM, signal.SIGINT)):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
-            before[number] = signal.signal(number, pull)
+    for each in map(int, (signal.SIGTERM, signal.SIGINT)):
+        if signal.getsignal(each) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
+            before[each] = signal.signal(each, pull)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _print(line: Dict[str, Any]) -> None:
@@ -217,24 +217,6 @@ def _print(line: Dict[str, Any]) -> None:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _rate(text: str) -> float:
-    return _between(text, 0.0, 1e6, "a number above 0")
-
-
-def _probability(text: str) -> float:
-    return _between(text, -1e-9, 1.0, "a probability, 0 to 1")
-
-
-def _between(text: str, low: float, high: float, what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = low
-    if not low < value <= high:
-        raise argparse.ArgumentTypeError(f"'{text}' is not {what}")
-    return value
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from runtime.progress import Line, time_left
 _NAME = re.compile(r"\w[\w.+ -]{0,99}")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     from models.finetune.settings import Settings
     from models.variants import VARIANTS, variant_named
     from models.weights import RANDOM, find_weights
@@ -57,7 +57,7 @@ def main() -> int:
         training.add_argument(
             f"--{each.name.replace('_', '-')}", type=kind, help=about, choices=choices, metavar=None if choices else "N"
         )
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.resolution is not None and not 32 <= options.resolution <= 2048:
         parser.error(f"--resolution {options.resolution}: between 32 and 2048 px")
     if options.crop is not None and not 0.1 <= options.crop <= 2:

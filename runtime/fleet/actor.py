@@ -172,10 +172,10 @@ def answered(
         arrays.append(pixels[first:last].reshape(shape))
         first = last
 
-    def opened(row: int) -> Tuple[Squares, str]:
+    def opened(row: int) -> Tuple[str, Squares]:
         if str(row) in errors:
             raise ImageError(errors[str(row)])
-        return Squares(Image.fromarray(array[row]) for array in arrays), names[row]
+        return names[row], Squares(Image.fromarray(array[row]) for array in arrays)
 
     return overlapped(
         networks, range(len(names)), opened, batch=batch, readers=1, decoding=job.decoding, growing=growing

@@ -102,7 +102,7 @@ class Video:
             raise NoCamera(f"The video {self.source} has no frame that can be read.")
 
     def close(self) -> None:
-        """See runtime.images.live.Pictures."""
+        """See runtime.images.live.Stream."""
         self.capture.release()
 
 
@@ -160,7 +160,7 @@ class Camera:
                 return
 
     def close(self) -> None:
-        """See runtime.images.live.Pictures."""
+        """See runtime.images.live.Stream."""
         self._closed.pull("closed")
         self._thread.join(_LEAVING)
 

@@ -6,7 +6,7 @@ import glob
 import os
 import stat
 import sys
-from typing import IO, Iterable, Iterator, List, Sequence, Tuple, Union
+from typing import IO, Iterable, Iterator, List, NamedTuple, Sequence, Union
 
 from ..errors import UserError
 
@@ -14,27 +14,34 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", "
 STANDARD_INPUT = "-"
 
 
-def find_pictures(arguments: Sequence[str]) -> List[Tuple[str, Union[str, IO[bytes]]]]:
-    """(name, source) of each image that `arguments` mean, in their order; folders and patterns in sorted order.
+class NamedImage(NamedTuple):
+    """An image that was not read yet, and the name that lines and errors give it."""
+
+    name: str
+    source: Union[str, IO[bytes]]  # a path, or a pipe
+
+
+def find_images(arguments: Sequence[str]) -> List[NamedImage]:
+    """Each image that `arguments` mean, in their order; folders and patterns in sorted order.
 
     A folder gives every image below it, a pattern that names no file is expanded, "-" is one encoded image on
     standard input, not read yet. A file that does not exist is passed on, so that it is reported among the others.
     Raises UserError for a folder or pattern without images: before any work is done.
     """
-    pictures: List[Tuple[str, Union[str, IO[bytes]]]] = []
+    images: List[NamedImage] = []
     for argument in arguments:
         if argument == STANDARD_INPUT:
             if sys.stdin is None:
                 raise UserError("There is no standard input to read an image from: it is closed.")
-            pictures.append(("standard input", sys.stdin.buffer))
+            images.append(NamedImage("standard input", sys.stdin.buffer))
         elif os.path.isdir(argument):
-            pictures += _several(below(argument), f"The folder {argument} has no images ({' '.join(SUFFIXES)}).")
+            images += _several(below(argument), f"The folder {argument} has no images ({' '.join(SUFFIXES)}).")
         elif glob.has_magic(argument) and not os.path.exists(argument):
             found = (path for path in sorted(glob.glob(argument, recursive=True)) if os.path.isfile(path))
-            pictures += _several(found, f"No file matches {argument}.")
+            images += _several(found, f"No file matches {argument}.")
         else:
-            pictures.append((argument, argument))
-    return pictures
+            images.append(NamedImage(argument, argument))
+    return images
 
 
 def below(folder: str) -> Iterator[str]:
@@ -50,7 +57,7 @@ def below(folder: str) -> Iterator[str]:
 
 
 def _ends(path: str) -> bool:
-    """Whether reading `path` comes to an end: a pipe or a device that lies in a folder as picture.jpg would not."""
+    """Whether reading `path` comes to an end: a pipe or a device that lies in a folder as image.jpg would not."""
     try:
         mode = os.stat(path).st_mode
     except OSError:  # a link to nowhere is reported among the others
@@ -62,8 +69,8 @@ def _unreadable(error: OSError) -> None:
     raise UserError(f"The folder {error.filename} can't be read: {error.strerror}.") from None
 
 
-def _several(paths: Iterable[str], none: str) -> List[Tuple[str, str]]:
-    pictures = [(path, path) for path in paths]
-    if not pictures:
+def _several(paths: Iterable[str], none: str) -> List[NamedImage]:
+    images = [NamedImage(path, path) for path in paths]
+    if not images:
         raise UserError(none)
-    return pictures
+    return images

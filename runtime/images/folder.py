@@ -67,7 +67,7 @@ class Folder:
             self.stop.pause(max(_LOOK, spent / _BUSY))
 
     def close(self) -> None:
-        """See runtime.images.live.Pictures."""
+        """See runtime.images.live.Stream."""
 
     def _complete(self, found: Dict[str, _State]) -> List[str]:
         now = time.monotonic()

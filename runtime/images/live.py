@@ -12,7 +12,7 @@ class Frame(NamedTuple):
     """One image to classify."""
 
     about: Dict[str, Any]  # what its line says of it: {"frame": 17} or {"file": "door/17.jpg"}
-    picture: Source
+    image: Source
     name: str  # for errors
     came: float  # time.monotonic() when it was there
 
@@ -24,7 +24,7 @@ class Event(NamedTuple):
     about: Dict[str, Any]
 
 
-class Pictures(Protocol):
+class Stream(Protocol):
     """A source: iterated once, by one thread; ends soon after its Stop was pulled."""
 
     live: bool  # the newest frame is what counts: whoever is slow misses some

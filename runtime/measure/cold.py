@@ -80,13 +80,13 @@ def peak_megabytes() -> Optional[float]:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def main() -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m runtime.measure.cold", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True, metavar="FILE")
     parser.add_argument("--backend", default="auto", metavar="B")
     parser.add_argument("--batch", type=int, default=1, metavar="N")
     parser.add_argument("--threads", type=int, metavar="N")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
 
     from ..networks.classifier import Classifier
     from ..networks.opening import open_network

@@ -172,7 +172,7 @@ def _records(
     networks = [classifier, reference] if reference else [classifier]
     rows = range(start, len(samples))
     for answer in overlapped(
-        networks, rows, lambda row: (samples[row].path, None), batch=batch, decoding=classifier.decoding
+        networks, rows, lambda row: (None, samples[row].path), batch=batch, decoding=classifier.decoding
     ):
         yield record_of(answer.item, answer)
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..errors import UserError
 from ..images.decode import open_image
-from ..images.find import find_pictures
+from ..images.find import find_images
 
 MADE_UP_SIZE = (640, 480)  # px, a small camera's frame
 
@@ -37,7 +37,7 @@ def image_of(folder: Optional[str]) -> Tuple[str, bytes]:
     """
     if folder is None:
         return f"made up, {MADE_UP_SIZE[0]} x {MADE_UP_SIZE[1]}", made_up()
-    files = [path for _, path in find_pictures([folder]) if isinstance(path, str)]
+    files = [path for _, path in find_images([folder]) if isinstance(path, str)]
     if not files:
         raise UserError("Images to be timed are read from files, not from standard input.")
     try:

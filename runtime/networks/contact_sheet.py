@@ -76,11 +76,11 @@ def require_format(path: str, suffix: str, count: int) -> None:
 def _draw(sheet: Image.Image, draw: Any, cell: Cell, x: int, y: int, side: int, decoding: Decoding) -> None:
     draw.rectangle([(x, y), (x + side - 1, y + side - 1)], fill=_FRAME)
     try:
-        picture = open_image(cell.path, cell.name, decoding, side)
-        scale = side / max(picture.size)
-        size = [max(1, round(length * scale)) for length in picture.size]
-        picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-        sheet.paste(picture, (x + (side - size[0]) // 2, y + (side - size[1]) // 2))
+        image = open_image(cell.path, cell.name, decoding, side)
+        scale = side / max(image.size)
+        size = [max(1, round(length * scale)) for length in image.size]
+        image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+        sheet.paste(image, (x + (side - size[0]) // 2, y + (side - size[1]) // 2))
     except ImageError:
         _write(draw, "can't be read", x + 8, y + side // 2 - _LINE, side - 16, _FAINT)
     _write(draw, cell.title, x, y + side + 3, side, _INK)

@@ -52,7 +52,9 @@ class Squares(list):
     """An image that was decoded elsewhere: what `squares` makes of it, for each recipe."""
 
 
-Opener = Callable[[Any], Optional[Tuple[Union[Source, Squares], Optional[str]]]]
+Opener = Callable[
+    [Any], Optional[Tuple[Optional[str], Union[Source, Squares]]]
+]  # the name that errors give it, and the image
 
 
 class Answer(NamedTuple):
@@ -92,10 +94,10 @@ def squares(
 
 def grown(batch: int) -> int:
     """Images in the batches with which `growing` begins, before those of `batch`."""
-    size, pictures = 1, 0
+    size, images = 1, 0
     while size < batch:
-        pictures, size = pictures + size, min(2 * size, batch)
-    return pictures
+        images, size = images + size, min(2 * size, batch)
+    return images
 
 
 def overlapped(
@@ -112,7 +114,7 @@ def overlapped(
     """An Answer for each of `items`, in their order. `networks`: one or several that answer to the same images.
 
     `items` is asked for the next only when there is room, from another thread, and may take as long as it likes.
-    `opened(item)` gives the image (or its Squares) and the name that errors call it, or None for an item that only keeps
+    `opened(item)` gives the name that errors call the image and the image (or its Squares), or None for an item that only keeps
     its place; it is called in threads. `batch`: images a run, None for what the backends gain from. `growing` begins with
     one, so that the first answer comes at once; an item that is to be `alone` (a pipe: nobody knows when it comes) is a batch of
     its own. `readers`: threads that decode, None for one a core.
@@ -199,7 +201,7 @@ class _Work:
             found = self.opened(batch.items[row])
             if found is None:
                 return
-            source, name = found
+            name, source = found
             made = _made(source) if isinstance(source, Squares) else squares(source, name, self.recipes, self.decoding)
             for (square, clock), recipe, buffer in zip(made, self.recipes, batch.buffers):
                 normalize(square, recipe, buffer[row])

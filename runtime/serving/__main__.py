@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Tuple
+from typing import Optional, Sequence, Tuple
 
 from ..command import positive, run
 from ..printable import printable
 
 
-def main() -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     from ..artifacts.artifact import PRECISIONS, artifacts_folder
     from ..backends.backend import BACKENDS
     from ..errors import UserError
@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument(
         "--sweep", type=Path, metavar="DIR", help="a sweep with several batch sizes, to take batching from"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
 
     if "tensorrt" in (options.models or ()) and options.device == "cpu":
         raise UserError("TensorRT has no models for a processor: leave tensorrt out of --models, or --device cpu.")

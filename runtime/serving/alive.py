@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 TIMEOUT = 10.0  # seconds for an answer
 LOADING = 120.0  # seconds for a model to load
@@ -98,7 +98,7 @@ def _ask(url: str, path: str, content: Optional[Dict[str, Any]] = None, timeout:
         raise NoAnswer(f"{url} does not answer as a Triton server: {error}") from None
 
 
-def main() -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         description="Asks a Triton server's Python models whether their processes are alive."
     )
@@ -107,7 +107,7 @@ def main() -> int:
         "--reload", action="store_true", help="load anew what is not: needs --model-control-mode=explicit"
     )
     parser.add_argument("--every", type=float, metavar="S", help="again every S seconds, until interrupted")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     while True:
         try:
             wrong = check(options.url, options.reload)

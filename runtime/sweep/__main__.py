@@ -6,9 +6,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Optional, Sequence
 
-from ..command import run
+from ..command import positive, run, seconds
 from ..errors import UserError
 from ..fleet.options import add_fleet_options, fleet_of, require_ray
 from ..printable import printable
@@ -23,8 +23,8 @@ from .run import sweep
 REPORTS = Path("reports")
 
 
-def main() -> int:
-    options = _parser().parse_args()
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    options = _parser().parse_args(argv)
     name = options.name or options.weights or "sweep"
     if Path(name).name != name:
         raise UserError(f"'{name}' is no name for a sweep: it is a folder in {REPORTS}/.")
@@ -126,14 +126,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="labelled photographs; without: the published accuracy"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="about N of those photographs")
+    parser.add_argument("--limit", type=positive, metavar="N", help="about N of those photographs")
     parser.add_argument("--calib", type=Path, metavar="DIR", help="photographs to make missing INT8 artifacts with")
     parser.add_argument("--images", type=Path, metavar="DIR", help="pictures that latency is measured on")
     parser.add_argument(
         "--weights", choices=("random",), help="random weights: for latency alone, in a folder of their own"
     )
-    parser.add_argument("--seconds", type=float, metavar="S", help="of measuring latency, for each artifact and batch")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the network (default: the backend's)")
+    parser.add_argument(
+        "--seconds",
+        type=seconds,
+        metavar="S",
+        help="of measuring latency, for each artifact and batch",
+    )
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="CPU threads of the network (default: the backend's)"
+    )
     parser.add_argument("--name", help="of the sweep: the folder in reports/ (default: sweep, or random)")
     parser.add_argument("--fresh", action="store_true", help="keep nothing that was measured before")
     parser.add_argument("--choose", action="store_true", help="name the artifact to deploy, from what was measured")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from ..command import run
 from ..printable import printable
@@ -145,14 +145,14 @@ def _aligned(lines: List[List[str]]) -> str:
     )
 
 
-def main() -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.sweep.compare",
         description="Two sweeps side by side: two machines, two versions, before and after.",
     )
     parser.add_argument("a", type=Path, metavar="A", help="folder of a sweep, or its sweep.json")
     parser.add_argument("b", type=Path, metavar="B")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     print(table(read_rows(options.a), read_rows(options.b)))
     return 0
 

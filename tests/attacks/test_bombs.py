@@ -17,7 +17,7 @@ from PIL import Image
 
 from runtime.artifacts.artifact import Artifact
 from runtime.images.decode import Decoding, ImageError, open_image
-from runtime.images.find import find_pictures
+from runtime.images.find import find_images
 from tests.warm import command
 
 SIDE = 30_000  # 900 megapixels, 2.7 GB decoded
@@ -174,7 +174,7 @@ def test_a_pipe_and_a_device_among_the_pictures_are_not_waited_for(inside: Path)
     (inside / "nowhere.bmp").symlink_to("nowhere")
     (inside / "up").symlink_to("..")  # a folder that holds itself
     Image.new("RGB", (8, 8)).save(inside / "good.png")
-    names = [os.path.basename(name) for name, _ in find_pictures([str(inside)])]
+    names = [os.path.basename(name) for name, _ in find_images([str(inside)])]
     assert names == ["good.png", "itself.gif", "nowhere.bmp"]
     for name in ("itself.gif", "nowhere.bmp"):
         with pytest.raises(ImageError, match="cannot be opened"):

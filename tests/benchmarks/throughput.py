@@ -87,7 +87,7 @@ def main() -> int:
         "evaluate": lambda: evaluated(classifier, files),
     }
     for name, gpu in gpus.items():
-        ways[name] = lambda gpu=gpu: exhaust(overlapped([gpu], files, lambda file: (file, None), growing=True))  # type: ignore[misc]
+        ways[name] = lambda gpu=gpu: exhaust(overlapped([gpu], files, lambda file: (None, file), growing=True))  # type: ignore[misc]
     seconds = measured(ways, options.turns)
 
     cores = processors()

@@ -26,7 +26,7 @@ from runtime import Classifier  # noqa: E402
 from runtime.artifacts.artifact import find_artifact, read_artifact  # noqa: E402
 from runtime.command import positive, run  # noqa: E402
 from runtime.errors import UserError  # noqa: E402
-from runtime.images.find import find_pictures  # noqa: E402
+from runtime.images.find import find_images  # noqa: E402
 from runtime.networks.pipeline import lanes_here, overlapped  # noqa: E402
 from runtime.serving.client import Server  # noqa: E402
 from runtime.serving.repository import Wanted, write_repository  # noqa: E402
@@ -64,7 +64,7 @@ def in_pipeline(classifier: Classifier, pictures: Sequence[bytes], seconds: floa
             number += 1
 
     count = 0
-    for answer in overlapped([classifier], items(), lambda picture: (picture, None)):
+    for answer in overlapped([classifier], items(), lambda image: (None, image)):
         classifier.predictions(answer.logits[0][None])
         count += 1
     return Round(time.perf_counter() - began, [], count)
@@ -125,7 +125,7 @@ def main() -> int:
         )
     model = Path(options.model).resolve() if options.model else find_artifact().resolve()
     artifact = read_artifact(model)
-    pictures = [Path(str(source)).read_bytes() for _, source in find_pictures([options.images])]
+    pictures = [Path(str(source)).read_bytes() for _, source in find_images([options.images])]
     counts = [int(number) for number in options.clients.split(",")]
 
     with tempfile.TemporaryDirectory(prefix="triton-load-") as place:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
-from runtime.command import run
+from runtime.command import number, positive, run, seconds
 from runtime.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def test_ctrl_c_in_a_destructor_still_ends_the_command() -> None:
     """Python only reports what a destructor raises: without more, the command would go on."""
     code = """
 import os, signal, sys, time
-from runtime.command import run
+from runtime.command import number, positive, run, seconds
 
 class Held:
     def __del__(self):
@@ -80,15 +81,36 @@ def test_a_bug_of_ours_keeps_its_traceback() -> None:
 @pytest.mark.smoke
 def test_errors_of_users_and_of_their_disks_are_sentences(capfd: pytest.CaptureFixture[str]) -> None:
     def wrong() -> int:
-        raise UserError("photos holds no pictures.\nname another folder")
+        raise UserError("photos holds no images.\nname another folder")
 
     assert ended(wrong) == 2
-    assert capfd.readouterr().err == "error: photos holds no pictures.\n  name another folder\n"
+    assert capfd.readouterr().err == "error: photos holds no images.\n  name another folder\n"
     code = "from runtime.command import run\ndef main(): raise OSError({}, 'said so')\nrun(main)"
-    for number, status, said in (
+    for code_of_error, status, said in (
         (errno.EPIPE, 141, ""),
         (errno.ENOSPC, 1, "error: the output can't be written: said so.\n"),
     ):
-        command = [sys.executable, "-c", code.format(number)]
+        command = [sys.executable, "-c", code.format(code_of_error)]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
         assert (done.returncode, done.stderr) == (status, said)
+
+
+@pytest.mark.parametrize(
+    "kind,text,sentence",
+    [
+        (positive, "0", "'0' is not a whole number above 0"),
+        (positive, "1.5", "'1.5' is not a whole number above 0"),
+        (seconds, "nan", "'nan' is not a number of seconds above 0"),
+        (seconds, "inf", "'inf' is not a number of seconds above 0"),
+        (number(float, 0, 1), "1.01", "'1.01' is not a number from 0 to 1"),
+        (number(int, 0), "-1", "'-1' is not a whole number of at least 0"),
+    ],
+)
+def test_numbers_that_are_none(kind: Callable[[str], Any], text: str, sentence: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError) as told:
+        kind(text)
+    assert str(told.value) == sentence
+
+
+def test_bounds_of_numbers_may_be_reached() -> None:
+    assert (positive("1"), seconds("0.5"), number(float, 0, 1)("1"), number(int, 0)("0")) == (1, 0.5, 1.0, 0)

@@ -94,9 +94,7 @@ def command(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
 
 
 @pytest.mark.smoke
-def test_a_row_for_each_picture_in_order_and_a_word_for_each_that_failed(
-    command: Any, photos: Path, model: Path
-) -> None:
+def test_a_row_for_each_image_in_order_and_a_word_for_each_that_failed(command: Any, photos: Path, model: Path) -> None:
     status, out, err = command("my photos", "--backend", "onnxruntime")
     assert status == 1 and "5 images, 24 values each, each of length 1" in out and "1 could not be embedded" in out
     assert [line for line in err.splitlines() if "broken.jpg" in line and line.startswith("error: ")]
@@ -122,7 +120,7 @@ def test_raw_is_what_the_network_gives(command: Any, photos: Path, model: Path) 
     assert not Path("embeddings.npy").exists() and np.linalg.norm(np.load("raw.npy")) != pytest.approx(1)
 
 
-def test_a_copy_is_nearest_and_the_picture_itself_is_left_out(command: Any, photos: Path) -> None:
+def test_a_copy_is_nearest_and_the_image_itself_is_left_out(command: Any, photos: Path) -> None:
     status, out, _ = command("my photos", "--nearest", "my photos/a corgi.jpg", "--count", "3", "--json")
     found = json.loads(out)
     assert status == 1 and (found["embeddings"], found["failed"]) == (5, 1)
@@ -324,8 +322,8 @@ def test_every_map_comes_by_its_name(pyramid: Path, backend: str) -> None:
     if backend == "openvino":
         pytest.importorskip("openvino", reason="OpenVINO is not installed")
     with Features(pyramid, backend=backend) as features:
-        pictures = [str(DATA / "corgi.jpg"), str(DATA / "lighthouse.jpg")]
-        batch, found = features.preprocess(pictures), features(pictures)
+        images = [str(DATA / "corgi.jpg"), str(DATA / "lighthouse.jpg")]
+        batch, found = features.preprocess(images), features(images)
         assert list(found) == ["stride4", "stride8"]
         for name, got in found.items():
             np.testing.assert_allclose(got, means(batch, int(name[6:])), atol=1e-5)

@@ -152,7 +152,7 @@ KILLED = """
 import itertools, os, runpy, signal
 from runtime import progress
 told = itertools.count(1)
-progress.Line.show = lambda *_, **__: next(told) < 21 or os.kill(os.getpid(), signal.SIGKILL)
+progress.Progress.__call__ = lambda *_, **__: next(told) < 21 or os.kill(os.getpid(), signal.SIGKILL)
 runpy.run_module("runtime.evaluate", run_name="__main__", alter_sys=True)
 """
 

@@ -72,7 +72,7 @@ def blocks(out: str) -> Dict[str, List[str]]:
 
 
 @pytest.mark.smoke
-def test_photographs(here: Path, photographs: Dict[Path, Set[int]], model: Path) -> None:
+def test_images(here: Path, photographs: Dict[Path, Set[int]], model: Path) -> None:
     labels = read_artifact(model).labels
     done = infer(*photographs)
     assert (done.status, done.err) == (0, "")

@@ -135,7 +135,7 @@ def test_colours_are_in_the_networks_order() -> None:
     stop = Stop()
     camera = Camera("0", lambda: FakeCapture(iter([True])), stop)
     frame = next(thing for thing in camera if isinstance(thing, Frame))
-    assert tuple(frame.picture[0, 0]) == (255, 0, 0)  # red, in RGB
+    assert tuple(frame.image[0, 0]) == (255, 0, 0)  # red, in RGB
     camera.close()
 
 
@@ -307,7 +307,7 @@ def command(here: Path, artifacts: Path, *arguments: Any, **options: Any) -> sub
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 @pytest.mark.smoke
-def test_signals_end_it_after_the_picture(tmp_path: Path, artifacts: Path, number: int, status: int) -> None:
+def test_signals_end_it_after_the_image(tmp_path: Path, artifacts: Path, number: int, status: int) -> None:
     (tmp_path / "in").mkdir()
     process = command(tmp_path, artifacts, "in", "--top", "1", preexec_fn=interruptible)
     assert process.stdout is not None

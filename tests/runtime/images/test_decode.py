@@ -19,7 +19,7 @@ EXACT = Decoding(exact=True)
 SMALL = Preprocessing(56, 0.875, "bicubic", (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # 64 px, tensors of 0..255
 
 
-def photograph(size: Tuple[int, int]) -> Image.Image:
+def lighthouse(size: Tuple[int, int]) -> Image.Image:
     """A real one: its edges show a shift of a fraction of a pixel."""
     with Image.open(DATA / "lighthouse.jpg") as image:
         return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
@@ -50,25 +50,25 @@ def off(data: bytes, recipe: Preprocessing = SMALL) -> float:
     ],
 )
 def test_fraction(size: Tuple[int, int], at_least: int, expected: Tuple[int, int]) -> None:
-    data = encode(photograph(size))
+    data = encode(lighthouse(size))
     assert open_image(data, at_least=at_least).size == expected
     assert open_image(data).size == open_image(data, decoding=EXACT, at_least=at_least).size == size
 
 
-def test_ordinary_pictures_and_exact_ones_are_as_pillow_decodes_them() -> None:
+def test_ordinary_images_and_exact_ones_are_as_pillow_decodes_them() -> None:
     for size, at_least, decoding in (((500, 375), 256, Decoding()), ((999, 777), 64, EXACT)):
-        data = encode(photograph(size))
+        data = encode(lighthouse(size))
         image = open_image(data, decoding=decoding, at_least=at_least)
         assert margins_of(image) is None
         assert (np.asarray(image) == np.asarray(Image.open(io.BytesIO(data)))).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_fraction_of_a_turned_picture(orientation: int) -> None:
+def test_fraction_of_a_turned_image(orientation: int) -> None:
     """An eighth of 1283 x 1297 is 160.375 x 162.125, of which decoding makes 161 x 163: half a pixel too much shows."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(photograph((1283, 1297)), quality=95, exif=exif)
+    data = encode(lighthouse((1283, 1297)), quality=95, exif=exif)
     assert sorted(open_image(data, at_least=64).size) == [161, 163]
     assert off(data) < 2.5
 
@@ -88,7 +88,7 @@ def test_fraction_of_a_turned_picture(orientation: int) -> None:
 @pytest.mark.parametrize("size", [(1035, 1049), (520, 2047), (2047, 520)])
 def test_fraction_is_close_to_the_plain_way(size: Tuple[int, int], change: Any) -> None:
     recipe = SMALL._replace(**change)
-    data = encode(photograph(size), quality=95)
+    data = encode(lighthouse(size), quality=95)
     assert min(open_image(data, at_least=recipe.resize_to).size) < min(size)
     assert off(data, recipe) < 2.5
 
@@ -105,20 +105,20 @@ def test_fraction_is_close_to_the_plain_way(size: Tuple[int, int], change: Any) 
     ids=["grey", "cmyk", "progressive", "444", "mpo"],
 )
 def test_fraction_of_every_kind_of_jpeg(mode: str, kind: str, options: Any) -> None:
-    data = encode(photograph((700, 660)).convert(mode), kind, quality=95, **options)
+    data = encode(lighthouse((700, 660)).convert(mode), kind, quality=95, **options)
     image = open_image(data, at_least=64)
     assert image.mode == "RGB" and image.size == (175, 165)
     assert off(data) < 2.5
 
 
-def test_pictures_of_others_stay_as_they_are() -> None:
-    with Image.open(io.BytesIO(encode(photograph((640, 600))))) as mine:
+def test_images_of_others_stay_as_they_are() -> None:
+    with Image.open(io.BytesIO(encode(lighthouse((640, 600))))) as mine:
         assert open_image(mine, at_least=64).size == mine.size == (640, 600)
-    assert open_image(encode(photograph((640, 600)), "PNG"), at_least=64).size == (640, 600)
+    assert open_image(encode(lighthouse((640, 600)), "PNG"), at_least=64).size == (640, 600)
 
 
-def test_what_is_made_of_a_fraction_is_an_ordinary_picture() -> None:
-    image = open_image(encode(photograph((1283, 1297))), at_least=64)
+def test_what_is_made_of_a_fraction_is_an_ordinary_image() -> None:
+    image = open_image(encode(lighthouse((1283, 1297))), at_least=64)
     assert margins_of(image) == (0, 0, 0.625, 0.875)
     assert margins_of(open_image(image)) == margins_of(image)  # opened, not changed
     for made in (image.crop((0, 0, 100, 100)), image.copy(), image.rotate(90)):
@@ -130,7 +130,7 @@ def test_what_is_made_of_a_fraction_is_an_ordinary_picture() -> None:
 
 
 def test_formats_that_are_read() -> None:
-    image = photograph((40, 30))
+    image = lighthouse((40, 30))
     for row in formats.FORMATS:
         if formats.supported(row):
             assert open_image(encode(image, row.name.upper()), name=row.name).size == (40, 30)
@@ -141,20 +141,20 @@ def test_formats_that_are_read() -> None:
 @pytest.mark.parametrize("kind", ["JPEG2000", "ICO", "TGA", "PDF", "EPS", "PCX", "SGI", "DDS", "ICNS"])
 def test_formats_that_are_not_read(kind: str) -> None:
     with pytest.raises(ImageError, match="scan: (not an image|a file in .* format, which is not read: convert it)"):
-        open_image(encode(photograph((64, 64)), kind), name="scan")
+        open_image(encode(lighthouse((64, 64)), kind), name="scan")
 
 
 def test_formats_are_told_by_content(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
-    path.write_bytes(encode(photograph((40, 30)), "PNG"))
+    path.write_bytes(encode(lighthouse((40, 30)), "PNG"))
     assert open_image(path).size == (40, 30)
-    path.write_bytes(b"%PDF-1.7 with a JPEG in it " + encode(photograph((40, 30))))
+    path.write_bytes(b"%PDF-1.7 with a JPEG in it " + encode(lighthouse((40, 30))))
     with pytest.raises(ImageError, match="photo.jpg: a file in PDF format"):
         open_image(path)
 
 
 def test_a_pillow_without_a_format_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = encode(photograph((40, 30)), "WEBP")
+    data = encode(lighthouse((40, 30)), "WEBP")
     monkeypatch.setattr("PIL.WebPImagePlugin.SUPPORTED", False)
     with pytest.raises(ImageError, match="WebP format, which this Pillow cannot read: convert it to JPEG"):
         open_image(data)
@@ -163,7 +163,7 @@ def test_a_pillow_without_a_format_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
 def test_only_the_first_frame_is_decoded(kind: str) -> None:
     """What follows it may be anything."""
-    frames = [photograph((64, 48)), photograph((48, 64)).resize((64, 48))]
+    frames = [lighthouse((64, 48)), lighthouse((48, 64)).resize((64, 48))]
     data = bytearray(encode(frames[0], kind, save_all=True, append_images=frames[1:]))
     data[-200:-20] = bytes(180)
     assert np.abs(np.asarray(open_image(bytes(data))).astype(int) - np.asarray(frames[0])).mean() < 30

@@ -10,7 +10,7 @@ from typing import Any, List
 import pytest
 
 from runtime.errors import UserError
-from runtime.images.find import find_pictures
+from runtime.images.find import find_images
 
 
 @pytest.fixture
@@ -36,9 +36,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found(*arguments: str) -> List[str]:
-    pictures = find_pictures(arguments)
-    assert all(name == source for name, source in pictures)
-    return [str(name).replace(os.sep, "/") for name, _ in pictures]
+    images = find_images(arguments)
+    assert all(name == source for name, source in images)
+    return [str(name).replace(os.sep, "/") for name, _ in images]
 
 
 def test_folder_and_all_below_sorted(folder: Path) -> None:
@@ -87,7 +87,7 @@ def test_nothing_there(folder: Path, argument: str) -> None:
     (folder / "empty" / "deeper").mkdir(parents=True)
     (folder / "empty" / "text.txt").write_bytes(b"")
     with pytest.raises(UserError, match="has no images .*.jpg|No file matches photos|No file matches nowhere"):
-        find_pictures(["photos/z.jpg", argument])
+        find_images(["photos/z.jpg", argument])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX alone")
@@ -111,15 +111,15 @@ def test_folder_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(UserError, match="photos.b can't be read: Permission denied"):
-        find_pictures(["photos"])
+        find_images(["photos"])
 
 
 def test_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    [(name, source), after] = find_pictures(["-", "photos/z.jpg"])
+    [(name, source), after] = find_images(["-", "photos/z.jpg"])
     assert name == "standard input" and source is sys.stdin.buffer
     assert after == ("photos/z.jpg", "photos/z.jpg")
     (folder / "-").write_bytes(b"")
     assert found("./-") == ["./-"]
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UserError, match="standard input"):
-        find_pictures(["-"])
+        find_images(["-"])

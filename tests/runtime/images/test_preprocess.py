@@ -37,7 +37,7 @@ VARIED = [
 ]
 
 
-def photograph(height: int, width: int, seed: int = 0) -> Image.Image:
+def soft_image(height: int, width: int, seed: int = 0) -> Image.Image:
     """Soft blobs with a little noise on them: what a filter does to it shows, and JPEG keeps it."""
     rng = np.random.RandomState(seed)
     blobs = Image.fromarray(rng.randint(0, 256, (5, 7, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
@@ -80,7 +80,7 @@ def apart(one: np.ndarray, other: np.ndarray, wanted: Preprocessing) -> float:
 @pytest.mark.parametrize("wanted", VARIED)
 def test_as_plain_pillow(wanted: Preprocessing) -> None:
     for height, width in ((375, 500), (500, 333), (256, 256), (30, 41), (900, 210), (1, 1)):
-        image = photograph(height, width)
+        image = soft_image(height, width)
         tensor = preprocess(image, wanted)
         assert tensor.shape == (3, wanted.resolution, wanted.resolution)
         assert tensor.dtype == np.float32 and tensor.flags["C_CONTIGUOUS"]
@@ -129,7 +129,7 @@ def test_as_torchvision(wanted: Preprocessing) -> None:
             transforms.Normalize(wanted.mean, wanted.std),
         ]
     )
-    images = [photograph(height, width) for height, width in ((375, 500), (500, 333), (40, 31), (900, 210))]
+    images = [soft_image(height, width) for height, width in ((375, 500), (500, 333), (40, 31), (900, 210))]
     folder = os.environ.get("EFFICIENTNET_TEST_DATA")
     if folder:
         files = sorted(Path(folder, "images", "evaluation").glob("*.jpg"))[:20]
@@ -141,14 +141,14 @@ def test_as_torchvision(wanted: Preprocessing) -> None:
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(8, 1501), (1501, 8), (300, 6100), (6100, 300)])
-def test_long_picture(size: tuple[int, int], interpolation: str) -> None:
+def test_long_image(size: tuple[int, int], interpolation: str) -> None:
     """Only the middle is resampled; noise is the worst that can be."""
     wanted = BASE._replace(resolution=120, interpolation=interpolation)
     image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (*size, 3), np.uint8))
     assert apart(preprocess(image, wanted), plain(image, wanted), wanted) < 1.001
 
 
-def test_longest_picture_in_little_memory() -> None:
+def test_longest_image_in_little_memory() -> None:
     """All of 1 x 50000, resized to 256 x 12 800 000, would take 13 GB."""
     pytest.importorskip("resource")
     program = (
@@ -181,7 +181,7 @@ def test_padding_is_black() -> None:
 
 def test_unknown_interpolation() -> None:
     with pytest.raises(UserError, match="'area'.*bilinear, bicubic"):
-        preprocess(photograph(9, 9), BASE._replace(interpolation="area"))
+        preprocess(soft_image(9, 9), BASE._replace(interpolation="area"))
 
 
 # What comes in
@@ -203,7 +203,7 @@ STORED = {
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", sorted(STORED))
 def test_orientation(orientation: int, kind: str) -> None:
-    upright = photograph(40, 64)
+    upright = soft_image(40, 64)
     turn = STORED[orientation]
     stored = upright if turn is None else upright.transpose(turn)
     exif = Image.Exif()
@@ -217,7 +217,7 @@ def test_orientation(orientation: int, kind: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_damaged_exif_and_mpf_do_not_matter() -> None:
-    image = photograph(24, 32)
+    image = soft_image(24, 32)
     exif = Image.Exif()
     exif[0x0112], exif[0x011A], exif[0x0128], exif[0x010F] = 1, 72.0, 2, "maker"
     intact, rng = exif.tobytes(), random.Random(0)
@@ -313,7 +313,7 @@ def test_first_of_several_frames(kind: str) -> None:
 
 
 def test_every_kind_of_source_gives_the_same(tmp_path: Path) -> None:
-    array = pixels(photograph(30, 40)).astype(np.uint8)
+    array = pixels(soft_image(30, 40)).astype(np.uint8)
     path = tmp_path / "Überraschung 写真 1.png"
     Image.fromarray(array).save(path)
     data = path.read_bytes()
@@ -351,7 +351,7 @@ def test_grey_arrays() -> None:
     ],
     ids=lambda a: f"{a.dtype}{list(a.shape)}",
 )
-def test_arrays_that_are_no_picture(array: np.ndarray) -> None:
+def test_arrays_that_are_no_image(array: np.ndarray) -> None:
     with pytest.raises(ImageError, match=r"camera: .*\["):
         open_image(array, name="camera")
 
@@ -397,15 +397,15 @@ def png_header(width: int, height: int) -> bytes:
     ids=["empty", "text", "zeros", "eps", "heic", "avif", "start", "bomb", "flat", "header"],
 )
 def test_files_that_are_refused(content: bytes, reason: str, tmp_path: Path) -> None:
-    path = tmp_path / "some picture.jpg"
+    path = tmp_path / "some image.jpg"
     path.write_bytes(content)
-    with pytest.raises(ImageError, match="some picture.jpg: .*(" + reason + ")"):
+    with pytest.raises(ImageError, match="some image.jpg: .*(" + reason + ")"):
         open_image(path)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM"])
 def test_truncated_anywhere(kind: str) -> None:
-    data = encode(photograph(60, 80), kind)
+    data = encode(soft_image(60, 80), kind)
     for share in (0.02, 0.3, 0.6, 0.9):
         with pytest.raises(ImageError, match=f"{kind}: .*(truncated|damaged)"):
             open_image(data[: int(len(data) * share)], name=kind)
@@ -414,7 +414,7 @@ def test_truncated_anywhere(kind: str) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_damage_of_any_kind_is_an_image_error() -> None:
     rng = random.Random(0)
-    image = photograph(20, 30)
+    image = soft_image(20, 30)
     for data in (encode(image, k) for k in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM", "TIFF")):
         for _ in range(60):
             damaged = bytearray(data[: rng.randrange(8, len(data) + 1)])
@@ -425,7 +425,7 @@ def test_damage_of_any_kind_is_an_image_error() -> None:
 
 
 def test_size_limit() -> None:
-    image = photograph(10, 20)
+    image = soft_image(10, 20)
     for source in (image, np.asarray(image), encode(image, "PNG")):
         assert open_image(source, decoding=Decoding(max_pixels=200)).size == (20, 10)
         with pytest.raises(ImageError, match="20 x 10 pixels are more than the 199"):
@@ -436,7 +436,7 @@ def test_size_limit() -> None:
 
 def test_limit_is_ours_and_pillow_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """Below our limit Pillow neither warns nor refuses, and no global of its is what keeps it from that."""
-    large, small = encode(photograph(30, 40), "PNG"), encode(photograph(9, 12), "PNG")
+    large, small = encode(soft_image(30, 40), "PNG"), encode(soft_image(9, 12), "PNG")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)  # 1200 pixels are an error, 250 a warning
     before = (list(warnings.filters), ImageFile.LOAD_TRUNCATED_IMAGES, PngImagePlugin.MAX_TEXT_CHUNK)
     with warnings.catch_warnings():
@@ -462,8 +462,8 @@ def test_sources_that_are_none() -> None:
             open_image(source)  # type: ignore[arg-type]
 
 
-def test_picture_of_the_square() -> None:
-    assert resize_crop(photograph(50, 70), BASE).size == (224, 224)
+def test_image_of_the_square() -> None:
+    assert resize_crop(soft_image(50, 70), BASE).size == (224, 224)
 
 
 def test_import_brings_only_pillow_and_numpy() -> None:

@@ -44,7 +44,7 @@ def close(one: List[Prediction], other: List[Prediction]) -> bool:
 
 
 @pytest.mark.smoke
-def test_real_photographs(classify: Classifier, photographs: Dict[Path, Set[int]]) -> None:
+def test_real_images(classify: Classifier, photographs: Dict[Path, Set[int]]) -> None:
     for photograph, right in photographs.items():
         predictions = classify(photograph)
         assert predictions[0].index in right, photograph.name
@@ -53,7 +53,7 @@ def test_real_photographs(classify: Classifier, photographs: Dict[Path, Set[int]
         assert len(probabilities) == 5 and probabilities == sorted(probabilities, reverse=True)
 
 
-def test_every_form_of_a_picture_gives_the_same(classify: Classifier) -> None:
+def test_every_form_of_a_image_gives_the_same(classify: Classifier) -> None:
     with Image.open(CORGI) as opened:
         image = opened.convert("RGB")
     forms = [
@@ -111,15 +111,15 @@ def test_logits(classify: Classifier) -> None:
 
 @pytest.mark.smoke
 def test_fp16_agrees(classify: Classifier, artifacts: Path, photographs: Dict[Path, Set[int]]) -> None:
-    pictures = list(photographs)
+    images = list(photographs)
     folder = os.environ.get("EFFICIENTNET_TEST_DATA")
     if folder:
         with open(Path(folder, "images", "evaluation", "labels.csv"), encoding="utf-8") as file:
             rows = list(csv.DictReader(file))[:15]
-        pictures += [Path(folder, "images", "evaluation", row["file"]) for row in rows]
+        images += [Path(folder, "images", "evaluation", row["file"]) for row in rows]
     with Classifier(artifacts / "lite0" / "lite0.fp16.onnx", threads=1) as half:
         assert half.artifact.precision == "fp16"
-        batch = half.preprocess(pictures)
+        batch = half.preprocess(images)
         one, other = classify.logits(batch), half.logits(batch)
     assert other.dtype == np.float32
     assert not np.array_equal(one, other)  # or it would be the same file
@@ -151,7 +151,7 @@ def test_closed(model: Path) -> None:
     classifier.close()  # once more does no harm
 
 
-def test_pictures_that_cannot_be_used(classify: Classifier, tmp_path: Path) -> None:
+def test_images_that_cannot_be_used(classify: Classifier, tmp_path: Path) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("not an image")
     for wrong, says in (

@@ -23,8 +23,8 @@ def grey(value: int) -> np.ndarray:
     return np.full((40, 40, 3), value, np.uint8)
 
 
-def as_picture(value: Any) -> Tuple[Any, str]:
-    return (b"no image" if value is None else grey(value)), "it"
+def as_image(value: Any) -> Tuple[str, Any]:
+    return "it", b"no image" if value is None else grey(value)
 
 
 @pytest.fixture(autouse=True)
@@ -37,14 +37,14 @@ def no_thread_stays() -> Iterator[None]:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("batch", "lanes", "readers"), [(1, 1, 1), (4, 1, 3), (3, 3, 2), (8, 2, 8)])
-def test_each_answer_belongs_to_its_picture_and_comes_in_order(batch: int, lanes: int, readers: int, seed: int) -> None:
+def test_each_answer_belongs_to_its_image_and_comes_in_order(batch: int, lanes: int, readers: int, seed: int) -> None:
     """Whichever thread is quicker; with images that can't be read, and items that are none, among them."""
     chance = random.Random(seed)
     items = [chance.choice([None, "event", *range(256)]) for _ in range(60)]
 
     def opened(item: Any) -> Any:
         time.sleep(chance.random() * 0.002)
-        return None if item == "event" else as_picture(item)
+        return None if item == "event" else as_image(item)
 
     network = FakeClassifier(batch, lanes)
     answers = list(overlapped([network], items, opened, readers=readers))
@@ -57,17 +57,17 @@ def test_each_answer_belongs_to_its_picture_and_comes_in_order(batch: int, lanes
         else:
             assert answer.logits == () and answer.milliseconds == {}
     assert sum(network.sizes) == sum(isinstance(item, int) for item in items) and max(network.sizes) <= batch
-    alone = list(one_by_one([FakeClassifier()], items, as_picture if "event" not in items else opened))
+    alone = list(one_by_one([FakeClassifier()], items, as_image if "event" not in items else opened))
     assert [each.logits[0][0] if each.logits else None for each in alone] == [
         each.logits[0][0] if each.logits else None for each in answers
     ]
 
 
-def test_which_pictures_share_a_batch_does_not_depend_on_time() -> None:
+def test_which_images_share_a_batch_does_not_depend_on_time() -> None:
     """Or an evaluation's figures would change in the last digits from run to run."""
     for growing, sizes in ((False, [4, 4, 3]), (True, [1, 2, 4, 4])):
         network = FakeClassifier(4, 1)
-        assert len(list(overlapped([network], range(11), as_picture, growing=growing))) == 11
+        assert len(list(overlapped([network], range(11), as_image, growing=growing))) == 11
         assert sorted(network.sizes) == sorted(sizes)  # whichever is read first is run first
 
 
@@ -77,8 +77,8 @@ def test_a_pipe_neither_waits_for_others_nor_they_for_it() -> None:
     def opened(item: Any) -> Any:
         if item == "pipe":
             assert filled.wait(LONG)
-            return grey(7), "pipe"
-        return as_picture(item)
+            return "pipe", grey(7)
+        return as_image(item)
 
     answers = overlapped([network], [1, 2, "pipe", 3, 4], opened, alone=lambda item: item == "pipe")
     assert [next(answers).item for _ in range(2)] == [1, 2]  # while the pipe is still empty
@@ -87,16 +87,16 @@ def test_a_pipe_neither_waits_for_others_nor_they_for_it() -> None:
     assert sorted(network.sizes) == [1, 2, 2]
 
 
-def test_two_networks_answer_to_the_same_pictures() -> None:
+def test_two_networks_answer_to_the_same_images() -> None:
     """Each with its own preprocessing, as evaluate compares them."""
     other = RECIPE._replace(resolution=24, mean=(0.5, 0.5, 0.5), input="uint8")
     networks = [FakeClassifier(), FakeClassifier(recipe=other)]
-    for answer in overlapped(networks, [0, 100, None, 200], as_picture):
+    for answer in overlapped(networks, [0, 100, None, 200], as_image):
         if answer.item is not None:
             assert [each[0] for each in answer.logits] == pytest.approx([answer.item / 255, answer.item], abs=1e-4)
 
 
-def test_few_pictures_are_taken_ahead() -> None:
+def test_few_images_are_taken_ahead() -> None:
     """However many there are: the list may be endless, and memory is not."""
     taken: List[int] = []
 
@@ -105,7 +105,7 @@ def test_few_pictures_are_taken_ahead() -> None:
             taken.append(i)
             yield i % 256
 
-    answers = overlapped([FakeClassifier(2, 1)], endless(), as_picture, readers=2)
+    answers = overlapped([FakeClassifier(2, 1)], endless(), as_image, readers=2)
     for _ in range(10):
         next(answers)
     until(lambda: len(taken) >= 16)  # four batches were answered, and there is room for four more
@@ -123,23 +123,23 @@ def test_errors_of_everybody_end_it() -> None:
 
     seen = []
     with pytest.raises(OSError, match="read on"):
-        for answer in overlapped([FakeClassifier()], broken(), as_picture):
+        for answer in overlapped([FakeClassifier()], broken(), as_image):
             seen.append(answer.item)
     assert seen == list(range(5))
 
     network = FakeClassifier()
     network.failing = True
     with pytest.raises(RuntimeError, match="off the bus"):
-        list(overlapped([network], range(100), as_picture))
+        list(overlapped([network], range(100), as_image))
 
     def bug(item: int) -> Any:
-        return as_picture(item if item < 9 else 1 // 0)
+        return as_image(item if item < 9 else 1 // 0)
 
     with pytest.raises(ZeroDivisionError):
         list(overlapped([FakeClassifier()], range(100), bug))
 
     with pytest.raises(KeyboardInterrupt):  # of the one who iterates
-        for _ in overlapped([FakeClassifier()], range(100), as_picture):
+        for _ in overlapped([FakeClassifier()], range(100), as_image):
             raise KeyboardInterrupt
 
 
@@ -152,8 +152,8 @@ def test_leaving_does_not_wait_for_a_pipe_that_nobody_fills(monkeypatch: pytest.
             threading.current_thread().name = "waits for a pipe"
             waits.set()
             end.wait(2 * LONG)
-            return io.BytesIO(b""), "pipe"
-        return as_picture(item)
+            return "pipe", io.BytesIO(b"")
+        return as_image(item)
 
     answers = overlapped([FakeClassifier(1, 1)], [1, "pipe"], opened, alone=lambda item: item == "pipe")
     assert next(answers).item == 1

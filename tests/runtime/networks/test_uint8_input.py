@@ -48,7 +48,7 @@ def test_into_a_row_of_a_batch(picture: Image.Image, recipe: Preprocessing) -> N
     assert (batch[[0, 2]] == 7).all()
 
 
-def test_answers_are_those_of_normalised_pictures(
+def test_answers_are_those_of_normalised_images(
     model: Path, pixel_model: Path, photographs: Dict[Path, Set[int]]
 ) -> None:
     with Classifier(model, backend="onnxruntime") as floats, Classifier(pixel_model, backend="onnxruntime") as pixels:
