@@ -138,7 +138,7 @@ family: $(VENV)/.export ## the variants as a table: parameters, MACs, resolution
 
 ##@ The project
 # Tests that passed on just these files need not run again: a second `make test` takes a second.
-SOURCES := $(shell find models export calibration runtime tests -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml Makefile
+SOURCES := $(shell find models export calibration runtime tests examples docs -type f -not -name '*.pyc' 2>/dev/null) README.md pyproject.toml Makefile
 TESTED := build/tested$(if $(EFFICIENTNET_TEST_DATA),-with-data)
 
 .PHONY: test
