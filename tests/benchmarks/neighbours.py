@@ -22,7 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from runtime.artifacts.artifact import artifact_path, variant_file  # noqa: E402
+from runtime.artifacts.artifact import artifact_path  # noqa: E402
+from runtime.artifacts.variant_names import canonical  # noqa: E402
 
 VARIANTS = "timm:resnet50,timm:mobilenetv3_large_100"
 
@@ -47,7 +48,7 @@ def main() -> int:
             if find_spec("tensorrt_rtx"):
                 target = ("--precision", "int8", "--target", options.target, "--batch", "1,1,8")
                 taken.append(step(folder, "runtime.engine", "--variant", variant, *target))
-                (built,) = (folder / variant_file(variant)).glob("*.engine")
+                (built,) = (folder / canonical(variant)).glob("*.engine")
                 engine = f"engine {built.stat().st_size / 1e6:.1f} MB in {taken[2]:.0f} s"
             calibrated = f"calibrated in {taken[1]:.0f} s ({told(folder, variant)})"
             lines.append(f"{variant}: exported in {taken[0]:.0f} s, {calibrated}, {engine}")
@@ -70,7 +71,7 @@ def given(option: str, value: object) -> list[object]:
 
 def told(folder: Path, variant: str) -> str:
     """Of the calibration: how much is in INT8, and how near FP32 it stays."""
-    name = variant_file(variant)
+    name = canonical(variant)
     facts = json.loads(artifact_path(variant, "int8", folder).with_name(f"{name}.calibration.json").read_text())
     score = facts["scores"][-1]
     share = f"{facts['multiply_adds_in_int8']:.1%} of the MACs in INT8"

@@ -11,7 +11,8 @@ import torch
 
 from models.blocks import Convolution
 from models.checkpoints import CHECKPOINTS, HALF, IMAGENET, check_table, default_recipe, known_checkpoints, recipe_of
-from models.variants import VARIANTS, mentioned
+from models.variants import VARIANTS
+from runtime.artifacts.variant_names import mentioned
 from runtime.images.preprocess import Preprocessing
 
 TIMM = [row for row in CHECKPOINTS if row.name.startswith("timm/")]

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.variants import VARIANTS, compound_scaling, mentioned, round_channels, round_repeats, variant_named
+from models.variants import VARIANTS, compound_scaling, round_channels, round_repeats, variant_named
+from runtime.artifacts.variant_names import mentioned
 from runtime.errors import UserError
 
 

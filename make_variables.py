@@ -1,0 +1,43 @@
+"""python make_variables.py GOALS GIVEN SETTINGS: a sentence for make if one of the variables GIVEN is taken by none of its
+GOALS. A target takes the variables that its help line in the Makefile names ("NAME="), and export's SETTINGS where the
+line says "[export's]". The Makefile runs this with any Python, before there is an environment."""
+
+import difflib
+import re
+import sys
+from pathlib import Path
+
+HELP = re.compile(r"^([a-z0-9-]+):.*?## (.*)$", re.MULTILINE)
+ALWAYS = {"PYTHON", "EFFICIENTNET_TEST_DATA"}
+
+
+def taken_by(makefile, settings):
+    """What each target with a help line takes: name -> set of variables."""
+    taken = {}
+    for target, text in HELP.findall(makefile):
+        taken[target] = ALWAYS | set(re.findall(r"\b([A-Z][A-Z0-9_]*)=", text))
+        if "[export's]" in text:
+            taken[target] |= settings
+    return taken
+
+
+def mistake(goals, given, taken):
+    """The sentence, or "" if each of `given` is taken by one of `goals`. A goal without a help line takes any known one."""
+    known = set().union(*taken.values())
+    fitting = set().union(*(taken.get(goal, known) for goal in goals))
+    for name in given:
+        if name in fitting:
+            continue
+        if name in known:
+            said = f"make {' '.join(goals)} does not take {name}."
+        else:
+            near = difflib.get_close_matches(name, sorted(fitting), 1) or difflib.get_close_matches(name, known, 1)
+            said = f"There is no variable {name}{', did you mean ' + near[0] + '?' if near else '.'}"
+        return f"{said} make {' '.join(goals)} takes {', '.join(sorted(fitting - ALWAYS)) or 'none'}"
+    return ""
+
+
+if __name__ == "__main__":
+    goals, given, settings = (words.split() for words in sys.argv[1:4])
+    makefile = Path(__file__).with_name("Makefile").read_text(encoding="utf-8")
+    print(mistake(goals or ["help"], given, taken_by(makefile, set(settings))))
