@@ -104,13 +104,10 @@ def embed(network: Embedder, images: Sequence[str], raw: bool = False) -> Tuple[
     try:
         answers = overlapped([network], images, lambda path: (path, path), decoding=network.decoding)
         for done, answer in enumerate(answers, 1):
-            reason = "" if answer.error is None else str(answer.error)
-            if answer.error is None and not np.isfinite(answer.logits[0]).all():
-                reason = f"{answer.item}: the network's answer is beyond what {network.artifact.precision} can hold."
-            if reason:
+            if answer.error is not None:
                 failed += 1
                 progress.end(erase=True)
-                print(f"error: {printable(reason)}", file=sys.stderr)
+                print(f"error: {printable(str(answer.error))}", file=sys.stderr)
             else:
                 rows[len(files)] = answer.logits[0]
                 files.append(answer.item)

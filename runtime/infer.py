@@ -46,7 +46,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from .images.find import find_images
 
     images = find_images(options.images)
-    alone = options.time or len(images) == 1
+    # Nobody knows when a pipe is filled: the images before it are not to wait for that.
+    alone = options.time or len(images) == 1 or any(not isinstance(image.source, str) for image in images)
     lanes = 1
     if not alone:
         from .networks.pipeline import lanes_here
@@ -81,14 +82,7 @@ def answers(classifier: Classifier, images: Iterable[NamedImage], alone: bool) -
 
     if alone:
         return one_by_one([classifier], images, opened, decoding=classifier.decoding)
-    return overlapped(
-        [classifier],
-        images,
-        opened,
-        decoding=classifier.decoding,
-        growing=True,
-        alone=lambda image: not isinstance(image.source, str),
-    )
+    return overlapped([classifier], images, opened, decoding=classifier.decoding, growing=True)
 
 
 if __name__ == "__main__":

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import queue
 import sys
-import threading
 import time
-from collections import deque
-from concurrent.futures import Future
 from typing import (
     IO,
     TYPE_CHECKING,
     Any,
-    Callable,
-    Deque,
     Dict,
     Iterable,
     Iterator,
-    List,
     Optional,
     Sequence,
-    TypeVar,
     Union,
 )
 
 from .command import number, positive, run, seconds
 from .output import Result, add_output_options, read_pipe, report
+from .pool import OrderedPool
 
 if TYPE_CHECKING:
     from .images.find import NamedImage
     from .serving.client import Server
 
 AT_ONCE = 8  # requests under way, so that the server has something to make batches of
-
-Item = TypeVar("Item")
-Done = TypeVar("Done")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -108,12 +98,14 @@ def _results(
             {"read": (read - began) * 1e3, "request": (ended - read) * 1e3, "total": (ended - began) * 1e3},
         )
 
-    for name, answered, spent in in_order(one, images, 1 if options.time else options.at_once):
-        weights = model.pop("weights", None)
-        model.update(answered.model)
-        if weights:  # the last of the keys, as runtime.infer has it
-            model["weights"] = weights
-        yield Result(name, answered.predictions, answered.error, spent if options.time else {})
+    at_once = 1 if options.time else options.at_once
+    with OrderedPool(one, images, at_once, 2 * at_once, "request") as answers:
+        for name, answered, spent in answers:
+            weights = model.pop("weights", None)
+            model.update(answered.model)
+            if weights:  # the last of the keys, as runtime.infer has it
+                model["weights"] = weights
+            yield Result(name, answered.predictions, answered.error, spent if options.time else {})
 
 
 def _content(name: str, source: Union[str, IO[bytes]], limit: int) -> bytes:
@@ -133,36 +125,6 @@ def _content(name: str, source: Union[str, IO[bytes]], limit: int) -> bytes:
     if len(content) > limit:
         raise ImageError(f"{name}: more bytes than the {limit} that are accepted: save it smaller first.")
     return content
-
-
-def in_order(work: Callable[[Item], Done], items: Iterable[Item], at_once: int) -> Iterator[Done]:
-    """`work` of each item, `at_once` of them at the same time, in the order of the items. What it raises is raised here.
-    Nobody waits for the threads at the end: one may hang on a server for a while."""
-    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    waiting: Deque[Future[Done]] = deque()
-
-    def live() -> None:
-        for future, item in iter(tasks.get, None):
-            try:
-                future.set_result(work(item))
-            except BaseException as error:
-                future.set_exception(error)
-
-    threads: List[threading.Thread] = []
-    try:
-        for item in items:
-            while waiting and (len(waiting) >= 2 * at_once or waiting[0].done()):
-                yield waiting.popleft().result()
-            if len(threads) < at_once:
-                threads.append(threading.Thread(target=live, daemon=True))
-                threads[-1].start()
-            waiting.append(Future())
-            tasks.put((waiting[-1], item))
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for _ in threads:
-            tasks.put(None)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ class Classifier(Network):
         classify(["a.jpg", open("b.png", "rb").read(), array])  # -> one such list each
 
     Images are paths, encoded bytes, PIL images or uint8 arrays [H, W, 3], see runtime.images.decode.open_image.
-    Raises UserError if there is no such artifact or no backend for it, ImageError for an image that can't be used.
+    Raises UserError if there is no such artifact or no backend for it, ImageError for an image that can't be used
+    or that the network answers with NaN or infinity.
     """
 
     head = CLASSIFIER
@@ -47,10 +48,11 @@ class Classifier(Network):
     def __call__(self, images: Any, top: int = 5) -> Any:
         """The `top` likeliest classes, best first, of one image, or of each in a list or tuple."""
         if not isinstance(images, (list, tuple)):
-            return self.predictions(self.logits(self.preprocess(images)), top)[0]
+            return self([images], top)[0]
         found: List[List[Prediction]] = []
         for start in range(0, len(images), BATCH):
-            found += self.predictions(self.logits(self.preprocess(images[start : start + BATCH])), top)
+            part = images[start : start + BATCH]
+            found += self.predictions(self.finite(self.logits(self.preprocess(part)), part), top)
         return found
 
     def predictions(self, logits: np.ndarray, top: int = 5) -> List[List[Prediction]]:

@@ -22,12 +22,14 @@ class Embedder(Network):
     head = EMBEDDING
 
     def __call__(self, images: Union[Source, Sequence[Source]], raw: bool = False) -> np.ndarray:
-        """float32 [C] of one image, [N, C] of a list or tuple; of length 1, or with `raw` as the network gives it."""
+        """float32 [C] of one image, [N, C] of a list or tuple; of length 1, or with `raw` as the network gives it.
+
+        Raises ImageError for an image that can't be used or that the network answers with NaN or infinity."""
         several: Sequence[Any] = images if isinstance(images, (list, tuple)) else [images]
         rows = np.empty((len(several), self.artifact.outputs[0].channels), np.float32)
         for start in range(0, len(several), BATCH):
-            part = self.preprocess(list(several[start : start + BATCH]))
-            rows[start : start + len(part)] = self.logits(part)
+            part = list(several[start : start + BATCH])
+            rows[start : start + len(part)] = self.finite(self.logits(self.preprocess(part)), part)
         rows = rows if raw else unit(rows)
         return rows if isinstance(images, (list, tuple)) else rows[0]
 

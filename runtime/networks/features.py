@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Sequence, Union
+from typing import Any, Dict, Sequence, Union
 
 import numpy as np
 
@@ -21,8 +21,12 @@ class Features(Network):
     head = FEATURES
 
     def __call__(self, images: Union[Source, Sequence[Source]]) -> Dict[str, np.ndarray]:
-        """A map [N, C, H, W] by name, finest first. All images are one batch: of many, maps fill the memory."""
-        return self.maps(self.preprocess(images))
+        """A map [N, C, H, W] by name, finest first. All images are one batch: of many, maps fill the memory.
+
+        Raises ImageError for an image that can't be used or that the network answers with NaN or infinity."""
+        several: Sequence[Any] = images if isinstance(images, (list, tuple)) else [images]
+        maps = self.maps(self.preprocess(several))
+        return {name: self.finite(rows, several) for name, rows in maps.items()}
 
     def maps(self, batch: np.ndarray) -> Dict[str, np.ndarray]:
         """The maps of a batch as `preprocess` makes it. Raises UserError for another type or shape."""

@@ -18,11 +18,24 @@ from ..artifacts.artifact import (
 from ..backends import open_backend
 from ..backends.backend import ANY_ENGINE, Engines
 from ..errors import UserError
-from ..images.decode import DECODING, Decoding, Source
+from ..images.decode import DECODING, Decoding, ImageError, Source
 from ..images.preprocess import preprocess
 
 Self = TypeVar("Self", bound="Network")
 BATCH = 8  # images a list is cut into: the CPU gains nothing from more, and memory stays small
+
+
+class NotFiniteError(ImageError):
+    """The network answered this image with NaN or infinity, as an FP16 network does whose values overflow."""
+
+
+def not_finite(output: np.ndarray, artifact: Artifact, name: str) -> Optional[NotFiniteError]:
+    """The error of the image `name` if a network's `output` for it holds NaN or infinity: no class follows from that."""
+    if np.isfinite(output).all():
+        return None
+    what = "NaN" if np.isnan(output).any() else "infinity"
+    remedy = "use its FP32 file" if artifact.precision != "fp32" else "the network is numerically unstable for it"
+    return NotFiniteError(f"{name}: the network's {artifact.precision} answer to this image holds {what}: {remedy}.")
 
 
 class Network:
@@ -65,7 +78,7 @@ class Network:
         if artifact.head == self.head:
             return
         gives = ", ".join(output.name for output in artifact.outputs)
-        remedy = "Networks of others are exported as classifiers only."
+        remedy = "Third-party networks are exported as classifiers only."
         if artifact.metadata.get("foreign") != "yes":
             base = head_named(artifact.variant)[0]
             name = with_head_name(base, self.head)
@@ -83,6 +96,15 @@ class Network:
         for row, image in zip(batch, several):
             preprocess(image, recipe, decoding=self.decoding, out=row)
         return batch
+
+    def finite(self, outputs: np.ndarray, images: Sequence[Source]) -> np.ndarray:
+        """`outputs` [N, ...] for N images. Raises NotFiniteError, which names the image, if there is NaN or infinity."""
+        for image, row in zip(images, outputs):
+            name = os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else "image"
+            error = not_finite(row, self.artifact, name)
+            if error is not None:
+                raise error
+        return outputs
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """What the network answers to a batch as `preprocess` makes it, its first output: float32 [N, classes], or [N, C].

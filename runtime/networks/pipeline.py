@@ -1,8 +1,8 @@
-"""Images through a network with reading, decoding and the network overlapped: in order, in bounded memory.
+"""Reading, decoding and the network overlapped: in order, in bounded memory.
 
-Readers (threads) take the items one after the other, decode each and write it into its row of a batch; lanes (threads)
-run the network on the batches that are complete; whoever iterates gets the answers in the order of the items. Pillow
-and the backends let go of Python's lock while they work, so threads will do.
+One pool of threads decodes the images, each into what the network gets of it; they are cut into batches; a second pool (lanes)
+runs the network on the batches. Whoever iterates gets the answers in the order of the items. Pillow and the backends let
+go of Python's lock while they work, so threads will do.
 
 Which images share a batch depends on their order alone, never on what was ready first: the same images give the
 same logits every time.
@@ -10,14 +10,12 @@ same logits every time.
 
 from __future__ import annotations
 
-import threading
+import os
 import time
-from collections import deque
 from typing import (
     TYPE_CHECKING,
     Any,
     Callable,
-    Deque,
     Dict,
     Generator,
     Iterable,
@@ -26,17 +24,19 @@ from typing import (
     NamedTuple,
     Optional,
     Sequence,
-    Set,
     Tuple,
     Union,
 )
 
+import numpy as np
+
 from ..backends.processor import processors
 from ..images.decode import DECODING, Decoding, ImageError, Source, open_image
 from ..images.preprocess import Preprocessing, normalize, resize_crop
+from ..pool import OrderedPool
+from .network import not_finite
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
 
     from ..artifacts.artifact import Artifact
@@ -44,17 +44,17 @@ if TYPE_CHECKING:
 
 STAGES = ("decode", "resize", "normalise", "network")
 MOST_LANES = 8  # each holds the activations of a batch
-_LEAVING = 5.0  # seconds that a thread is waited for at the end; decoding an image has a limit of its own
-_TICK = 0.5  # seconds; only Windows needs it, where Ctrl-C does not end an endless wait
+_LEAVING = (
+    5.0  # seconds that a run of the network is waited for at the end, before whoever opened the networks closes them
+)
 
 
 class Squares(list):
     """An image that was decoded elsewhere: what `squares` makes of it, for each recipe."""
 
 
-Opener = Callable[
-    [Any], Optional[Tuple[Optional[str], Union[Source, Squares]]]
-]  # the name that errors give it, and the image
+# The name that errors give the image, and the image
+Opener = Callable[[Any], Optional[Tuple[Optional[str], Union[Source, Squares]]]]
 
 
 class Answer(NamedTuple):
@@ -73,8 +73,7 @@ def lanes_here() -> int:
 
 def recipes_of(artifacts: Sequence[Artifact]) -> List[Preprocessing]:
     """What is to be made of each image: the artifacts' preprocessings, each once."""
-    recipes = [artifact.preprocessing for artifact in artifacts]
-    return [recipe for i, recipe in enumerate(recipes) if recipe not in recipes[:i]]
+    return list(dict.fromkeys(artifact.preprocessing for artifact in artifacts))
 
 
 def squares(
@@ -109,33 +108,28 @@ def overlapped(
     readers: Optional[int] = None,
     decoding: Decoding = DECODING,
     growing: bool = False,
-    alone: Callable[[Any], bool] = lambda item: False,
 ) -> Generator[Answer, None, None]:
     """An Answer for each of `items`, in their order. `networks`: one or several that answer to the same images.
 
     `items` is asked for the next only when there is room, from another thread, and may take as long as it likes.
-    `opened(item)` gives the name that errors call the image and the image (or its Squares), or None for an item that only keeps
-    its place; it is called in threads. `batch`: images a run, None for what the backends gain from. `growing` begins with
-    one, so that the first answer comes at once; an item that is to be `alone` (a pipe: nobody knows when it comes) is a batch of
-    its own. `readers`: threads that decode, None for one a core.
+    `opened(item)` gives the name that errors call the image, and the image (or its Squares), or None for an item that
+    only keeps its place; it is called in threads. `batch`: images a run, None for what the backends gain from. `growing` begins
+    with one, so that the first answer comes at once. `readers`: threads that decode, None for one a core.
 
-    An ImageError is part of its image's answer. Whatever else `items`, `opened` or a network raise is raised here,
-    after the batches before it. Closing the iterator, or an error in whoever iterates, ends all threads.
+    An ImageError is part of its image's answer; so is a network's answer that holds NaN or infinity. Whatever else
+    `items`, `opened` or a network raise is raised here, after the batches before it. Closing the iterator, or an error in whoever
+    iterates, ends all threads.
     """
-    work, batch = _Work(networks, opened, decoding), batch or min(network.backend.batch for network in networks)
+    work, size = _Work(networks, opened, decoding), batch or min(network.backend.batch for network in networks)
     lanes, readers = min(network.backend.lanes for network in networks), readers or processors()
-    queue = _Queue(work, iter(items), batch, 2 * lanes + 1 + -(-readers // batch), growing, alone)
-    threads = [threading.Thread(target=queue.read, name=f"reader {i}", daemon=True) for i in range(readers)]
-    threads += [threading.Thread(target=queue.infer, name=f"lane {i}", daemon=True) for i in range(lanes)]
+    read = OrderedPool(work.read, items, readers, 2 * readers, "reader")
+    answers = OrderedPool(work.infer, _grouped(read, size, growing), lanes, 2 * lanes + 1, "lane")
     try:
-        for thread in threads:
-            thread.start()
-        yield from queue.answers()
+        for group in answers:
+            yield from group
     finally:
-        queue.stop()
-        for thread in threads:
-            if thread.ident is not None and thread not in queue.waiting:
-                thread.join(_LEAVING)
+        read.close()
+        answers.close(_LEAVING)
 
 
 def one_by_one(
@@ -144,44 +138,18 @@ def one_by_one(
     """As `overlapped`, but each image the whole way before the next, in this thread: the shortest way for a single
     image and for a camera's newest frame, and the only way to tell what each stage takes by itself."""
     work = _Work(networks, opened, decoding)
-    buffers = work.buffers(1)
     for item in items:
-        batch = _Batch(buffers, 1)
-        work.read(batch, batch.add(item))
-        work.infer(batch)
-        yield from batch.answers()
+        yield from work.infer([work.read(item)])
 
 
-class _Batch:
-    """Images that are run together, from the first that is asked for to the last that is answered."""
+class _Read(NamedTuple):
+    """An item after decoding."""
 
-    def __init__(self, buffers: List[np.ndarray], size: int) -> None:
-        self.buffers = buffers  # one for each kind of preprocessing
-        self.size = size
-        self.items: List[Any] = []
-        self.errors: List[Optional[ImageError]] = []
-        self.clocks: List[List[float]] = []  # when each stage began and the last ended; []: no image
-        self.reading = 0
-        self.full = self.started = self.done = False
-        self.network_ms = 0.0
-        self.logits: Dict[int, Tuple[np.ndarray, ...]] = {}  # by row
-        self.failure: Optional[BaseException] = None
-
-    def add(self, item: Any) -> int:
-        """The row that `item` gets."""
-        self.items.append(item)
-        self.errors.append(None)
-        self.clocks.append([])
-        self.reading += 1
-        self.full = len(self.items) == self.size
-        return len(self.items) - 1
-
-    def answers(self) -> Iterator[Answer]:
-        for row, (item, error, clock) in enumerate(zip(self.items, self.errors, self.clocks)):
-            spent = {stage: (end - start) * 1e3 for stage, start, end in zip(STAGES, clock, clock[1:])}
-            if spent:
-                spent["network"] = self.network_ms
-            yield Answer(item, self.logits.get(row, ()), error, spent)
+    item: Any
+    name: str = ""
+    tensors: Sequence[np.ndarray] = ()  # what the network gets, for each recipe; (): no image
+    error: Optional[ImageError] = None
+    clock: Sequence[float] = ()  # when each stage began and the last ended
 
 
 class _Work:
@@ -190,38 +158,48 @@ class _Work:
     def __init__(self, networks: Sequence[Network], opened: Opener, decoding: Decoding) -> None:
         self.networks, self.opened, self.decoding = networks, opened, decoding
         self.recipes = recipes_of([network.artifact for network in networks])
-        self.buffer_of = [self.recipes.index(network.artifact.preprocessing) for network in networks]
+        self.input_of = [self.recipes.index(network.artifact.preprocessing) for network in networks]
 
-    def buffers(self, size: int) -> List[np.ndarray]:
-        return [recipe.empty(size) for recipe in self.recipes]
-
-    def read(self, batch: _Batch, row: int) -> None:
-        """Decodes an item into its row; an ImageError becomes part of it."""
+    def read(self, item: Any) -> _Read:
+        """Decodes an item; an ImageError becomes part of what comes of it."""
+        tensors: List[np.ndarray] = []
+        clocks: List[List[float]] = []
         try:
-            found = self.opened(batch.items[row])
+            found = self.opened(item)
             if found is None:
-                return
+                return _Read(item)
             name, source = found
             made = _made(source) if isinstance(source, Squares) else squares(source, name, self.recipes, self.decoding)
-            for (square, clock), recipe, buffer in zip(made, self.recipes, batch.buffers):
-                normalize(square, recipe, buffer[row])
-                clock.append(time.perf_counter())
-                if not batch.clocks[row]:
-                    batch.clocks[row] = [*clock, clock[-1]]
+            for (square, clock), recipe in zip(made, self.recipes):
+                tensors.append(normalize(square, recipe))
+                clocks.append([*clock, time.perf_counter()])
         except ImageError as error:
-            batch.errors[row], batch.clocks[row] = error, []
+            return _Read(item, error=error)
+        if name is None:
+            name = os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else "image"
+        return _Read(item, name, tensors, None, clocks[0])
 
-    def infer(self, batch: _Batch) -> None:
-        """Runs the networks on the rows that are images."""
-        rows = [row for row, clock in enumerate(batch.clocks) if clock]
-        if not rows:
-            return
+    def infer(self, group: Sequence[_Read]) -> List[Answer]:
+        """Runs the networks on those of `group` that are images."""
+        images = [each for each in group if each.tensors]
+        if not images:
+            return [Answer(each.item, (), each.error, {}) for each in group]
         began = time.perf_counter()
-        whole = rows[-1] == len(rows) - 1  # most often: no copy
-        inputs = [buffer[: len(rows)] if whole else buffer[rows] for buffer in batch.buffers]
-        logits = [network.logits(inputs[index]) for network, index in zip(self.networks, self.buffer_of)]
-        batch.network_ms = (time.perf_counter() - began) * 1e3 / len(rows)
-        batch.logits = {row: tuple(each[i] for each in logits) for i, row in enumerate(rows)}
+        inputs = [np.stack(tensors) for tensors in zip(*(each.tensors for each in images))]
+        logits = [network.logits(inputs[index]) for network, index in zip(self.networks, self.input_of)]
+        network_ms = (time.perf_counter() - began) * 1e3 / len(images)
+        rows = iter(zip(*logits))
+        return [self._answer(each, next(rows) if each.tensors else (), network_ms) for each in group]
+
+    def _answer(self, image: _Read, logits: Tuple[np.ndarray, ...], network_ms: float) -> Answer:
+        if not logits:
+            return Answer(image.item, (), image.error, {})
+        for network, row in zip(self.networks, logits):
+            error = not_finite(row, network.artifact, image.name)
+            if error is not None:
+                return Answer(image.item, (), error, {})
+        spent = {stage: (end - start) * 1e3 for stage, start, end in zip(STAGES, image.clock, image.clock[1:])}
+        return Answer(image.item, logits, None, {**spent, "network": network_ms})
 
 
 def _made(ready: Squares) -> Iterator[Tuple[Image.Image, List[float]]]:
@@ -229,137 +207,18 @@ def _made(ready: Squares) -> Iterator[Tuple[Image.Image, List[float]]]:
         yield square, [time.perf_counter()] * 3
 
 
-class _Queue:
-    """What the threads share, guarded by one lock; each kind of thread waits on a condition of its own."""
-
-    def __init__(
-        self, work: _Work, items: Iterator[Any], size: int, room: int, growing: bool, alone: Callable[[Any], bool]
-    ) -> None:
-        self.work, self.items, self.size, self.room, self.alone = work, items, size, room, alone
-        self.next_size = 1 if growing else size
-        lock = threading.Lock()
-        self.has_room, self.complete, self.answered = (threading.Condition(lock) for _ in range(3))
-        self.batches: Deque[_Batch] = deque()  # not answered yet, in order
-        self.open: Optional[_Batch] = None  # the last of them, until it is full
-        self.spare: List[List[np.ndarray]] = []
-        self.asking = self.ended = self.stopped = False
-        self.waiting: Set[threading.Thread] = set()  # for something outside, maybe for ever
-        self.failure: Optional[BaseException] = None  # of `items`
-
-    def stop(self) -> None:
-        with self.has_room:
-            self.stopped = True
-            self._wake_all()
-
-    def _wake_all(self) -> None:
-        for condition in (self.has_room, self.complete, self.answered):
-            condition.notify_all()
-
-    def answers(self) -> Iterator[Answer]:
-        while True:
-            with self.answered:
-                while not (self.batches[0].done if self.batches else self.ended):
-                    self.answered.wait(_TICK)
-                if not self.batches:
-                    break
-                batch = self.batches[0]
-            if batch.failure is not None:
-                raise batch.failure
-            yield from batch.answers()
-            with self.has_room:
-                self.batches.popleft()
-                self.spare.append(batch.buffers)
-                self.has_room.notify()
-        if self.failure is not None:
-            raise self.failure
-
-    def read(self) -> None:
-        """A reader's life."""
-        me = threading.current_thread()
-        while True:
-            with self.has_room:
-                while not self.stopped and not self.ended and (self.asking or not self._space()):
-                    self.has_room.wait(_TICK)
-                if self.stopped or self.ended:
-                    return
-                self.asking = True
-                self.waiting.add(me)
-            try:
-                item = next(self.items)
-            except BaseException as error:
-                self._end(None if isinstance(error, StopIteration) else error)
-                return
-            with self.has_room:
-                batch, row = self._place(item)
-                self.asking = False
-                self.has_room.notify()
-                if not self.alone(item):
-                    self.waiting.discard(me)
-            try:
-                self.work.read(batch, row)
-            except BaseException as error:
-                batch.failure = error
-            with self.complete:
-                self.waiting.discard(me)
-                batch.reading -= 1
-                if batch.full and not batch.reading:
-                    self.complete.notify()
-
-    def _space(self) -> bool:
-        return self.open is not None or len(self.batches) < self.room
-
-    def _place(self, item: Any) -> Tuple[_Batch, int]:
-        """The batch and row of an item that was just taken."""
-        alone = self.alone(item)
-        if alone and self.open is not None:
-            self._close()
-        if self.open is None:
-            buffers = self.spare.pop() if self.spare else self.work.buffers(self.size)
-            self.open = _Batch(buffers, 1 if alone else self.next_size)
-            self.batches.append(self.open)
-            if not alone:
-                self.next_size = min(2 * self.next_size, self.size)
-        batch = self.open
-        row = batch.add(item)
-        if batch.full:
-            self.open = None
-        return batch, row
-
-    def _close(self) -> None:
-        """The open batch stays as small as it is."""
-        if self.open is not None:
-            self.open.full = True
-            if not self.open.reading:
-                self.complete.notify()
-        self.open = None
-
-    def _end(self, failure: Optional[BaseException]) -> None:
-        with self.has_room:
-            self._close()
-            self.ended, self.failure = True, failure
-            self.waiting.discard(threading.current_thread())
-            self._wake_all()
-
-    def infer(self) -> None:
-        """A lane's life."""
-        while True:
-            with self.complete:
-                while True:
-                    open_ones = [batch for batch in self.batches if not batch.started]
-                    batch = next((each for each in open_ones if each.full and not each.reading), None)
-                    if self.stopped or (not open_ones and self.ended):
-                        return
-                    if batch is not None:
-                        break
-                    self.complete.wait(_TICK)
-                batch.started = True
-            try:
-                if batch.failure is None:
-                    self.work.infer(batch)
-            except BaseException as error:
-                batch.failure = error
-            with self.answered:
-                batch.done = True
-                self.answered.notify()
-                if self.ended:
-                    self.complete.notify_all()
+def _grouped(read: Iterable[_Read], size: int, growing: bool) -> Iterator[List[_Read]]:
+    """Batches, by nothing but the order."""
+    wanted, group = 1 if growing else size, []  # type: int, List[_Read]
+    try:
+        for each in read:
+            group.append(each)
+            if len(group) == wanted:
+                yield group
+                wanted, group = min(2 * wanted, size), []
+    except Exception:  # of the items: after those before it
+        if group:
+            yield group
+        raise
+    if group:
+        yield group

@@ -381,7 +381,7 @@ def test_sentences(tmp_path: Path, artifacts: Path) -> None:
     for arguments, says in (
         (("nowhere.mp4",), "There is no nowhere.mp4: give a folder"),
         ((".", "--rate", "0"), "--rate: '0' is not a number above 0"),
-        ((".", "--min-probability", "70"), "'70' is not a probability"),
+        ((".", "--min-probability", "70"), "'70' is not a number from 0 to 1"),
         ((".", "--variant", "b9"), "make export VARIANT=b9"),
     ):
         process = command(tmp_path, artifacts, *arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import random
 import threading
@@ -13,9 +12,9 @@ import numpy as np
 import pytest
 
 from runtime.images.decode import ImageError
-from runtime.networks import pipeline
+from runtime.networks.network import NotFiniteError
 from runtime.networks.pipeline import one_by_one, overlapped
-from tests.patience import LONG, until
+from tests.patience import until
 from tests.runtime.fake_classifier import RECIPE, FakeClassifier
 
 
@@ -32,7 +31,7 @@ def no_thread_stays() -> Iterator[None]:
     """A reader that was asking for the next item when the iterator was closed ends by itself: nobody waits for it."""
     before = set(threading.enumerate())
     yield
-    until(lambda: not [each for each in set(threading.enumerate()) - before if each.name != "waits for a pipe"])
+    until(lambda: not set(threading.enumerate()) - before)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -71,22 +70,6 @@ def test_which_images_share_a_batch_does_not_depend_on_time() -> None:
         assert sorted(network.sizes) == sorted(sizes)  # whichever is read first is run first
 
 
-def test_a_pipe_neither_waits_for_others_nor_they_for_it() -> None:
-    network, filled = FakeClassifier(4, 1), threading.Event()
-
-    def opened(item: Any) -> Any:
-        if item == "pipe":
-            assert filled.wait(LONG)
-            return "pipe", grey(7)
-        return as_image(item)
-
-    answers = overlapped([network], [1, 2, "pipe", 3, 4], opened, alone=lambda item: item == "pipe")
-    assert [next(answers).item for _ in range(2)] == [1, 2]  # while the pipe is still empty
-    filled.set()
-    assert [answer.item for answer in answers] == ["pipe", 3, 4]
-    assert sorted(network.sizes) == [1, 2, 2]
-
-
 def test_two_networks_answer_to_the_same_images() -> None:
     """Each with its own preprocessing, as evaluate compares them."""
     other = RECIPE._replace(resolution=24, mean=(0.5, 0.5, 0.5), input="uint8")
@@ -108,12 +91,12 @@ def test_few_images_are_taken_ahead() -> None:
     answers = overlapped([FakeClassifier(2, 1)], endless(), as_image, readers=2)
     for _ in range(10):
         next(answers)
-    until(lambda: len(taken) >= 16)  # four batches were answered, and there is room for four more
+    until(lambda: len(taken) >= 20)  # five batches were taken out, three and four images wait
     time.sleep(0.1)
-    assert len(taken) == 16
+    assert len(taken) == 20
     answers.close()
     time.sleep(0.05)
-    assert len(taken) == 16
+    assert len(taken) == 20
 
 
 def test_errors_of_everybody_end_it() -> None:
@@ -143,22 +126,21 @@ def test_errors_of_everybody_end_it() -> None:
             raise KeyboardInterrupt
 
 
-def test_leaving_does_not_wait_for_a_pipe_that_nobody_fills(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_LEAVING", 2 * LONG)
-    waits, end = threading.Event(), threading.Event()
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_image_that_is_answered_with_nan_or_infinity_has_failed(value: float) -> None:
+    """The images of its batch have not."""
 
-    def opened(item: Any) -> Any:
-        if item == "pipe":
-            threading.current_thread().name = "waits for a pipe"
-            waits.set()
-            end.wait(2 * LONG)
-            return "pipe", io.BytesIO(b"")
-        return as_image(item)
+    class Overflowing(FakeClassifier):
+        def logits(self, batch: np.ndarray) -> np.ndarray:
+            logits = super().logits(batch)
+            logits[logits[:, 0] == 0, 1] = value  # a black image
+            return logits
 
-    answers = overlapped([FakeClassifier(1, 1)], [1, "pipe"], opened, alone=lambda item: item == "pipe")
-    assert next(answers).item == 1
-    assert waits.wait(LONG)
-    began = time.monotonic()
-    answers.close()
-    assert time.monotonic() - began < LONG
-    end.set()
+    for answers in (
+        overlapped([FakeClassifier(), Overflowing()], [1, 0, 2], as_image),
+        one_by_one([FakeClassifier(), Overflowing()], [1, 0, 2], as_image),
+    ):
+        one, black, two = answers
+        assert isinstance(black.error, NotFiniteError) and black.logits == ()
+        assert str(black.error).startswith("it: the network's fp32 answer to this image holds ")
+        assert [len(answer.logits) for answer in (one, two)] == [2, 2] and one.error is two.error is None
