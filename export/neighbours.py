@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from export.stage import Exported, code_digest, file_digest
+from export.stage import Exported, code_digest
 from models.labels import imagenet_labels, read_labels
 from models.variants import VARIANTS
 from models.weights import RANDOM
 from runtime.artifacts import third_party as adopt
 from runtime.artifacts.artifact import Artifact, artifact_path, head_named
 from runtime.artifacts.third_party import Asked, Labels, Shape, adopted, name_of
+from runtime.digest import sha256_of
 from runtime.errors import UserError
 
 Say = Callable[[str], None]
@@ -68,7 +69,7 @@ def _from_timm(request: Neighbour, folder: Path, say: Say, force: bool, offline:
     weights = request.weights
     held = "timm's own"
     if weights:
-        held = f"random, {request.classes} classes" if weights == RANDOM else file_digest(Path(weights).expanduser())
+        held = f"random, {request.classes} classes" if weights == RANDOM else sha256_of(Path(weights).expanduser())
     known = adopt.made_from(
         [request.timm, held, request.asked, request.input, timm_version(), version("torch"), _made_by()]
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +17,9 @@ from models.variants import Variant
 from models.weights import Weights
 from runtime.artifacts.artifact import CLASSIFIER, FEATURES, Output, artifact_path, sealed, with_head_name
 from runtime.artifacts.onnx_metadata import read_metadata, verify
+from runtime.digest import sha256_of, sha256_of_facts
 from runtime.errors import UserError
+from runtime.peak_memory import peak_bytes
 from runtime.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -50,15 +50,15 @@ class Request:
         """Sha256 of everything that the artifacts are made from, so that what is up to date is known in a blink."""
         made_from = {
             "variant": self.name,
-            "weights": file_digest(self.weights.path) if self.weights.path else f"random, {self.classes} classes",
+            "weights": sha256_of(self.weights.path) if self.weights.path else f"random, {self.classes} classes",
             "weights_name": self.weights.path.name if self.weights.path else "",  # the recipe depends on it
             "overrides": {name: value for name, value in self.overrides.items() if value is not None},
-            "labels": file_digest(self.labels) if self.labels else "",
+            "labels": sha256_of(self.labels) if self.labels else "",
             "input": self.input,
             "tools": {tool: version(tool) for tool in TOOLS},
             "code": code_digest(),
         }
-        return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+        return sha256_of_facts(made_from)
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,6 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
     for precision, path in files.items():
         write_whole(path, contents[precision])
 
-    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
     lines = [
         f"weights      {pretrained.origin} ({pretrained.format} format, sha256 {(pretrained.sha256 or 'none')[:12]})",
         f"assumed      padding {recipe.padding}, BatchNorm epsilon {recipe.eps:g}, {preprocessing.resolution} px, "
@@ -172,7 +171,7 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         f"FP16 cosine {cosine:.6f}",
         f"input        {takes}",
         *(f"wrote        {path}  {len(contents[precision]) / 1e6:.1f} MB" for precision, path in files.items()),
-        f"took         {time.perf_counter() - began:.1f} s, peak memory {gigabytes:.2f} GB",
+        f"took         {time.perf_counter() - began:.1f} s, peak memory {(peak_bytes() or 0) / 1e9:.2f} GB",
     ]
     return Exported(files, lines)
 
@@ -213,14 +212,6 @@ def published(request: Request, sha256: str | None, form: str, classes: int) -> 
     if row and row.top1:
         return {"published_top1": repr(row.top1), "published_source": row.name}
     return {"published_top1": repr(request.variant.published), "published_source": "the variant's paper or repository"}
-
-
-def file_digest(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()  # file_digest needs 3.11
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror}.") from None
 
 
 def code_digest() -> str:

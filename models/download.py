@@ -2,19 +2,18 @@
 
     download("https://host/b0-3dd342df.pth", Path("cache/b0.pth"), "3dd342df")
 
-Meanwhile `b0.pth.part` holds what came so far. `b0.pth.part.lock` beside it is locked by the process at work
-and names the source of those bytes (URL and ETag). Both stay only where there is something to resume.
+Meanwhile `b0.pth.part` holds what came so far, and `b0.pth.part.lock` beside it is locked by the process at work.
+Both stay only where there is something to resume. The checksum alone decides what is right: bytes that belong to
+another file cost one more download.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPMessage, HTTPResponse, InvalidURL
@@ -25,13 +24,10 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from runtime.digest import sha256_of
 from runtime.errors import UserError
+from runtime.lock import locked
 from runtime.progress import Line, bar, time_left
-
-try:
-    import fcntl
-except ImportError:  # Windows: two downloads of one file at once are not kept apart, only the checksum guards them
-    fcntl = None  # type: ignore[assignment]
 
 LARGEST_BYTES = 4 << 30  # EfficientNet-L2, the family's largest, is 1.9 GB
 LONGEST_WAIT = 60.0  # seconds of Retry-After that are waited out
@@ -79,7 +75,7 @@ def download(
                 return destination
             if found:
                 bar.say(f"its sha256 is {found[:12]}..., not {digest[:12]}...: downloading it anew")
-            _complete(url, part, lock, digest, attempts, timeout, bar)
+            _complete(url, part, digest, attempts, timeout, bar)
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(part, destination)
@@ -102,25 +98,26 @@ class _Failure(Exception):
         self.final, self.wait = final, wait
 
 
-def _complete(url: str, part: Path, lock: Path, digest: str, attempts: int, timeout: float, bar: _Progress) -> None:
+def _complete(url: str, part: Path, digest: str, attempts: int, timeout: float, bar: _Progress) -> None:
     """Return when `part` has the right checksum: whatever it held before, and after as few requests as possible."""
-    failures, arrived, mismatched = 0, False, False
+    failures, mismatched = 0, False
+    arrived: int | None = None  # how many bytes the last request added; None: it failed
     # A .part that is whole already (its process was killed before the rename) needs no request at all.
     while not (found := _sha256(part)).startswith(digest):
-        if arrived:
+        if arrived is not None:
             size = _size(part)
             part.unlink()
-            if mismatched:
+            whole = arrived == size  # else another file's first bytes may be at fault, and asking once more may help
+            if whole and mismatched:
                 raise UserError(
                     f"Could not download {url}: twice it came with a wrong checksum, the last time {size} bytes with "
                     f"sha256 {found} instead of {digest}. Something between here and the server alters it, or it was "
                     f"replaced there: {BY_HAND}."
                 )
-            arrived, mismatched = False, True
+            arrived, mismatched = None, mismatched or whole
             bar.say("wrong checksum; starting over")
         try:
-            _transfer(url, part, lock, timeout, bar)
-            arrived = True
+            arrived = _transfer(url, part, timeout, bar)
         except _Failure as failure:
             failures += 1
             if failure.final or failures == attempts:
@@ -133,15 +130,12 @@ def _complete(url: str, part: Path, lock: Path, digest: str, attempts: int, time
             sleep(delay)
 
 
-def _transfer(url: str, part: Path, lock: Path, timeout: float, bar: _Progress) -> None:
-    """One request: add the bytes that `part` lacks, or all of them. Returns when the body ended where it should."""
+def _transfer(url: str, part: Path, timeout: float, bar: _Progress) -> int:
+    """One request: add the bytes that `part` lacks, or all of them. Returns how many, once the body ended where it should."""
     held = _size(part)
-    validator = _noted_validator(lock, url) if held else ""
     headers = {"Accept-Encoding": "identity", "User-Agent": "efficientnet"}  # hosts refuse urllib's own name
     if held:
         headers["Range"] = f"bytes={held}-"
-    if validator:
-        headers["If-Range"] = validator
     with _open(Request(url, headers=headers), timeout) as response:
         status = response.status
         encoding = response.headers.get("Content-Encoding", "identity")
@@ -151,18 +145,16 @@ def _transfer(url: str, part: Path, lock: Path, timeout: float, bar: _Progress) 
             raise _Failure(f"the server sent it in {encoding} encoding, which was not asked for", final=True)
         end = response.length if isinstance(response, HTTPResponse) else None
         if status != 200:
-            end = _end_of_resumed(response, held, validator)
+            end = _end_of_resumed(response, held)
             if end is None:
                 bar.say("what was there before does not fit; starting over")
                 part.unlink()
-                return _transfer(url, part, lock, timeout, bar)  # once: now there is nothing to resume
+                return _transfer(url, part, timeout, bar)  # once: now there is nothing to resume
         size = held if status == 206 else 0
         limit = LARGEST_BYTES if end is None else end
         if limit > LARGEST_BYTES:
             raise _Failure(f"the server announces {limit} bytes, over the limit of {LARGEST_BYTES}", final=True)
         with part.open("ab" if status == 206 else "wb") as file:
-            if status == 200:
-                lock.write_text(json.dumps({"url": url, "validator": _validator(response.headers)}))
             bar.start(size, end)
             while chunk := _read(response, timeout):
                 size += len(chunk)
@@ -174,6 +166,7 @@ def _transfer(url: str, part: Path, lock: Path, timeout: float, bar: _Progress) 
                 bar.at(size)
     if end is not None and size < end:
         raise _Failure(f"the connection ended after {size} of {end} bytes")
+    return size - (held if status == 206 else 0)
 
 
 class _RedirectWithinHttp(HTTPRedirectHandler):
@@ -237,32 +230,15 @@ def _retry_after(headers: Message) -> float:
         return 0.0
 
 
-def _end_of_resumed(response: HTTPResponse | HTTPError, held: int, validator: str) -> int | None:
+def _end_of_resumed(response: HTTPResponse | HTTPError, held: int) -> int | None:
     """Size of the whole file when a 206 answer continues `held` bytes of it; None when it does not fit on them."""
     span = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", response.headers.get("Content-Range", "").strip())
     if response.status != 206 or span is None or not isinstance(response, HTTPResponse):
         return None
     first, stop = int(span[1]), int(span[2]) + 1
     end = stop if span[3] == "*" else int(span[3])
-    same_file = _validator(response.headers) in ("", validator) or not validator
     fits = first == held < stop <= end and response.length in (None, stop - first)
-    return end if fits and same_file else None
-
-
-def _validator(headers: Message) -> str:
-    """What If-Range may name (RFC 9110, 13.1.5): a strong ETag, else the date of change, else nothing."""
-    etag = headers.get("ETag", "")
-    value = etag if etag.startswith('"') else headers.get("Last-Modified", "")
-    return value if re.fullmatch("[ -~]*", value) else ""  # it must be fit to be sent back in a header
-
-
-def _noted_validator(lock: Path, url: str) -> str:
-    """The validator of the bytes in .part; "" if they are another URL's or unknown (then the checksum must do)."""
-    try:
-        note = json.loads(lock.read_text())
-        return str(note["validator"]) if note["url"] == url else ""
-    except (ValueError, KeyError, TypeError):
-        return ""
+    return end if fits else None
 
 
 def _size(path: Path) -> int:
@@ -271,40 +247,19 @@ def _size(path: Path) -> int:
 
 def _sha256(path: Path) -> str:
     """Hex digest of the file's bytes on disk; "" if there is no file."""
-    if not path.exists():
-        return ""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return sha256_of(path) if path.exists() else ""
 
 
 @contextmanager
 def _alone(lock: Path, part: Path, bar: _Progress) -> Iterator[None]:
     """Hold `lock` against other processes. The system frees it when a process dies, however it dies."""
-    while True:
-        file = lock.open("a")
-        if fcntl is None:
-            file.close()
-            break
+    with locked(lock, told=lambda: bar.say("another process is downloading it; waiting")):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            bar.say("another process is downloading it; waiting")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        # Its last holder may have removed the file meanwhile: then this lock is one on nothing.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                break
-        file.close()
-    try:
-        yield
-    finally:
-        if not _size(part):
-            part.unlink(missing_ok=True)
-            lock.unlink(missing_ok=True)
-        file.close()
+            yield
+        finally:
+            if not _size(part):
+                part.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)
 
 
 class _Progress:

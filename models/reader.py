@@ -6,7 +6,6 @@ Formats differ in how they name the same parts; each is a row of NAMES. Nothing 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import pickle
@@ -24,6 +23,7 @@ from models.download import LARGEST_BYTES
 from models.labels import is_name
 from models.network import EfficientNet
 from models.variants import Variant
+from runtime.digest import sha256_of
 from runtime.errors import UserError
 from runtime.images.preprocess import Preprocessing
 
@@ -176,16 +176,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
     except OSError as error:
         raise UserError(f"The checkpoint {path} can't be read: {error.strerror}.") from None
     tensors, metadata = _safetensors(path) if path.suffix == ".safetensors" else (_pickled(path), {})
-    digest = _sha256(path)
+    digest = sha256_of(path)
     return _unwrapped(tensors), metadata, digest
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -44,6 +44,7 @@ def test_a_variable_that_the_target_does_not_take_is_an_error(words: tuple[str, 
         ("evaluate", "DATA=x", "LIMIT=20", "WEIGHTS=own.pth"),  # evaluate exports first
         ("export", "calibrate", "VARIANT=b1", "CALIB=x"),  # one of two goals takes it
         ("finetune", "DATA=x", "FORCE=1"),
+        ("embed", "DATA=x", "PICTURE=nearest.png"),  # an old name of SHEET
     ],
 )
 def test_what_the_help_line_names_is_taken(words: tuple[str, ...]) -> None:
@@ -53,7 +54,7 @@ def test_what_the_help_line_names_is_taken(words: tuple[str, ...]) -> None:
 def test_a_help_line_names_every_variable_that_its_recipe_passes_on() -> None:
     """One that it did not name would be refused."""
     makefile = (REPOSITORY / "Makefile").read_text()
-    taken, seen = taken_by(makefile, set()), 0
+    taken, seen = taken_by(makefile, set(), {}), 0
     for target, recipe in re.findall(r"^([a-z0-9-]+):.*## .*\n((?:\t.*\n)+)", makefile, re.MULTILINE):
         passed = set(" ".join(re.findall(r"\$\(call (?:options|switch|option,[a-z]+),([^)]*)\)", recipe)).split())
         used = {name for name in passed if re.fullmatch("[A-Z_]+", name)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Tuple, Union
 
+from ..digest import sha256_of, sha256_of_facts
 from ..errors import UserError
 from ..images.preprocess import Preprocessing
 from ..whole_file import write_whole
@@ -170,7 +170,7 @@ def write(
 
 def made_from(facts: Any) -> str:
     """Sha256 of all that an artifact depends on, besides the names of its classes."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return sha256_of_facts(facts)
 
 
 def there(name: str, folder: Path, known: str, labels: Labels) -> Optional[Artifact]:
@@ -188,14 +188,6 @@ def there(name: str, folder: Path, known: str, labels: Labels) -> Optional[Artif
     except (UserError, KeyError, ValueError):  # not there yet, another one, or damaged
         return None
     return artifact
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def ends_of(path: Path) -> Tuple[List[Any], List[Any]]:

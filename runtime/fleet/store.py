@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Iterator, Optional, Set
 
 from ..errors import UserError
+from ..lock import Taken, locked
 from ..whole_file import write_whole
 from .sources import file_system, is_url
 
@@ -65,24 +66,17 @@ class Store:
     def mine(self) -> Iterator[None]:
         """While two processes write here, the second is told. Ends with the process, however that ends; behind a URL nobody
         looks, and what two would write is the same."""
-        if self.files is not None or os.name != "posix":
+        if self.files is not None:
             yield
             return
-        import fcntl
-
-        try:
-            os.makedirs(self.root, exist_ok=True)
-            file = os.open(self.path("_lock"), os.O_CREAT | os.O_RDWR, 0o666)
-        except OSError as error:
-            raise UserError(f"{self.root} can't be written: {error.strerror}.") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(file)
-            raise UserError(
-                f"Another process is writing to {self.root}: wait for it, or choose another folder."
-            ) from None
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                os.makedirs(self.root, exist_ok=True)
+                stack.enter_context(locked(Path(self.path("_lock")), wait=False))
+            except Taken:
+                raise UserError(
+                    f"Another process is writing to {self.root}: wait for it, or choose another folder."
+                ) from None
+            except OSError as error:
+                raise UserError(f"{self.root} can't be written: {error.strerror}.") from None
             yield
-        finally:
-            os.close(file)

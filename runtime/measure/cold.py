@@ -7,7 +7,6 @@ system's cache after the first of the runs.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import statistics
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from ..command import run
 from ..errors import UserError
+from ..peak_memory import peak_bytes
 
 RUNS = 3
 
@@ -63,23 +63,6 @@ def _one(command: Sequence[str]) -> Cold:
     return Cold(marks["loaded"], marks["answered"], marks.get("peak_mb"))
 
 
-def peak_megabytes() -> Optional[float]:
-    """The most memory that this process ever held, MB of 10^6. None where the system does not tell.
-
-    Linux's VmHWM, not getrusage: ru_maxrss survives exec, so a process started by a large one reports that one's peak
-    (getrusage(2), and fs/exec.c's setmax_mm_hiwater_rss).
-    """
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-
-
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m runtime.measure.cold", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True, metavar="FILE")
@@ -98,7 +81,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     logits = network.logits(network.preprocess(pictures))
     if isinstance(network, Classifier):
         network.predictions(logits)
-    print(json.dumps({"at": "answered", "peak_mb": peak_megabytes()}), flush=True)
+    peak = peak_bytes()
+    print(json.dumps({"at": "answered", "peak_mb": peak / 1e6 if peak else None}), flush=True)
     network.close()
     return 0
 

@@ -16,6 +16,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from ..artifacts.artifact import Artifact
+from ..digest import sha256_of
 from ..errors import UserError
 from ..whole_file import write_whole
 from .embedder import unit
@@ -165,11 +166,7 @@ def read(path: Path) -> Embeddings:
 
 def _read_npy(path: Path) -> Tuple[Dict[str, Any], List[str], np.ndarray]:
     facts = json.loads(names_file(path).read_bytes().decode("utf-8"))
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for piece in iter(lambda: file.read(1 << 20), b""):
-            digest.update(piece)
-    if digest.hexdigest() != facts["npy_sha256"]:
+    if sha256_of(path) != facts["npy_sha256"]:
         raise ValueError(f"it does not belong to {names_file(path).name}")
     return facts, facts["files"], np.load(path, mmap_mode="r", allow_pickle=False)
 

@@ -22,6 +22,7 @@ from ..artifacts.artifact import Artifact, find_artifact, read_artifact, sealed
 from ..artifacts.onnx_metadata import verify
 from ..backends.tensorrt.loader import precision_of
 from ..backends.tensorrt.manifest import manifest_path, read_engine, read_manifest
+from ..digest import sha256_of
 from ..errors import UserError
 from ..sweep.rows import Report
 from ..whole_file import write_whole
@@ -169,7 +170,7 @@ def _place(content: Content, path: Path) -> None:
 
 
 def _sha256(content: Content) -> str:
-    return hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
+    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256_of(content)
 
 
 def _model(values: Dict[str, Any], version: Dict[str, Content], beside: Dict[str, bytes]) -> Model:

@@ -26,9 +26,7 @@ class Answer:
     body: bytes = BODY
     status: int = 0  # 0: 200 or 206, as asked
     headers: dict[str, str] = field(default_factory=dict)
-    etag: str = '"one"'
     ranges: bool = True  # honours Range
-    if_range: bool = True  # honours If-Range
     skew: int = 0  # added to the first byte that Content-Range names
     stop: int | None = None  # ends after so many bytes of the body ...
     ending: str = "close"  # ... "close", "reset" or "stall"
@@ -45,8 +43,6 @@ class Handler(BaseHTTPRequestHandler):
         answer = site.answers.pop(0) if site.answers else Answer()
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(asked[1]) if asked and answer.ranges else 0
-        if answer.if_range and self.headers.get("If-Range", answer.etag) != answer.etag:
-            start = 0
         status = answer.status or (206 if start else 200)
         if not answer.status and start >= len(answer.body):
             status = 416
@@ -56,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         site.stalled = False
 
         self.send_response(status)
-        for name, value in ({"ETag": answer.etag} | answer.headers).items():
+        for name, value in answer.headers.items():
             self.send_header(name, value)
         if status == 206:
             self.send_header("Content-Range", f"bytes {start + answer.skew}-{len(answer.body) - 1}/{len(answer.body)}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 from ...errors import UserError
+from ...peak_memory import peak_bytes
 from ...whole_file import write_whole
 from .generations import Generation, load
 from .options import BuildOptions, capability
@@ -272,18 +273,8 @@ def main() -> int:
     except UserError as error:
         say(error=str(error))
         return error.status
-    say(version=trt.__version__, fallbacks=built.fallbacks, peak_memory=_peak_memory())
+    say(version=trt.__version__, fallbacks=built.fallbacks, peak_memory=peak_bytes() or 0)
     return 0
-
-
-def _peak_memory() -> int:
-    """Bytes that this process held at most; 0 where the system doesn't tell."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

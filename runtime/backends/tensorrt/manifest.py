@@ -6,14 +6,13 @@ crashes or answers wrongly on the others; so the manifest is checked before Tens
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
-from typing import Any, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional
 
 from ...errors import UserError
+from ...lock import locked
 from ...whole_file import write_whole
 from .options import BuildOptions
 
@@ -63,26 +62,10 @@ def manifest_path(engine: Path) -> Path:
 
 def write_engine(engine: Path, content: bytes, manifest: Manifest) -> None:
     """Both files, each whole or not at all. Cut off between the two, the old manifest no longer fits: not loaded."""
-    with _alone(engine.parent):
+    # No two builds give the same bytes: the engine of one with the manifest of the other would be refused.
+    with locked(engine.parent):
         write_whole(engine, content)
         write_whole(manifest_path(engine), manifest.to_json())
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps others that write an engine into `folder` waiting: no two builds give the same bytes, and the engine of one with
-    the manifest of the other would be refused. Not on Windows, nor where the file system has no locks."""
-    handle = None
-    try:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            handle = os.open(str(folder), os.O_RDONLY)
-            fcntl.flock(handle, fcntl.LOCK_EX)  # the system lets go of it when a process dies, however it dies
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
 
 
 _KINDS: Dict[str, Any] = {
