@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from pathlib import Path
@@ -16,26 +15,16 @@ from calibration.quantise.placement import Quantised
 from calibration.quantise.prepare import Prepared
 from calibration.report.result import Result, share_of, summary, written
 from calibration.report.speed import verdict
-from runtime.printable import printable
+from runtime.html_page import document, escape, series
 from runtime.whole_file import write_whole
 
 WORST = 6  # tensors whose histograms are drawn
 LISTED = 30  # layers
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2330; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem } p { max-width: 46rem }
-table { border-collapse: collapse } td, th { padding: .25rem .8rem .25rem 0; text-align: left; border-bottom: 1px solid #e3e6ec }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } tr.ours td { font-weight: 600 }
-.note { color: #8a4b00 } svg text { font: 12px system-ui, sans-serif; fill: #4a5364 }
-.bar { display: inline-block; height: .7rem; background: #3b6fd4 } .kept .bar { background: #d9822b } .kept { background: #fdf6ec }
-.grid { display: flex; flex-wrap: wrap; gap: 1rem }
+tr.ours td { font-weight: 600 } .bar { display: inline-block; height: .7rem; background: #3b6fd4 }
+.kept { background: var(--shade) } .kept .bar { background: #d9822b }
 """
-
-
-def escape(text: str) -> str:
-    """As HTML; control characters and halves of surrogates, which no page can hold, are shown as escapes."""
-    return html.escape(printable(text))
 
 
 def write_report(result: Result, network: LayerGraph, prepared: Prepared, folder: Path) -> None:
@@ -67,11 +56,7 @@ def page(result: Result, network: LayerGraph, prepared: Prepared) -> str:
     tensors = list(dict.fromkeys(network.layer(name).input for name in worst))
     users = {network.layer(name).input: name for name in reversed(worst)}
     drawn = "".join(_histogram(prepared.histograms[t], _widest(prepared.layers[users[t]]), users[t]) for t in tensors)
-    return f"""<!DOCTYPE html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{escape(result.variant)}: INT8 calibration</title><style>{_STYLE}</style>
-<h1>{escape(result.variant)}: INT8 calibration for {escape(result.target)}</h1>
-<p>{escape(lead)} Calibrated on {result.pictures} images ({escape(Path(result.origin).name)}) in {result.seconds:.0f} s.</p>
+    body = f"""<p>{escape(lead)} Calibrated on {result.pictures} images ({escape(Path(result.origin).name)}) in {result.seconds:.0f} s.</p>
 {"".join(f'<p class="note">{escape(warning)}</p>' for warning in result.warnings)}
 <h2>What it keeps</h2><p>Judged on {escape(Path(result.judged_on).name)}.</p>{_scores(result)}{_speeds(result)}
 {_trade_off(result)}<h2>What each layer costs</h2>
@@ -79,9 +64,8 @@ def page(result: Result, network: LayerGraph, prepared: Prepared) -> str:
 Of those called smoothed each channel has a factor of its own before rounding.</p>{_table(result, network, prepared)}
 <h2>Ranges of the worst tensors</h2>
 <p>How often values occur (logarithmic), what INT8 covers (shaded), and where other choices would have cut: the maximum, the 99.99th
-percentile, the least entropy, the least square error.</p><div class="grid">{drawn}</div>
-</html>
-"""
+percentile, the least entropy, the least square error.</p><div class="grid">{drawn}</div>"""
+    return document(f"{result.variant}: INT8 calibration for {result.target}", body, _STYLE)
 
 
 def _layers(result: Result, network: LayerGraph, prepared: Prepared) -> list[dict[str, object]]:
@@ -168,12 +152,10 @@ def _curve(result: Result) -> str:
     parts = []
     for values, low, high, colour in ((same, low_same, 100.0, "#3b6fd4"), (levels, low_level, high_level, "#d9822b")):
         spots = [(x(len(point.kept)), y(value, low, high)) for point, value in zip(points, values)]
-        line = " ".join(f"{px:.1f},{py:.1f}" for px, py in spots)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3.5" fill="{colour}"/>' for px, py in spots]
+        parts.append(series(spots, colour))
     for i in range(5):
         at = top + (height - top - bottom) * i / 4
-        parts.append(f'<line x1="{left}" x2="{width - right}" y1="{at}" y2="{at}" stroke="#e3e6ec"/>')
+        parts.append(f'<line x1="{left}" x2="{width - right}" y1="{at}" y2="{at}"/>')
         parts.append(
             f'<text x="{left - 6}" y="{at + 4}" text-anchor="end">{100 - (100 - low_same) * i / 4:.1f} %</text>'
         )
@@ -188,7 +170,7 @@ def _curve(result: Result) -> str:
             shown = at
     best = x(len(result.best.kept))
     parts.append(
-        f'<line x1="{best:.1f}" x2="{best:.1f}" y1="{top}" y2="{height - bottom}" stroke="#4a5364" stroke-dasharray="4"/>'
+        f'<line x1="{best:.1f}" x2="{best:.1f}" y1="{top}" y2="{height - bottom}" style="stroke: var(--muted)" stroke-dasharray="4"/>'
     )
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}">{"".join(parts)}</svg>'
@@ -223,12 +205,12 @@ def _histogram(histogram: Histogram, chosen: Range, name: str) -> str:
         for i, h in enumerate(tall)
     )
     marks = ""
-    for method, colour in (("max", "#1c2330"), ("99.99", "#8e44ad"), ("entropy", "#c0392b"), ("mse", "#16803c")):
+    for method, colour in (("max", "var(--ink)"), ("99.99", "#8e44ad"), ("entropy", "#c0392b"), ("mse", "#16803c")):
         at = x(METHODS[method](histogram))
-        marks += f'<line x1="{at:.1f}" x2="{at:.1f}" y1="20" y2="{height - bottom}" stroke="{colour}" stroke-dasharray="3"><title>{method}</title></line>'
+        marks += f'<line x1="{at:.1f}" x2="{at:.1f}" y1="20" y2="{height - bottom}" style="stroke: {colour}" stroke-dasharray="3"><title>{method}</title></line>'
     return (
         f'<svg viewBox="-4 0 {width + 8} {height}" width="{width}"><text x="0" y="12">{escape(_short(name))}</text>'
-        f'<rect x="{covered[0]:.1f}" y="18" width="{covered[1] - covered[0]:.1f}" height="{height - bottom - 18}" fill="#e4ecfb"/>{bars}{marks}'
+        f'<rect x="{covered[0]:.1f}" y="18" width="{covered[1] - covered[0]:.1f}" height="{height - bottom - 18}" fill="#3b6fd4" fill-opacity=".15"/>{bars}{marks}'
         f'<text x="0" y="{height - 6}">{histogram.low:.3g}</text><text x="{width}" y="{height - 6}" text-anchor="end">{histogram.high:.3g}</text></svg>'
     )
 
