@@ -310,7 +310,7 @@ $(VENV)/.ray: $(VENV)/.demo
 	@touch $@
 
 $(VENV)/.engine: $(VENV)/bin/python pyproject.toml
-	@echo "installing TensorRT-RTX and cuda-bindings (once)"
+	@echo "installing TensorRT-RTX (once)"
 	@$(PIP) -e '.[engine]'
 	@touch $@
 

@@ -203,7 +203,7 @@ python3 -m pip install numpy Pillow onnxruntime      # what is missing of these,
 Where pip answers `externally-managed-environment`, first
 `python3 -m venv --system-site-packages venv && . venv/bin/activate`.
 
-With TensorRT (a Jetson has JetPack's) and pycuda or cuda-bindings, onnxruntime is not needed:
+With TensorRT (a Jetson has JetPack's), onnxruntime is not needed:
 `python3 -m runtime.engine --variant {variant} --precision {precision}` builds the engine for this GPU, once.
 
 {processors}| file | what it is |

@@ -25,7 +25,6 @@ _LIBRARIES = (
     "tensorrt",
     "tensorrt-rtx",
     "tensorrt_rtx",
-    "cuda-bindings",
     "pycuda",
     "torch",
 )
