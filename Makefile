@@ -111,6 +111,10 @@ triton: $(VENV)/.demo ## VARIANTS=b0,b4 [export's] [PRECISION=int8] [DEVICE=gpu|
 	   $(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported) VARIANT=$$variant || exit 1; done
 	@$(PY) -m runtime.serving $(call options,VARIANTS PRECISION DEVICE MODELS BACKEND INSTANCES SWEEP REPOSITORY)
 
+.PHONY: serve
+serve: exported $(VENV)/.serve ## VARIANT=b1 [SOURCE=/dev/video0|video.mp4|photos/] [PRECISION=fp16] [PORT=8080]: a live page and an HTTP endpoint
+	@$(PY) -m runtime.serve $(if $(SOURCE),'$(SOURCE)') --variant '$(VARIANT)' $(call option,--precision,$(PRECISION)) $(call option,--port,$(PORT))
+
 .PHONY: evaluate
 evaluate: NEEDS := DATA
 evaluate: exported ## VARIANT=v2-b0 DATA=photos/ [export's] [PRECISION=int8] [REFERENCE=fp32] [LABELS=file] [LIMIT=500]: accuracy of an artifact
@@ -246,6 +250,10 @@ bench-throughput: exported ## [VARIANT=b0] [export's] [IMAGES=photos/] [JSON=fil
 bench-triton: build/triton/.ready test-artifacts ## [MODEL=file] [SECONDS=5] [JSON=file]: Triton compared with the bare Classifier, interleaved
 	@build/triton/bin/python tests/benchmarks/triton_load.py $(or $(call options,MODEL),--model $(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx) $(call options,SECONDS JSON)
 
+.PHONY: bench-http
+bench-http: $(VENV)/.test test-artifacts ## [MODEL=file] [SECONDS=60] [JSON=file]: the HTTP endpoint beside the bare Classifier, in turns
+	@$(PY) tests/benchmarks/http_load.py --model '$(or $(MODEL),$(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx)' $(call option,--seconds,$(SECONDS)) $(call option,--json,$(JSON))
+
 .PHONY: bench-ray
 bench-ray: build/ray/.ready test-artifacts ## [IMAGES=photos/] [MODEL=file] [ACTORS=1,2,4] [JSON=file]: a Ray cluster compared with one process, interleaved
 	@build/ray/bin/python tests/benchmarks/fleet.py $(or $(call options,MODEL),--model $(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx) \
@@ -302,6 +310,11 @@ $(VENV)/.demo: $(VENV)/.export
 $(VENV)/.sweep: $(VENV)/.demo
 	@echo "installing matplotlib and OpenVINO (once)"
 	@$(PIP) -e '.[openvino]' 'matplotlib>=3.8'
+	@touch $@
+
+$(VENV)/.serve: $(VENV)/.demo
+	@echo "installing aiohttp, prometheus-client and OpenCV (once)"
+	@$(PIP) -e '.[serve,camera]'
 	@touch $@
 
 $(VENV)/.ray: $(VENV)/.demo
