@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from runtime.command import run
 from runtime.printable import printable
-from runtime.progress import Line, bar
+from runtime.progress import Progress
 
 if TYPE_CHECKING:
     from calibration.report.result import Result
@@ -92,18 +92,13 @@ class Bar:
     """The step and how much of it is done; on a log a line for each step."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.step, self.line = name, "", Line(pause=float("inf"))
+        self.progress = Progress(f"{name}:", pause=float("inf"))
 
     def __call__(self, step: str, done: int, of: int) -> None:
-        of = max(done, of)
-        if self.line.terminal:
-            self.line.show(f"{self.name}: {bar(done, of, 24)} {step} {done}/{of}", now=step != self.step)
-        else:
-            self.line.show(f"{self.name}: {step} ...", now=step != self.step)
-        self.step = step
+        self.progress(done, max(done, of), step)
 
     def close(self) -> None:
-        self.line.end(erase=True)
+        self.progress.end(erase=True)
 
 
 def _budget(parser: argparse.ArgumentParser, text: str | None) -> Budget | None:
