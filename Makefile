@@ -66,7 +66,7 @@ exported: $(VENV)/.demo # an export that is there stays as it is, unless a setti
 	@$(if $(strip $(foreach name,$(SETTINGS),$(value $(name)))),,$(call made,$(NAMED),fp32) || )$(MAKE) --no-print-directory export LABELS=
 
 .PHONY: calibrate
-calibrate: exported ## VARIANT=v2-b0 [export's] [CALIB=photos/] [EVALUATION=photos/] [BUDGET=0.5|99.3%] [TARGET=tensorrt|cpu] [QAT=1 EPOCHS=3] [FORCE=1]: to INT8, with a report
+calibrate: exported ## VARIANT=v2-b0 [export's] [CALIB=photos/] [EVALUATION=photos/] [BUDGET=25dB|99%|0.5] [TARGET=tensorrt|cpu] [QAT=1 EPOCHS=3] [FORCE=1]: to INT8, with a report
 	@$(PY) -m calibration $(call options,VARIANT CALIB EVALUATION BUDGET TARGET EPOCHS) $(call switch,QAT FORCE)
 
 .PHONY: calibrated
@@ -123,7 +123,7 @@ evaluate: exported ## VARIANT=v2-b0 DATA=photos/ [export's] [PRECISION=int8] [RE
 .PHONY: compare-int8
 compare-int8: NEEDS := CALIB DATA
 compare-int8: exported ## VARIANT=v2-b0 CALIB=photos/ DATA=photos/ [export's]: our INT8 compared with onnxruntime's and ModelOpt's
-	@$(PY) -m calibration.compare $(call options,VARIANT CALIB DATA)
+	@$(PY) -m tests.benchmarks.compare_int8 $(call options,VARIANT CALIB DATA)
 
 .PHONY: bench
 bench: PRECISIONS ?= fp32,fp16

@@ -5,7 +5,18 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from typing import Callable, Optional, TextIO
+from typing import Callable, Optional, Protocol, TextIO
+
+
+class Report(Protocol):
+    """What long work tells how much of how much is done, and at which step: a `Progress`, or `silent`. With 0 of 0, `note`
+    is a sentence that stays on the screen."""
+
+    def __call__(self, done: int, of: int, note: str = "") -> None: ...
+
+
+def silent(done: int, of: int, note: str = "") -> None:
+    """Tells nobody."""
 
 
 class Line:
@@ -60,6 +71,10 @@ class Progress:
         self.first, self._began = 0, 0.0
 
     def __call__(self, done: int, of: int, note: str = "") -> None:
+        if not of:
+            self.line.end(erase=True)
+            print(f"{self.label} {note}", file=self.line.stream, flush=True)
+            return
         begins = of != self._of or done < self._done
         if begins:
             self.first, self._began = done, time.monotonic()

@@ -32,7 +32,7 @@ def write_report(result: Result, network: LayerGraph, prepared: Prepared, folder
     facts = {
         **summary(result),
         "variant": result.variant,
-        "warnings": result.warnings,
+        "notes": result.notes,
         "skipped": result.skipped,
         "seconds": round(result.seconds, 1),
         "layers": _layers(result, network, prepared),
@@ -44,23 +44,24 @@ def write_report(result: Result, network: LayerGraph, prepared: Prepared, folder
 
 def page(result: Result, network: LayerGraph, prepared: Prepared) -> str:
     best = result.best
-    short = "" if result.met else "; the goal was not reached, this is the best that was found"
+    missed = "" if result.met else f" The goal was missed: {result.budget.goal}; this is the best that was found."
     if result.training:
-        how = f"No layer was chosen to stay in float; all were trained for {result.training.epochs} epochs with INT8's roundings in place"
+        how = f"No layer was left in higher precision; all were trained for {result.training.epochs} epochs with INT8's roundings in place"
         if not result.trained:
             how += ", which did harm, so the weights are those that calibration found"
     else:
-        how = f"{len(best.kept)} of {len(prepared.layers)} layers were chosen to stay in float"
-    lead = f"{best.share:.1%} of the MACs are INT8. {how}{short}."
+        how = f"{len(best.kept)} of {len(prepared.layers)} layers were chosen for higher precision"
+    lead = f"{best.share:.1%} of the MACs are INT8. {how}; {result.reached}.{missed}"
     worst = sorted(prepared.layers, key=lambda name: -result.damages[name])[:WORST]
     tensors = list(dict.fromkeys(network.layer(name).input for name in worst))
     users = {network.layer(name).input: name for name in reversed(worst)}
     drawn = "".join(_histogram(prepared.histograms[t], _widest(prepared.layers[users[t]]), users[t]) for t in tensors)
-    body = f"""<p>{escape(lead)} Calibrated on {result.pictures} images ({escape(Path(result.origin).name)}) in {result.seconds:.0f} s.</p>
-{"".join(f'<p class="note">{escape(warning)}</p>' for warning in result.warnings)}
-<h2>What it keeps</h2><p>Judged on {escape(Path(result.judged_on).name)}.</p>{_scores(result)}{_speeds(result)}
+    body = f"""<p>{escape(lead)} Calibrated on {result.images} images ({escape(Path(result.origin).name)}) in {result.seconds:.0f} s.</p>
+{"".join(f'<p class="note">WARNING: {escape(warning)}</p>' for warning in result.warnings)}
+{"".join(f"<p>{escape(note)}</p>" for note in result.notes)}
+<h2>What it keeps</h2><p>Judged on {escape(result.judged_on)}. In brackets the 95 % interval of what so few images can tell.</p>{_scores(result)}{_speeds(result)}
 {_trade_off(result)}<h2>What each layer costs</h2>
-<p>Noise at the logits with that layer alone in INT8{", before training" if result.training else ""}, the {LISTED} worst. The shaded ones stay in float.
+<p>Noise at the logits with that layer alone in INT8{", before training" if result.training else ""}, the {LISTED} worst. The shaded ones stay in higher precision.
 Of those called smoothed each channel has a factor of its own before rounding.</p>{_table(result, network, prepared)}
 <h2>Ranges of the worst tensors</h2>
 <p>How often values occur (logarithmic), what INT8 covers (shaded), and where other choices would have cut: the maximum, the 99.99th
@@ -92,12 +93,10 @@ def _scores(result: Result) -> str:
         sqnr = "exact" if score.sqnr >= 150 else f"{score.sqnr:.1f} dB"
         kind = ' class="ours"' if score is result.scores[-1] else ""
         rows.append(
-            f'<tr{kind}><td>{escape(score.name)}{top1}<td class="n">{score.agreement:.1f} %<td class="n">{sqnr}'
+            f'<tr{kind}><td>{escape(score.name)}{top1}<td class="n">{score.agreement:.1f} % [{score.interval[0]:.1f}, {score.interval[1]:.1f}]<td class="n">{sqnr}'
         )
     head = '<th class="n">top-1' if labelled else ""
-    return (
-        f'<table><tr><th>network{head}<th class="n">same class as FP32<th class="n">logit SQNR{"".join(rows)}</table>'
-    )
+    return f'<table><tr><th>network{head}<th class="n">top-1 agreement<th class="n">logit SQNR{"".join(rows)}</table>'
 
 
 def _speeds(result: Result) -> str:
@@ -127,14 +126,14 @@ def _table(result: Result, network: LayerGraph, prepared: Prepared) -> str:
 def _trade_off(result: Result) -> str:
     if result.training:
         return ""
-    return f"""<h2>Layers in float against agreement</h2>
-<p>Layers are left in float in the order of damage for their MACs. Same class as FP32 over all {result.pictures} calibration
+    return f"""<h2>Layers in higher precision against agreement</h2>
+<p>Layers are taken into higher precision in the order of damage for their MACs. Top-1 agreement with FP32 over all {result.images} calibration
 images, signal to noise of the logits over those held out.</p>{_curve(result)}
 """
 
 
 def _curve(result: Result) -> str:
-    """Layers in float to the right; same class and SQNR each with its own axis."""
+    """Layers in higher precision to the right; top-1 agreement and SQNR each with its own axis."""
     points = sorted(result.points, key=lambda point: len(point.kept))
     width, height, left, right, top, bottom = 640, 260, 56, 56, 16, 40
     most = max(1, len(points[-1].kept))
@@ -174,8 +173,8 @@ def _curve(result: Result) -> str:
     )
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}">{"".join(parts)}</svg>'
-        '<p><span style="color:#3b6fd4">●</span> same class as FP32 &nbsp; <span style="color:#d9822b">●</span> logit SQNR &nbsp; '
-        "below: layers chosen for float, share of MACs in INT8; dashed: the choice</p>"
+        '<p><span style="color:#3b6fd4">●</span> top-1 agreement &nbsp; <span style="color:#d9822b">●</span> logit SQNR &nbsp; '
+        "below: layers chosen for higher precision, share of MACs in INT8; dashed: the choice</p>"
     )
 
 
