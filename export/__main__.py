@@ -1,9 +1,10 @@
 """Exports a variant to checked ONNX artifacts: python -m export --variant b1 [--weights PATH|random]
-The same for networks of others: python -m export --onnx resnet50.onnx, python -m export --variant timm:resnet50"""
+The same for third-party models: python -m export --onnx resnet50.onnx, python -m export --variant timm:resnet50"""
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -17,14 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.stage import Request, export, up_to_date
     from models.variants import VARIANTS, variant_named
     from models.weights import find_weights
-    from runtime.artifacts.artifact import (
-        CLASSIFIER,
-        HEADS,
-        RANDOM_WEIGHTS,
-        artifacts_folder,
-        head_named,
-        set_latest,
-    )
+    from runtime.artifacts.artifact import RANDOM_WEIGHTS, artifacts_folder, head_named, set_latest
+    from runtime.artifacts.facts import CLASSIFIER, HEADS
     from runtime.artifacts.variant_names import TIMM
     from runtime.images.preprocess import INPUTS, INTERPOLATIONS
 
@@ -66,14 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--crop", type=float, metavar="FRACTION", help="resolution / length of the resized shorter side"
     )
     recipe.add_argument("--interpolation", choices=INTERPOLATIONS)
-    recipe.add_argument("--mean", type=_triple, metavar="R,G,B", help="of channels in 0..1")
-    recipe.add_argument("--std", type=_triple, metavar="R,G,B")
+    recipe.add_argument("--mean", type=_channels, metavar="R,G,B", help="of channels in 0..1")
+    recipe.add_argument("--std", type=_channels, metavar="R,G,B")
     options = parser.parse_args(argv)
     _check(parser, options)
 
     folder = options.artifacts or artifacts_folder()
     if options.onnx or options.variant.startswith(TIMM):
-        return _neighbour(options, folder)
+        return _third_party(options, folder)
     name, head = head_named(options.variant)
     if options.head and head not in (CLASSIFIER, options.head):
         parser.error(f"--variant {options.variant} has the head {head} in its name, and --head is {options.head}")
@@ -110,20 +105,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _neighbour(options: argparse.Namespace, folder: Path) -> int:
-    """A network that is not of the family."""
-    from export.neighbours import Neighbour, export_neighbour
+def _third_party(options: argparse.Namespace, folder: Path) -> int:
+    """A network that is not of this project's family."""
+    from export.third_party import ThirdParty, export_third_party
     from runtime.artifacts.artifact import RANDOM_WEIGHTS, set_latest
-    from runtime.artifacts.third_party import Asked
+    from runtime.artifacts.third_party import Overrides
 
-    asked = Asked(options.resolution, options.crop, options.interpolation, options.mean, options.std)
+    overrides = Overrides(options.resolution, options.crop, options.interpolation, options.mean, options.std)
     source = {"onnx": options.onnx, "name": options.variant} if options.onnx else {"timm": options.variant}
-    request = Neighbour(
-        asked, options.labels, options.input, weights=options.weights, classes=options.classes, **source
+    request = ThirdParty(
+        overrides, options.labels, options.input, weights=options.weights, classes=options.classes, **source
     )
     say = _progress(options.onnx.name if options.onnx else options.variant)
-    artifact, exported = export_neighbour(request, folder, say, options.force, options.offline)
-    set_latest(artifact.variant, folder)
+    artifact, exported = export_third_party(request, folder, say, options.force, options.offline)
+    set_latest(artifact.variant, folder, None if artifact.precision == "fp32" else artifact.precision)
     if not exported.lines:
         print(f"{artifact.path.parent} is up to date: same network, options, code and tools (FORCE=1 exports again)")
         return 0
@@ -137,8 +132,15 @@ def _progress(name: str) -> Callable[[str], None]:
     return lambda step: print(f"{printable(name)}: {printable(step)} ...", file=sys.stderr, flush=True)
 
 
-def _triple(text: str) -> tuple[float, float, float]:
-    red, green, blue = (float(part) for part in text.split(","))
+def _channels(text: str) -> tuple[float, float, float]:
+    """Values for red, green and blue; one stands for all three."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(f"'{text}' should be three numbers with commas between them: 0.5,0.5,0.5")
+    red, green, blue = values * (3 // len(values))
     return red, green, blue
 
 
@@ -150,7 +152,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(f"{', '.join(ours)}: belongs to the networks of the family")
     if options.head not in (None, "classifier") and (options.onnx or options.variant.startswith("timm:")):
         parser.error(
-            f"--head {options.head}: for the networks of the family; those of others are exported as classifiers"
+            f"--head {options.head}: for the networks of the family; third-party models are exported as classifiers"
         )
     if options.onnx and options.weights:
         parser.error("--weights: an ONNX file has its own")

@@ -10,15 +10,8 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.artifacts.artifact import (
-    CLASSIFIER,
-    EMBEDDING,
-    RANDOM_WEIGHTS,
-    Artifact,
-    artifacts_folder,
-    find_artifact,
-    read_artifact,
-)
+from runtime.artifacts.artifact import RANDOM_WEIGHTS, Artifact, artifacts_folder, find_artifact, read_artifact
+from runtime.artifacts.facts import CLASSIFIER, EMBEDDING
 from runtime.artifacts.onnx_metadata import verify
 from runtime.command import run
 from runtime.errors import UserError
@@ -50,7 +43,7 @@ _NETWORK = (
 )
 
 # What a device does not run. Of the fleet it keeps what tells infer and evaluate that there is none.
-_NOT_ON_A_DEVICE = ("serving", "sweep", "fleet", "remote.py", "demo.py", "html_page.py")
+_NOT_ON_A_DEVICE = ("serving", "sweep", "fleet", "remote.py", "demo.py")
 _KEPT = ("runtime/fleet/__init__.py", "runtime/fleet/options.py")
 
 _YEAR_2000 = 946_684_800  # in seconds, as tar counts
@@ -203,7 +196,7 @@ python3 -m pip install numpy Pillow onnxruntime      # what is missing of these,
 Where pip answers `externally-managed-environment`, first
 `python3 -m venv --system-site-packages venv && . venv/bin/activate`.
 
-With TensorRT (a Jetson has JetPack's), onnxruntime is not needed:
+With TensorRT (a Jetson has JetPack's) and pycuda or cuda-bindings, onnxruntime is not needed:
 `python3 -m runtime.engine --variant {variant} --precision {precision}` builds the engine for this GPU, once.
 
 {processors}| file | what it is |

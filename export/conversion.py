@@ -1,4 +1,4 @@
-"""Networks of others as graphs that calibration, engines and backends take: a plain opset, an open batch, BatchNorm folded,
+"""Third-party models as graphs that calibration, engines and backends take: a plain opset, an open batch, BatchNorm folded,
 every node named, logits at the end; and gates that hold each step to what the file itself computes."""
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from export.parity import (
 )
 from export.pixels import with_pixels
 from export.to_onnx import BATCH, INPUT, OPSET, OUTPUT, name_weights
-from runtime.artifacts.third_party import Graph, Shape
+from runtime.artifacts.third_party import Shape
+from runtime.artifacts.write import Graph
 from runtime.backends.backend import in_pieces
 from runtime.errors import UserError
 from runtime.images.preprocess import Preprocessing, normalize
@@ -38,8 +39,7 @@ _IR = 8  # of ONNX files with opset 17
 
 
 class Conversion:
-    """A network of others, as its file has it, to the graphs that are kept of it (see
-    runtime.artifacts.third_party.Convert); `lines` says afterwards what was done."""
+    """A third-party model, as its file has it, to the graphs that are kept of it; `lines` says afterwards what was done."""
 
     def __init__(self, input: str = "float32", say: Callable[[str], None] = lambda _: None) -> None:
         """`input`: one of runtime.images.preprocess.INPUTS."""
@@ -98,11 +98,10 @@ class Conversion:
             own["fp16"] = {**facts, "parity": json.dumps({"cosine_to_fp32": near, "pictures": len(images)})}
         if self.input == "uint8":
             models = {precision: _with_pixels(each, preprocessing, fixed) for precision, each in models.items()}
-            own = {precision: {**each, "input": "uint8"} for precision, each in own.items()}
         opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
         half_parity = "" if why else f"; FP16 cosine {near:.6f}"
         self.lines = [
-            f"network      {count / 1e6:.3f} M parameters, {cost / 1e9:.3f} GMACs",
+            f"network      {count / 1e6:.3f} M parameters, {cost / 1e9:.3f} GFLOPs (MACs)",
             f"graph        {len(source.graph.node)} nodes as it was, {len(model.graph.node)} now, opset {opset}",
             f"parity       relative error {apart:.1e}{half_parity}",
             *(f"NOTE         {note}" for note in notes),

@@ -22,8 +22,8 @@ from torch import nn
 from models.dead_leaves import dead_leaves
 from models.reader import read_tensors
 from models.weights import RANDOM
-from runtime.artifacts.artifact import NAME
-from runtime.artifacts.third_party import Asked
+from runtime.artifacts.facts import NAME
+from runtime.artifacts.third_party import Overrides
 from runtime.artifacts.variant_names import TIMM, canonical
 from runtime.errors import UserError
 from runtime.images.preprocess import INTERPOLATIONS, Preprocessing
@@ -78,9 +78,11 @@ def import_timm(offline: bool = False) -> ModuleType:
         ) from None
 
 
-def load_timm(variant: str, weights: str | None, asked: Asked, classes: int, offline: bool = False) -> TimmNetwork:
+def load_timm(
+    variant: str, weights: str | None, overrides: Overrides, classes: int, offline: bool = False
+) -> TimmNetwork:
     """timm's model `variant` ("timm:NAME") with `weights`: a file, "random", or None for those that timm downloads or finds in
-    its cache. `asked` replaces what they were published with; `classes` counts for random weights only.
+    its cache. `overrides` replace what they were published with; `classes` counts for random weights only.
 
     Raises UserError if timm is missing, has no such model, or the weights can't be had or don't fit.
     """
@@ -114,7 +116,7 @@ def load_timm(variant: str, weights: str | None, asked: Asked, classes: int, off
         reason = " ".join(str(error).split())[:300]
         where = f"from {weights}" if weights else "from timm's cache or the hub; give WEIGHTS=path or WEIGHTS=random"
         raise UserError(f"timm can't make {name} {where}: {reason}") from None
-    preprocessing, notes = _preprocessing(timm, network, asked)
+    preprocessing, notes = _preprocessing(timm, network, overrides)
     if weights == RANDOM:
         _settle(network, preprocessing.resolution)
         return TimmNetwork(network, preprocessing, classes, f"timm's {name}, random weights", "", notes)
@@ -132,13 +134,13 @@ def _tagged(network: nn.Module, name: str) -> str:
     return name if "." in name or not tag else f"{name}.{tag}"
 
 
-def _preprocessing(timm: ModuleType, network: nn.Module, asked: Asked) -> tuple[Preprocessing, list[str]]:
+def _preprocessing(timm: ModuleType, network: nn.Module, overrides: Overrides) -> tuple[Preprocessing, list[str]]:
     held = timm.data.resolve_model_data_config(network)
     channels, *sides = held["input_size"]
-    side = asked.resolution or sides[0]
-    if channels != 3 or (len(set(sides)) > 1 and asked.resolution is None):
+    side = overrides.resolution or sides[0]
+    if channels != 3 or (len(set(sides)) > 1 and overrides.resolution is None):
         raise UserError(f"It takes images of {held['input_size']}: only square ones in colour are supported.")
-    interpolation = asked.interpolation or held["interpolation"]
+    interpolation = overrides.interpolation or held["interpolation"]
     if interpolation not in INTERPOLATIONS:
         raise UserError(
             f"It wants images resized by '{interpolation}': choose INTERPOLATION={' or '.join(INTERPOLATIONS)}."
@@ -146,8 +148,8 @@ def _preprocessing(timm: ModuleType, network: nn.Module, asked: Asked) -> tuple[
     notes = []
     if held.get("crop_mode", "center") != "center":
         notes.append(f"timm evaluates it with crop mode '{held['crop_mode']}'; here the middle is cut out")
-    mean, std = asked.mean or tuple(held["mean"]), asked.std or tuple(held["std"])
-    return Preprocessing(side, asked.crop or float(held["crop_pct"]), interpolation, mean, std), notes
+    mean, std = overrides.mean or tuple(held["mean"]), overrides.std or tuple(held["std"])
+    return Preprocessing(side, overrides.crop or float(held["crop_pct"]), interpolation, mean, std), notes
 
 
 @torch.no_grad()

@@ -15,12 +15,12 @@ from models.checkpoints import known_checkpoints
 from models.labels import imagenet_labels, read_labels
 from models.variants import Variant
 from models.weights import Weights
-from runtime.artifacts.artifact import CLASSIFIER, FEATURES, Output, artifact_path, sealed, with_head_name
-from runtime.artifacts.onnx_metadata import read_metadata, verify
+from runtime.artifacts.artifact import with_head_name
+from runtime.artifacts.facts import CLASSIFIER, EMBEDDING, FEATURES, Facts, Output
+from runtime.artifacts.third_party import numbered
+from runtime.artifacts.write import Graph, fitting, write
 from runtime.digest import sha256_of, sha256_of_facts
-from runtime.errors import UserError
 from runtime.peak_memory import peak_bytes
-from runtime.whole_file import write_whole
 
 if TYPE_CHECKING:
     from models.pretrained import Pretrained
@@ -71,18 +71,7 @@ class Exported:
 
 def up_to_date(request: Request, folder: Path | None = None) -> bool:
     """Whether whole artifacts of just this request are there already."""
-    digest = request.digest()
-    try:
-        whole = {}
-        for precision in PRECISIONS:
-            path = artifact_path(request.name, precision, folder)
-            metadata = read_metadata(path)
-            if metadata.get("made_from") != digest:
-                return False
-            whole[precision] = (verify(path), metadata)
-    except UserError:  # missing, foreign or damaged: all the same here, it is made anew
-        return False
-    return whole["fp16"][1].get("fp32_sha256") == whole["fp32"][0]
+    return fitting(request.name, folder, request.digest()) is not None
 
 
 def export(request: Request, folder: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Exported:
@@ -98,12 +87,12 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
     from models.network import multiply_adds, parameters
     from models.pretrained import load_pretrained
 
-    began, name = time.perf_counter(), request.name
+    began = time.perf_counter()
     say(f"reading weights: {request.weights.origin}")
     pretrained = load_pretrained(request.variant, request.weights, request.overrides, request.classes)
     whole, recipe, preprocessing = pretrained.network, pretrained.recipe, pretrained.recipe.preprocessing
     outputs = outputs_of(whole, request.head)
-    facts, told = _gives(request, pretrained, outputs)
+    classes, told = _gives(request, pretrained, outputs)
     network = with_head(whole, request.head)  # the same layers
     images = gate_images(preprocessing)
 
@@ -128,78 +117,90 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
 
     count = parameters(network)
     cost = multiply_adds(whole, preprocessing.resolution, lambda twin: with_head(twin, request.head))
-    metadata = {
-        "variant": name,
-        "weights": pretrained.origin,
-        "weights_sha256": pretrained.sha256 or "",
-        "weights_format": pretrained.format,
-        "padding": recipe.padding,
-        "batchnorm_epsilon": repr(recipe.eps),
-        "resolution": str(preprocessing.resolution),
-        "crop": repr(preprocessing.crop),
-        "interpolation": preprocessing.interpolation,
-        "mean": json.dumps(preprocessing.mean),
-        "std": json.dumps(preprocessing.std),
-        **({"input": request.input} if request.input != "float32" else {}),
-        **facts,
-        "parameters": str(count),
-        "multiply_adds": str(cost),
-        "tools": json.dumps({tool: version(tool) for tool in TOOLS}),
-        "made_from": request.digest(),
-    }
-    parity = {"relative_error": errors["simplified"], "pictures": len(images)}
-    fp32_file, fp32_sha256 = sealed(
-        models["fp32"].SerializeToString(), "fp32", {**metadata, "parity": json.dumps(parity)}
+    facts = Facts(
+        request.name,
+        preprocessing._replace(input=request.input),
+        pretrained.origin,
+        pretrained.sha256,
+        classes.count,
+        classes.labels,
+        classes.wnids,
+        request.head,
+        () if request.head == CLASSIFIER else tuple(outputs),
+        more={
+            "weights_format": pretrained.format,
+            "padding": recipe.padding,
+            "batchnorm_epsilon": repr(recipe.eps),
+            "parameters": str(count),
+            "multiply_adds": str(cost),
+            "tools": json.dumps({tool: version(tool) for tool in TOOLS}),
+            **(published(request, pretrained.sha256, pretrained.format, classes.count) if classes.count else {}),
+        },
     )
-    parity = {"cosine_to_fp32": cosine, "pictures": len(images)}
-    fp16_metadata = {**metadata, "parity": json.dumps(parity), "fp32_sha256": fp32_sha256}
-    fp16_file, _ = sealed(models["fp16"].SerializeToString(), "fp16", fp16_metadata)
-    contents = {"fp32": fp32_file, "fp16": fp16_file}
-    files = {precision: artifact_path(name, precision, folder) for precision in PRECISIONS}
-    for precision, path in files.items():
-        write_whole(path, contents[precision])
+    parities = {"fp32": {"relative_error": errors["simplified"]}, "fp16": {"cosine_to_fp32": cosine}}
+    graphs = {
+        precision: Graph(
+            model.SerializeToString(), {"parity": json.dumps({**parities[precision], "pictures": len(images)})}
+        )
+        for precision, model in models.items()
+    }
+    files = write(facts, graphs, request.digest(), folder)
 
     lines = [
         f"weights      {pretrained.origin} ({pretrained.format} format, sha256 {(pretrained.sha256 or 'none')[:12]})",
         f"assumed      padding {recipe.padding}, BatchNorm epsilon {recipe.eps:g}, {preprocessing.resolution} px, "
         f"crop {preprocessing.crop:.4g}, {preprocessing.interpolation},",
-        f"             mean {_triple(preprocessing.mean)}, std {_triple(preprocessing.std)}: {recipe.because}",
+        f"             mean {slashed(preprocessing.mean)}, std {slashed(preprocessing.std)}: {recipe.because}",
         told,
-        f"network      {count / 1e6:.3f} M parameters, {cost / 1e9:.3f} GMACs",
+        f"network      {count / 1e6:.3f} M parameters, {cost / 1e9:.3f} GFLOPs (MACs)",
         f"graph        {len(traced.graph.node)} nodes traced, {len(fp32.graph.node)} simplified, opset {OPSET}",
         f"parity       relative error {errors['traced']:.1e} traced, {errors['simplified']:.1e} simplified; "
         f"FP16 cosine {cosine:.6f}",
         f"input        {takes}",
-        *(f"wrote        {path}  {len(contents[precision]) / 1e6:.1f} MB" for precision, path in files.items()),
+        *(f"wrote        {path}  {path.stat().st_size / 1e6:.1f} MB" for path in files.values()),
         f"took         {time.perf_counter() - began:.1f} s, peak memory {(peak_bytes() or 0) / 1e9:.2f} GB",
     ]
     return Exported(files, lines)
 
 
-def _gives(request: Request, pretrained: Pretrained, outputs: list[Output]) -> tuple[dict[str, str], str]:
-    """Metadata of what the network gives, and a line for the user."""
-    if request.head == CLASSIFIER:
-        classes, trained = outputs[0].channels, pretrained.sha256 is not None
-        labels, wnids, named = _labels(pretrained.labels, request.labels, classes, trained)
-        facts = {"classes": str(classes), "labels": json.dumps(labels, ensure_ascii=False), "wnids": json.dumps(wnids)}
-        facts.update(published(request, pretrained.sha256, pretrained.format, classes))
-        return facts, f"classes      {classes}, {named}"
-    facts = {"head": request.head, "outputs": json.dumps([output._asdict() for output in outputs])}
+@dataclass(frozen=True)
+class Classes:
+    """What a classifier tells apart."""
+
+    labels: list[str]
+    wnids: list[str]
+    origin: str  # of the names, for the user
+
+    @property
+    def count(self) -> int:
+        return len(self.labels)
+
+
+def _gives(request: Request, pretrained: Pretrained, outputs: list[Output]) -> tuple[Classes, str]:
+    """The classes, if the head is a classifier, and what the network gives as a line for the user."""
+    none = Classes([], [], "")
     if request.head == FEATURES:
-        return facts, f"gives        {', '.join(f'{each.name} [N, {each.channels}, H, W]' for each in outputs)}"
-    return facts, f"gives        {outputs[0].name} [N, {outputs[0].channels}], what the classifier would be given"
+        return none, f"gives        {', '.join(f'{each.name} [N, {each.channels}, H, W]' for each in outputs)}"
+    if request.head == EMBEDDING:
+        return none, f"gives        {outputs[0].name} [N, {outputs[0].channels}], what the classifier would be given"
+    classes = classes_named(outputs[0].channels, request.labels, pretrained.labels, pretrained.sha256 is not None)
+    return classes, f"classes      {classes.count}, {classes.origin}"
 
 
-def _labels(own: list[str] | None, given: Path | None, classes: int, trained: bool) -> tuple[list[str], list[str], str]:
-    """(labels, wnids, where they are from): the user's file, the checkpoint's own, ImageNet's for 1000 classes, or numbers."""
+def classes_named(count: int, given: Path | None, own: list[str] | None = None, trained: bool = True) -> Classes:
+    """Names of `count` classes: those in the file `given`, the checkpoint's `own`, ImageNet's for 1000 classes, or numbers.
+
+    Raises UserError if the user's file does not fit.
+    """
     if given:
-        return read_labels(given, classes), [], f"named by {given}"
-    if own and len(own) == classes:
-        return own, [], "named by the checkpoint"
+        return Classes(read_labels(given, count), [], f"named by {given}")
+    if own and len(own) == count:
+        return Classes(own, [], "named by the checkpoint")
     names, wnids = imagenet_labels()
-    if classes == len(names):
-        return names, wnids, "taken to be ImageNet-1k's in the usual order" if trained else "named as ImageNet-1k's"
-    return [f"class {index}" for index in range(classes)], [], "without names (LABELS=file names them, one a line)"
+    if count == len(names):
+        said = "taken to be ImageNet-1k's in the usual order" if trained else "named as ImageNet-1k's"
+        return Classes(names, wnids, said)
+    return Classes(numbered(count), [], "without names (LABELS=file names them, one a line)")
 
 
 def published(request: Request, sha256: str | None, form: str, classes: int) -> dict[str, str]:
@@ -217,24 +218,12 @@ def published(request: Request, sha256: str | None, form: str, classes: int) -> 
 def code_digest() -> str:
     """Sha256 of the code that makes artifacts: another version of it makes other ones."""
     root, digest = Path(__file__).parent.parent, hashlib.sha256()
-    runtime = (
-        root / "runtime" / name
-        for name in (
-            "artifacts/third_party.py",
-            "artifacts/artifact.py",
-            "artifacts/onnx_metadata.py",
-            "images/preprocess.py",
-        )
-    )
-    for source in (
-        *sorted(root.glob("models/*.py")),
-        *sorted(root.glob("export/*.py")),
-        *runtime,
-        root / "models" / "imagenet1k.tsv",
-    ):
+    runtime = (*sorted(root.glob("runtime/artifacts/*.py")), root / "runtime" / "images" / "preprocess.py")
+    made_by = (*sorted(root.glob("models/*.py")), *sorted(root.glob("export/*.py")), *runtime)
+    for source in (*made_by, root / "models" / "imagenet1k.tsv"):
         digest.update(source.read_bytes())
     return digest.hexdigest()
 
 
-def _triple(values: tuple[float, float, float]) -> str:
+def slashed(values: tuple[float, float, float]) -> str:
     return "/".join(f"{value:g}" for value in values)

@@ -14,7 +14,7 @@ import torch
 
 from models.heads import maps, with_head
 from models.network import EfficientNet, fix_padding, weightless
-from runtime.artifacts.artifact import CLASSIFIER, EMBEDDING, FEATURES, Output
+from runtime.artifacts.facts import CLASSIFIER, EMBEDDING, FEATURES, Output
 
 OPSET = 17  # the one that TensorRT 8.5 to 11 all read
 INPUT, OUTPUT, BATCH = "images", "logits", "N"

@@ -7,7 +7,7 @@ at random, are to agree (Hinton et al., "Distilling the knowledge in a neural ne
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,8 @@ from calibration.collect.images import CalibrationImages
 from calibration.layer_graph import open_session
 from calibration.quantise.prepare import Prepared
 from calibration.train.torch_graph import TorchGraph
-from runtime.progress import Report, silent
+
+Note = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def train(
     kept: Collection[str] = (),
     schedule: Schedule = Schedule(),
     threads: int = 0,
-    progress: Report = silent,
+    note: Note = lambda done, of: None,
 ) -> Prepared:
     """`prepared` with the layers that are not `kept` trained on the images `rows`."""
     if threads:
@@ -71,7 +72,7 @@ def train(
     for _ in range(schedule.epochs):
         order = random.permutation(np.asarray(rows))
         for start in range(0, len(order), schedule.batch):
-            progress(done, total, "training")
+            note(done, total)
             batch = torch.from_numpy(
                 next(images.batches(np.sort(order[start : start + schedule.batch]), schedule.batch))
             )
@@ -82,7 +83,7 @@ def train(
             optimiser.step()
             rates.step()
             done += 1
-    progress(total, total, "training")
+    note(total, total)
     return replace(prepared, layers={**prepared.layers, **graph.quantised(prepared)})
 
 

@@ -3,60 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
-import re
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import List, Mapping, Optional, Tuple, Union
 
 from ..errors import UserError
-from ..images.preprocess import INPUTS, Preprocessing
 from ..whole_file import write_whole
+from .facts import CLASSIFIER, EMBEDDING, HEADS, SCHEMAS, Facts, facts_of, schema_of
 from .onnx_metadata import read_metadata, with_metadata
 from .variant_names import canonical
 
 PROJECT = "efficientnet-edge"
-# Of the metadata; grows when a reader of today would misunderstand the file. 2: has "input", the network takes uint8. 3: has
-# "head" and "outputs" instead of classes.
-SCHEMAS = ("1", "2", "3")
-CLASSIFIER, EMBEDDING, FEATURES = HEADS = ("classifier", "embedding", "features")
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
-NAME = re.compile(r"\w[\w.+-]{0,99}")  # of a variant: part of paths, so nothing that leads elsewhere
 RANDOM_WEIGHTS = "random weights: good for measuring latency, the classes mean nothing"
 
 
-class Output(NamedTuple):
-    """What a network gives, float32: a vector [N, channels], or a map [N, channels, H, W]."""
+@dataclass(frozen=True)
+class Artifact(Facts):
+    """A network's facts, and the file that they were read from."""
 
-    name: str
-    channels: int
-    stride: int = 0  # of a map: px of the image that a cell stands for, either way
-
-
-class Artifact(NamedTuple):
-    """What an artifact says of itself."""
-
-    path: Path
-    variant: str
-    precision: str  # one of PRECISIONS
-    preprocessing: Preprocessing
-    classes: int  # 0 with another head than a classifier's
-    labels: List[str]  # one name a class; invented ones ("class 3") where nobody gave any
-    weights: str  # where they came from, in words
-    weights_sha256: Optional[str]  # of the checkpoint file; None: random weights
-    metadata: Dict[str, str]  # everything, as it stands in the file
-    head: str = CLASSIFIER  # one of HEADS
-    declared: Tuple[Output, ...] = ()  # what another head gives
+    path: Path = Path()
+    precision: str = "fp32"  # one of PRECISIONS
+    metadata: Mapping[str, str] = field(default_factory=dict)  # everything, as it stands in the file
 
     @property
-    def outputs(self) -> Tuple[Output, ...]:
-        """What the network gives, in its order."""
-        return self.declared or (Output("logits", self.classes),)
-
-    @property
-    def random(self) -> bool:
-        return self.weights_sha256 is None
+    def network_sha256(self) -> str:
+        """Sha256 of the FP32 artifact that this one was made from: its own for FP32, and for third-party files that have none."""
+        return self.metadata.get("fp32_sha256") or self.metadata.get("sha256", "")
 
 
 def read_artifact(path: Union[str, Path]) -> Artifact:
@@ -75,61 +49,12 @@ def read_artifact(path: Union[str, Path]) -> Artifact:
             f"{path} was written by another version of this project (schema {metadata.get('schema')}): export it again."
         )
     try:
-        preprocessing = Preprocessing(
-            resolution=int(metadata["resolution"]),
-            crop=float(metadata["crop"]),
-            interpolation=metadata["interpolation"],
-            mean=_triple(metadata["mean"]),
-            std=_triple(metadata["std"]),
-            input=metadata["input"] if metadata["schema"] == "2" else metadata.get("input", "float32"),
-        )
-        head, declared = _head(metadata) if metadata["schema"] == "3" else (CLASSIFIER, ())
-        if preprocessing.input not in INPUTS:
-            raise ValueError(f"input {preprocessing.input!r}")
-        # A crop near 0 would enlarge an image to terabytes.
-        if (
-            not 1 <= preprocessing.resolution <= 10_000
-            or not 0.05 <= preprocessing.crop <= 20
-            or min(preprocessing.std) <= 0
-        ):
-            raise ValueError(f"impossible {preprocessing}")
-        if (
-            not NAME.fullmatch(metadata["variant"]) or metadata["precision"] not in PRECISIONS
-        ):  # files are called by them
-            raise ValueError(f"no name of a file: {metadata['variant']}.{metadata['precision']}")
-        return Artifact(
-            path=path,
-            variant=metadata["variant"],
-            precision=metadata["precision"],
-            preprocessing=preprocessing,
-            classes=int(metadata["classes"]) if head == CLASSIFIER else 0,
-            labels=[str(label) for label in json.loads(metadata["labels"])] if head == CLASSIFIER else [],
-            weights=metadata["weights"],
-            weights_sha256=metadata["weights_sha256"] or None,
-            metadata=metadata,
-            head=head,
-            declared=declared,
-        )
+        if metadata["precision"] not in PRECISIONS:  # files are called by it
+            raise ValueError(f"precision {metadata['precision']!r}")
+        facts = facts_of(metadata)
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} has damaged metadata ({error!r}): export it again.") from None
-
-
-def _triple(text: str) -> Tuple[float, float, float]:
-    red, green, blue = (float(value) for value in json.loads(text))
-    if not all(map(math.isfinite, (red, green, blue))):
-        raise ValueError(f"not finite: {text}")
-    return red, green, blue
-
-
-def _head(metadata: Mapping[str, str]) -> Tuple[str, Tuple[Output, ...]]:
-    """The head, and what it gives."""
-    head, maps = metadata["head"], []
-    for each in json.loads(metadata["outputs"]):
-        maps.append(Output(str(each["name"]), int(each["channels"]), int(each["stride"])))
-    vectors = all(each.stride == 0 for each in maps)
-    if head not in HEADS[1:] or not maps or min(each.channels for each in maps) < 1 or vectors != (head == EMBEDDING):
-        raise ValueError(f"head {head!r} giving {maps}")
-    return head, tuple(maps)
+    return Artifact(**vars(facts), path=path, precision=metadata["precision"], metadata=metadata)
 
 
 def require_classes(artifact: Artifact) -> None:
@@ -162,8 +87,7 @@ def sealed(model: bytes, precision: str, metadata: Mapping[str, str]) -> Tuple[b
 
     `metadata` may be that of the artifact it was made from: what belongs to one file alone is replaced.
     """
-    schema = "3" if "head" in metadata else "1" if metadata.get("input", "float32") == "float32" else "2"
-    own = {"project": PROJECT, "schema": schema, "precision": precision}
+    own = {"project": PROJECT, "schema": schema_of(metadata), "precision": precision}
     passed_on = {key: value for key, value in metadata.items() if key not in own and key != "sha256"}
     return with_metadata(model, {**own, **passed_on})
 

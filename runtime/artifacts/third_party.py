@@ -1,27 +1,25 @@
-"""Image classifiers that this project did not make, taken over as artifacts, so that every command takes them as its own."""
+"""Third-party ONNX classifiers as artifacts, just as they are, so that every command takes them: all that a device without
+the onnx package can do, and enough for measuring. `python -m export --onnx` does more: see docs/third_party.md."""
 
 from __future__ import annotations
 
-import json
 import re
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, List, NamedTuple, Optional, Tuple, Union
 
 from ..digest import sha256_of, sha256_of_facts
 from ..errors import UserError
 from ..images.preprocess import Preprocessing
-from ..whole_file import write_whole
-from .artifact import NAME, Artifact, artifact_path, read_artifact, sealed
-from .onnx_metadata import require_one_file, verify, without_metadata
+from .artifact import PROJECT, Artifact, read_artifact, require_classes
+from .facts import NAME, Facts
+from .onnx_metadata import read_metadata, require_one_file, verify, without_metadata
+from .write import Graph, fitting, write
 
 # What nearly every ImageNet classifier was trained with: torchvision's ImageClassification preset.
-CROP, INTERPOLATION = 0.875, "bilinear"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIDE = 224  # px, where the graph leaves it open
-PRECISIONS = ("fp32", "fp16")  # that adopting may write; FP32 always
+USUAL = Preprocessing(224, 0.875, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 Triple = Tuple[float, float, float]
-Labels = Callable[[int], Tuple[List[str], List[str]]]  # number of classes -> (names, wnids)
 
 
 class Shape(NamedTuple):
@@ -32,53 +30,25 @@ class Shape(NamedTuple):
     batch: Optional[int] = None  # the only N it takes; None: any
 
 
-class Asked(NamedTuple):
-    """What a graph does not say of itself, as the user knows it; None: as it usually is."""
+class Overrides(NamedTuple):
+    """How the user wants images preprocessed; None: as the file says, else as usual."""
 
-    resolution: Optional[int] = None  # px, where the graph leaves it open
+    resolution: Optional[int] = None  # px
     crop: Optional[float] = None
     interpolation: Optional[str] = None
     mean: Optional[Triple] = None
     std: Optional[Triple] = None
 
-    def preprocessing(self, side: int) -> Preprocessing:
-        return Preprocessing(
-            side, self.crop or CROP, self.interpolation or INTERPOLATION, self.mean or MEAN, self.std or STD
-        )
+    def over(self, preprocessing: Preprocessing) -> Preprocessing:
+        return preprocessing._replace(**{name: value for name, value in self._asdict().items() if value is not None})
 
 
-USUAL = Asked()
+NO_OVERRIDES = Overrides()
 
 
-class Graph(NamedTuple):
-    """An ONNX graph in one precision, ready to be sealed as an artifact."""
-
-    content: bytes  # a serialised ModelProto without metadata
-    facts: Mapping[str, str] = {}  # metadata of its own
-
-
-# A network's ONNX file, without its metadata, to what is kept of it: by precision, FP32 first.
-Convert = Callable[[bytes, Shape, Preprocessing], Mapping[str, Graph]]
-
-
-def as_it_is(content: bytes, shape: Shape, preprocessing: Preprocessing) -> Mapping[str, Graph]:
-    """Just the file: all that a device without the onnx package can do, and enough for measuring."""
-    return {"fp32": Graph(content)}
-
-
-def numbered(classes: int) -> Tuple[List[str], List[str]]:
-    return [f"class {index}" for index in range(classes)], []
-
-
-def as_in(like: Optional[Artifact]) -> Labels:
-    """The names that `like` has, for a network of as many classes."""
-
-    def labels(classes: int) -> Tuple[List[str], List[str]]:
-        if like is None or like.classes != classes:
-            return numbered(classes)
-        return like.labels, json.loads(like.metadata.get("wnids", "[]"))
-
-    return labels
+def numbered(classes: int) -> List[str]:
+    """Names of classes that have none."""
+    return [f"class {index}" for index in range(classes)]
 
 
 def name_of(path: Path) -> str:
@@ -89,108 +59,71 @@ def name_of(path: Path) -> str:
     return name
 
 
-def adopted(
+def ours(path: Path) -> Optional[Artifact]:
+    """The artifact in `path`, if it is a classifier that this project exported; None for a third-party file.
+
+    Raises UserError if there is no such file, it is damaged, or the artifact has no classes."""
+    if read_metadata(path).get("project") != PROJECT:
+        return None
+    artifact = read_artifact(path)
+    verify(path)
+    require_classes(artifact)
+    return artifact
+
+
+def import_onnx(
     path: Union[str, Path],
     folder: Path,
     name: Optional[str] = None,
-    asked: Asked = USUAL,
-    labels: Labels = numbered,
-    convert: Convert = as_it_is,
-    converter: str = "",
+    overrides: Overrides = NO_OVERRIDES,
+    like: Optional[Artifact] = None,
 ) -> Artifact:
     """The ONNX classifier `path` as the artifact `name` (by default as the file is called) below `folder`, made unless it lies
-    there already. `converter`: says which version of `convert` it is, since another one makes other artifacts.
+    there already. Its classes are named as those of `like`, where it has as many.
 
     Raises UserError for a file that can't be read or points at others, or a graph that is no image classifier.
     """
     path = Path(path)
     require_one_file(path)
     name, source = name or name_of(path), sha256_of(path)
-    known = made_from([source, asked, converter])
-    found = there(name, folder, known, labels)
+    made_from = sha256_of_facts([source, overrides, like.labels if like else []])
+    found = fitting(name, folder, made_from)
     if found is not None:
         return found
-    shape = shape_of(path, asked.resolution)
-    weights = f"{path.name}, a network of others"
-    return write(
+    own = ours(path)
+    facts = told_by(own, name, overrides) if own else _assumed(path, name, source, overrides, like)
+    return read_artifact(write(facts, {"fp32": Graph(without_metadata(path))}, made_from, folder)["fp32"])
+
+
+def told_by(artifact: Artifact, name: str, overrides: Overrides) -> Facts:
+    """What an artifact of ours says of its network, which is now called `name`. Raises UserError for an override that its graph
+    does not leave open."""
+    preprocessing, side = overrides.over(artifact.preprocessing), artifact.preprocessing.resolution
+    if preprocessing.resolution != side:
+        raise UserError(f"{artifact.path} takes images of {side} px, not of {preprocessing.resolution}.")
+    if preprocessing.input == "uint8" and (overrides.mean or overrides.std):
+        raise UserError(f"{artifact.path} normalises in its graph: its mean and std can't be changed.")
+    facts = Facts(**{each.name: getattr(artifact, each.name) for each in fields(Facts)})
+    return replace(facts, variant=name, preprocessing=preprocessing, third_party=True)
+
+
+def _assumed(path: Path, name: str, source: str, overrides: Overrides, like: Optional[Artifact]) -> Facts:
+    """The facts of a graph that says nothing of itself."""
+    shape = shape_of(path, overrides.resolution)
+    known = like is not None and like.classes == shape.classes
+    return Facts(
         name,
-        folder,
-        shape,
-        asked.preprocessing(shape.side),
-        labels(shape.classes),
-        weights,
+        overrides.over(USUAL)._replace(resolution=shape.side),
+        f"{path.name}, a third-party model",
         source,
-        known,
-        convert(without_metadata(path), shape, asked.preprocessing(shape.side)),
+        shape.classes,
+        like.labels if like and known else numbered(shape.classes),
+        like.wnids if like and known else [],
+        third_party=True,
     )
 
 
-def write(
-    name: str,
-    folder: Path,
-    shape: Shape,
-    preprocessing: Preprocessing,
-    labels: Tuple[List[str], List[str]],
-    weights: str,
-    weights_sha256: str,
-    known: str,
-    graphs: Mapping[str, Graph],
-) -> Artifact:
-    """Writes `graphs` as the artifacts of the network `name`; what was there in another precision is of another network then,
-    and removed. `weights_sha256`: "" for random ones; `known`: what `made_from` gave."""
-    metadata = {
-        "variant": name,
-        "weights": weights,
-        "weights_sha256": weights_sha256,
-        "resolution": str(shape.side),
-        "crop": repr(float(preprocessing.crop)),
-        "interpolation": preprocessing.interpolation,
-        "mean": json.dumps(preprocessing.mean),
-        "std": json.dumps(preprocessing.std),
-        "classes": str(shape.classes),
-        "labels": json.dumps(labels[0], ensure_ascii=False),
-        "wnids": json.dumps(labels[1]),
-        "foreign": "yes",
-        "made_from": known,
-        "made_for": json.dumps(list(graphs)),
-    }
-    fp32_sha256 = ""
-    for precision in sorted(graphs, key=PRECISIONS.index):
-        graph = graphs[precision]
-        facts = {**metadata, **graph.facts, **({"fp32_sha256": fp32_sha256} if fp32_sha256 else {})}
-        file, sha256 = sealed(graph.content, precision, facts)
-        write_whole(artifact_path(name, precision, folder), file)
-        fp32_sha256 = fp32_sha256 or sha256
-    for precision in PRECISIONS:
-        stale = artifact_path(name, precision, folder)
-        if precision not in graphs and stale.is_file():
-            stale.unlink()
-    return read_artifact(artifact_path(name, "fp32", folder))
-
-
-def made_from(facts: Any) -> str:
-    """Sha256 of all that an artifact depends on, besides the names of its classes."""
-    return sha256_of_facts(facts)
-
-
-def there(name: str, folder: Path, known: str, labels: Labels) -> Optional[Artifact]:
-    """The artifact `name`, if it is there, whole and made from just what `known` stands for."""
-    try:
-        artifact = read_artifact(artifact_path(name, "fp32", folder))
-        if artifact.metadata.get("made_from") != known or artifact.labels != labels(artifact.classes)[0]:
-            return None
-        fp32 = verify(artifact.path)
-        for precision in json.loads(artifact.metadata["made_for"])[1:]:
-            other = artifact_path(name, precision, folder)
-            verify(other)
-            if read_artifact(other).metadata.get("fp32_sha256") != fp32:
-                return None
-    except (UserError, KeyError, ValueError):  # not there yet, another one, or damaged
-        return None
-    return artifact
-
-
-def ends_of(path: Path) -> Tuple[List[Any], List[Any]]:
+def ends_of(model: Union[Path, bytes]) -> Tuple[List[Any], List[Any]]:
     """Inputs and outputs of a graph as onnxruntime tells them (name, shape, type). Raises UserError if it can't read it."""
     try:
         import onnxruntime
@@ -199,27 +132,30 @@ def ends_of(path: Path) -> Tuple[List[Any], List[Any]]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    source = model if isinstance(model, bytes) else str(model)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base of their own
-        raise UserError(f"onnxruntime can't load {path}: {str(error).splitlines()[0]}") from None
+        what = "it" if isinstance(model, bytes) else model
+        raise UserError(f"onnxruntime can't load {what}: {str(error).splitlines()[0]}") from None
     return session.get_inputs(), session.get_outputs()
 
 
 def shape_of(path: Path, resolution: Optional[int] = None) -> Shape:
     """Asks onnxruntime, which reads every graph. `resolution`: of a graph that leaves it open. Raises UserError if there is no
-    such file, or it is not an image classifier."""
+    such file, or it is not a classifier that the runtime can feed as it is."""
     require_one_file(path)
     inputs, outputs = ends_of(path)
     if not inputs or not outputs:
         raise UserError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs: it is no image classifier.")
     output, takes = outputs[0], inputs[0].shape  # type: Any, List[Any]
     floats = inputs[0].type == "tensor(float)" and output.type == "tensor(float)"
-    sides = {side for side in takes[2:] if isinstance(side, int)} or {resolution or SIDE}
+    sides = {side for side in takes[2:] if isinstance(side, int)} or {resolution or USUAL.resolution}
     if len(inputs) != 1 or not floats or len(takes) != 4 or takes[1] != 3 or len(sides) != 1 or len(output.shape) != 2:
         raise UserError(
             f"{path} takes {', '.join(f'{each.type} {each.shape}' for each in inputs)} and gives {output.type} "
-            f"{output.shape}: it takes a classifier from tensor(float) [N, 3, S, S] to tensor(float) [N, classes]."
+            f"{output.shape}: only classifiers from tensor(float) [N, 3, S, S] to tensor(float) [N, classes] run as they "
+            f"are. 'make export ONNX={path}' converts many others."
         )
     side, classes = sides.pop(), output.shape[1]
     if resolution not in (None, side):

@@ -7,7 +7,8 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..artifacts.artifact import Artifact, Output
+from ..artifacts.artifact import Artifact
+from ..artifacts.facts import Output
 from ..artifacts.onnx_metadata import require_one_file
 from ..errors import UserError
 from .backend import in_pieces

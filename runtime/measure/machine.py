@@ -25,6 +25,7 @@ _LIBRARIES = (
     "tensorrt",
     "tensorrt-rtx",
     "tensorrt_rtx",
+    "cuda-bindings",
     "pycuda",
     "torch",
 )
@@ -92,7 +93,7 @@ def machine(root: Union[str, Path] = "/") -> Dict[str, Any]:
         "governor": _governor(root),
         "clocks_locked": all(low == high for low, high in clocks.values()) if clocks else None,
         "clocks_mhz": {name: [low, high] for name, (low, high) in clocks.items()},
-        "temperatures": temperatures(root),
+        "temperatures": _temperatures(root),
         "throttled": _throttled(root),
         "load": _load(root),
     }
@@ -238,7 +239,7 @@ def _clocks(root: Path) -> Dict[str, Tuple[float, float]]:
     return found
 
 
-def temperatures(root: Path) -> Dict[str, float]:
+def _temperatures(root: Path) -> Dict[str, float]:
     """Degrees C by thermal zone. A zone that is off (a Jetson's cv0-thermal) fails to be read and is left out."""
     found = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):

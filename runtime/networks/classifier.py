@@ -6,7 +6,8 @@ from typing import Any, List, NamedTuple, Tuple, Union, overload
 
 import numpy as np
 
-from ..artifacts.artifact import CLASSIFIER, Artifact, require_classes
+from ..artifacts.artifact import Artifact, require_classes
+from ..artifacts.facts import CLASSIFIER
 from ..errors import UserError
 from ..images.decode import Source
 from .network import BATCH, Network

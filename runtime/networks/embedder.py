@@ -6,7 +6,7 @@ from typing import Any, Sequence, Union
 
 import numpy as np
 
-from ..artifacts.artifact import EMBEDDING
+from ..artifacts.facts import EMBEDDING
 from ..images.decode import Source
 from .network import BATCH, Network
 

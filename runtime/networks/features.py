@@ -6,7 +6,7 @@ from typing import Any, Dict, Sequence, Union
 
 import numpy as np
 
-from ..artifacts.artifact import FEATURES
+from ..artifacts.facts import FEATURES
 from ..images.decode import Source
 from .network import Network
 

@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from ..artifacts.artifact import NAME, PRECISIONS
+from ..artifacts.artifact import PRECISIONS
+from ..artifacts.facts import NAME
 from ..artifacts.third_party import name_of
 from ..backends.backend import BACKENDS
 from ..errors import UserError

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,7 @@ def test_labels_that_are_just_unusual_are_taken(tmp_path: Path) -> None:
 def test_an_artifact_whose_classes_would_steer_the_terminal(artifact: Artifact, inside: Path) -> None:
     """Somebody else's artifact with a checksum that fits: its names are shown, escaped."""
     labels = json.dumps([f"{CLEARS}{i}\nerror: forged" for i in range(CLASSES)])
-    as_artifact(artifact._replace(metadata={**artifact.metadata, "labels": labels, "weights": CLEARS}), small_model())
+    as_artifact(replace(artifact, metadata={**artifact.metadata, "labels": labels, "weights": CLEARS}), small_model())
     (inside / CLEARS).mkdir()
     shutil.copy("tests/data/corgi.jpg", inside / CLEARS)
     for module, arguments in (

@@ -12,10 +12,10 @@ from onnx import TensorProto, helper
 
 from calibration.stage import read_network
 from export.bundle import bundle
-from export.neighbours import Neighbour, export_neighbour
+from export.third_party import ThirdParty, export_third_party
 from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact, sealed
 from runtime.artifacts.onnx_metadata import require_one_file, verify
-from runtime.artifacts.third_party import Asked, adopted
+from runtime.artifacts.third_party import NO_OVERRIDES, import_onnx
 from runtime.backends.tensorrt.generations import generation
 from runtime.backends.tensorrt.loader import Site, make_engine
 from runtime.backends.tensorrt.options import BuildOptions
@@ -95,7 +95,7 @@ def in_a_sparse_tensor(model: onnx.ModelProto, location: str) -> None:
 HIDING = (in_a_weight, in_a_constant, in_a_branch, in_a_function, in_a_sparse_tensor)
 
 
-def foreign(model: onnx.ModelProto, inside: Path) -> Path:
+def third_party(model: onnx.ModelProto, inside: Path) -> Path:
     """Not an artifact: just an ONNX file in the artifact's place."""
     path = artifact_path("small", "fp32", inside / "artifacts")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def test_wherever_it_is_hidden(
     model = small_model()
     hide(model, absolute(canary, inside))
     with pytest.raises(UserError, match=REFUSED):
-        require_one_file(foreign(model, inside))
+        require_one_file(third_party(model, inside))
     with pytest.raises(UserError, match=REFUSED):
         Classifier(as_artifact(artifact, model).path, backend="onnxruntime")
 
@@ -135,10 +135,10 @@ def test_every_door(place: Callable[[Path, Path], str], artifact: Artifact, cana
         "calibration": lambda: read_network(bad),
         "engine": lambda: make_engine(bad, site, BuildOptions("fp32")),
         "bundle": lambda: bundle("small", "fp32", folder),
-        "export --onnx": lambda: export_neighbour(
-            Neighbour(Asked(), onnx=bad.path, name="theirs"), inside / "networks"
+        "export --onnx": lambda: export_third_party(
+            ThirdParty(NO_OVERRIDES, onnx=bad.path, name="theirs"), inside / "networks"
         ),
-        "bench --foreign, sweep --onnx": lambda: adopted(bad.path, inside / "networks", "theirs"),
+        "bench --foreign, sweep --onnx": lambda: import_onnx(bad.path, inside / "networks", "theirs"),
     }
     for name, door in doors.items():
         with pytest.raises(UserError) as caught:

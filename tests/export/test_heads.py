@@ -23,7 +23,8 @@ from models.pretrained import load_pretrained
 from models.variants import VARIANTS
 from models.weights import Weights
 from runtime import Classifier, Embedder, Features
-from runtime.artifacts.artifact import Output, find_artifact, read_artifact
+from runtime.artifacts.artifact import find_artifact, read_artifact
+from runtime.artifacts.facts import Output
 from runtime.errors import UserError
 from runtime.images.preprocess import normalize
 from tests.models.conftest import timm, torchvision  # noqa: F401 - fixtures

@@ -110,7 +110,7 @@ def data_set(content: bytes, folder: Path) -> None:
 def _samples(path: Path) -> None:
     metadata = dict(cases.METADATA)
     labels = json.loads(metadata["labels"])
-    artifact = Artifact(Path("small.fp32.onnx"), "small", "fp32", PREPROCESSING, 10, labels, "", "", metadata)
+    artifact = Artifact("small", PREPROCESSING, "", "", 10, labels, path=Path("small.fp32.onnx"), metadata=metadata)
     for sample in dataset.read_dataset(path.parent, artifact, path):
         assert sample.label is None or 0 <= sample.label < 10
         found = Path(sample.path).resolve()

@@ -1,4 +1,4 @@
-"""Networks of others: taken over as artifacts, and run in pieces where they take one number of images only."""
+"""Third-party models: taken as artifacts, and run in pieces where they take one number of images only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from runtime import bench
 from runtime.artifacts.artifact import artifact_path, read_artifact
 from runtime.artifacts.onnx_metadata import read_metadata, with_metadata
-from runtime.artifacts.third_party import USUAL, Asked, Graph, Shape, adopted, name_of, shape_of
+from runtime.artifacts.third_party import NO_OVERRIDES, Overrides, Shape, import_onnx, name_of, shape_of
 from runtime.backends.backend import in_pieces
 from runtime.errors import UserError
 from runtime.measure.cold import Cold
@@ -40,8 +40,8 @@ def test_a_batch_that_the_graph_does_not_take_is_run_in_pieces(
     if backend == "openvino":
         pytest.importorskip("openvino", reason="openvino is not installed")
     lite0 = read_artifact(model).preprocessing
-    asked = Asked(crop=lite0.crop, interpolation=lite0.interpolation, mean=lite0.mean, std=lite0.std)
-    artifact = adopted(pairs, tmp_path, asked=asked)
+    overrides = Overrides(crop=lite0.crop, interpolation=lite0.interpolation, mean=lite0.mean, std=lite0.std)
+    artifact = import_onnx(pairs, tmp_path, overrides=overrides)
     assert shape_of(pairs) == Shape(224, 1000, 2) and artifact.variant == "in-pairs"
     assert artifact.preprocessing == lite0
     pictures = (list(photographs) * 3)[:5]
@@ -103,34 +103,44 @@ def test_what_another_project_wrote_into_the_file_is_not_taken_for_ours(model: P
     path = tmp_path / "theirs.onnx"
     theirs = {"input": "uint8", "published_top1": "99.9", "project": "another", "author": "somebody"}
     path.write_bytes(with_metadata(graph, theirs)[0])
-    artifact = adopted(path, tmp_path / "networks")
+    artifact = import_onnx(path, tmp_path / "networks")
     assert artifact.preprocessing.input == "float32" and not {"published_top1", "author"} & set(artifact.metadata)
     with Classifier(artifact.path, backend="onnxruntime", threads=1) as classify:
         assert classify.logits(artifact.preprocessing.empty(1)).shape == (1, 1000)
 
 
 def test_it_is_made_again_only_if_something_changed(model: Path, tmp_path: Path) -> None:
-    path, calls = tmp_path / "theirs.onnx", []
+    path = tmp_path / "theirs.onnx"
     path.write_bytes(unsealed(model)[0])
 
-    def convert(content: bytes, *_: object) -> Dict[str, Graph]:
-        calls.append(content)
-        return {"fp32": Graph(content), "fp16": Graph(content)} if len(calls) < 4 else {"fp32": Graph(content)}
+    def made(overrides: Overrides = NO_OVERRIDES) -> int:
+        artifact = import_onnx(path, tmp_path / "networks", overrides=overrides)
+        assert artifact.preprocessing.crop == (overrides.crop or 0.875)
+        return artifact.path.stat().st_ino  # a file that is written anew is another one
 
-    def adopt(asked: Asked = USUAL) -> None:
-        adopted(path, tmp_path / "networks", asked=asked, convert=convert, converter="a test")
-
-    adopt()
-    adopt()
-    assert len(calls) == 1 and not read_metadata(path)
+    first = made()
+    assert made() == first and not read_metadata(path)
+    file = artifact_path("theirs", "fp32", tmp_path / "networks")
+    file.write_bytes(file.read_bytes()[:-100] + bytes(100))
+    assert made() != first  # it was damaged
+    second = made()
     half = artifact_path("theirs", "fp16", tmp_path / "networks")
-    half.write_bytes(half.read_bytes()[:-100] + bytes(100))
-    adopt()  # since the other precision is damaged
-    assert len(calls) == 2
-    adopt(Asked(crop=0.9))
-    assert len(calls) == 3 and read_artifact(half).preprocessing.crop == 0.9
-    adopt(Asked(crop=0.8))
-    assert len(calls) == 4 and not half.exists()  # of another network now
+    half.write_bytes(b"of another network")
+    assert made() == second
+    assert made(Overrides(crop=0.9)) != second and not half.exists()
+
+
+def test_an_artifact_of_ours_keeps_what_it_says_of_itself(model: Path, tmp_path: Path) -> None:
+    """It was 47 % instead of 96 % when its preprocessing was dropped."""
+    lite0 = read_artifact(model)
+    again = import_onnx(model, tmp_path, "copy")
+    assert (again.variant, again.preprocessing, again.labels) == ("copy", lite0.preprocessing, lite0.labels)
+    assert again.third_party and again.wnids == lite0.wnids
+    assert import_onnx(model, tmp_path, "copy", Overrides(crop=0.5)).preprocessing == lite0.preprocessing._replace(
+        crop=0.5
+    )
+    with pytest.raises(UserError, match="takes images of 224 px, not of 192"):
+        import_onnx(model, tmp_path, "copy", Overrides(resolution=192))
 
 
 def test_names(tmp_path: Path) -> None:
@@ -144,5 +154,5 @@ def test_pictures_of_another_size(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "theirs.onnx"
     path.write_bytes(unsealed(model)[0])
     with pytest.raises(UserError, match=r"theirs\.onnx takes images of 224 px, not of 256"):
-        adopted(path, tmp_path / "networks", asked=Asked(resolution=256))
+        import_onnx(path, tmp_path / "networks", overrides=Overrides(resolution=256))
     assert not (tmp_path / "networks").exists()

@@ -13,7 +13,7 @@ RECIPE = Preprocessing(224, 0.875, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def classes(*labels: str) -> ClassNames:
-    return ClassNames(Artifact(Path("b0.onnx"), "b0", "fp32", RECIPE, len(labels), list(labels), "", "0" * 64, {}))
+    return ClassNames(Artifact("b0", RECIPE, "", "0" * 64, len(labels), list(labels), path=Path("b0.onnx")))
 
 
 def test_classes_called_by_numbers_are_meant_by_them_and_not_by_their_index():

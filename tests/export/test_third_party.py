@@ -1,4 +1,4 @@
-"""Networks of others: ONNX files as people have them, and timm's, through export and the runtime."""
+"""Third-party models: ONNX files as people have them, and timm's, through export and the runtime."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from export.conversion import Conversion
-from export.neighbours import Neighbour, export_neighbour
 from export.parity import gate_images
+from export.third_party import ThirdParty, export_third_party
 from models.weights import RANDOM
 from runtime.artifacts.artifact import artifact_path, find_artifact, read_artifact
-from runtime.artifacts.third_party import Asked, Shape, adopted
+from runtime.artifacts.third_party import NO_OVERRIDES, USUAL, Overrides, Shape, import_onnx
 from runtime.errors import UserError
 from runtime.networks.classifier import Classifier
 from tests.models.conftest import timm, torchvision  # noqa: F401 - fixtures
@@ -69,8 +69,8 @@ def test_onnx_as_people_have_it(opset: int, batch: int | None, tmp_path: Path) -
     torch.manual_seed(0)
     network = Small(batch, probabilities=opset == 11)
     path = written(tmp_path / "their net.onnx", network, opset=opset, keep_initializers_as_inputs=opset == 9)
-    request = Neighbour(Asked(crop=1.0), onnx=path)
-    artifact, exported = export_neighbour(request, tmp_path / "artifacts")
+    request = ThirdParty(Overrides(crop=1.0), onnx=path)
+    artifact, exported = export_third_party(request, tmp_path / "artifacts")
     lines = "\n".join(exported.lines)
     assert artifact.variant == "their-net" and ("converted from opset" in lines) == (opset < 13)
     assert "takes any number now" in lines and ("Softmax" in lines) == (opset == 11)
@@ -89,15 +89,15 @@ def test_onnx_as_people_have_it(opset: int, batch: int | None, tmp_path: Path) -
     metadata = read_artifact(artifact.path).metadata
     assert metadata["parameters"] == str(3 * 8 * 9 + 8 + 512 * CLASSES + CLASSES)
     assert metadata["multiply_adds"] == str(3 * 8 * 9 * 16 * 16 + 512 * CLASSES)
-    again, exported = export_neighbour(request, tmp_path / "artifacts")
+    again, exported = export_third_party(request, tmp_path / "artifacts")
     assert not exported.lines and again == artifact
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_pixels_as_input(tmp_path: Path) -> None:
     path = written(tmp_path / "net.onnx", Small(1))
-    floats, _ = export_neighbour(Neighbour(Asked(), onnx=path), tmp_path / "floats")
-    pixels, _ = export_neighbour(Neighbour(Asked(), onnx=path, input="uint8"), tmp_path / "pixels")
+    floats, _ = export_third_party(ThirdParty(NO_OVERRIDES, onnx=path), tmp_path / "floats")
+    pixels, _ = export_third_party(ThirdParty(NO_OVERRIDES, onnx=path, input="uint8"), tmp_path / "pixels")
     pictures = ["tests/data/corgi.jpg", "tests/data/lighthouse.jpg"]
     with Classifier(floats.path, backend="onnxruntime") as one, Classifier(pixels.path, backend="onnxruntime") as other:
         assert pixels.preprocessing.input == "uint8"
@@ -126,7 +126,7 @@ def test_weights_that_layers_share_and_names_that_they_lack() -> None:
         [weight, head],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    made = Conversion()(model.SerializeToString(), Shape(SIDE, CLASSES), Asked().preprocessing(SIDE))
+    made = Conversion()(model.SerializeToString(), Shape(SIDE, CLASSES), USUAL._replace(resolution=SIDE))
     graph = onnx.load_from_string(made["fp32"].content).graph
     convs = [node for node in graph.node if node.op_type == "Conv"]
     assert (graph.input[0].name, graph.output[0].name) == ("images", "logits")
@@ -144,26 +144,26 @@ def test_mistakes(tmp_path: Path) -> None:
         broken = Small()
         broken.last.bias[0] = float("nan")
     for request, words in (
-        (Neighbour(Asked(), onnx=path), "'b0' is a variant of the family"),
-        (Neighbour(Asked(), onnx=path, name="net", labels=tmp_path / "two.txt"), "2 lines for 7 classes"),
-        (Neighbour(Asked(), onnx=tmp_path / "none.onnx"), "There is no file"),
-        (Neighbour(Asked(), onnx=tmp_path / "text.onnx"), r"text\.onnx"),
-        (Neighbour(Asked(), onnx=written(tmp_path / "nan.onnx", broken)), "logits that are not finite"),
-        (Neighbour(Asked(resolution=64), onnx=path, name="net"), "takes images of 32 px, not of 64"),
-        (Neighbour(Asked(), timm="timm:"), "names no model of timm"),
-        (Neighbour(Asked(), timm="timm:../../x"), "names no model of timm"),
+        (ThirdParty(NO_OVERRIDES, onnx=path), "'b0' is a variant of the family"),
+        (ThirdParty(NO_OVERRIDES, onnx=path, name="net", labels=tmp_path / "two.txt"), "2 lines for 7 classes"),
+        (ThirdParty(NO_OVERRIDES, onnx=tmp_path / "none.onnx"), "There is no file"),
+        (ThirdParty(NO_OVERRIDES, onnx=tmp_path / "text.onnx"), r"text\.onnx"),
+        (ThirdParty(NO_OVERRIDES, onnx=written(tmp_path / "nan.onnx", broken)), "logits that are not finite"),
+        (ThirdParty(Overrides(resolution=64), onnx=path, name="net"), "takes images of 32 px, not of 64"),
+        (ThirdParty(NO_OVERRIDES, timm="timm:"), "names no model of timm"),
+        (ThirdParty(NO_OVERRIDES, timm="timm:../../x"), "names no model of timm"),
     ):
         with pytest.raises(UserError, match=words):
-            export_neighbour(request, tmp_path / "artifacts")
+            export_third_party(request, tmp_path / "artifacts")
     assert not (tmp_path / "artifacts").exists()
 
 
 def test_timm(timm: Any, tmp_path: Path) -> None:  # noqa: F811
     """Random weights, then those of a file with other classes: as timm itself computes them, with timm's preprocessing."""
     with pytest.raises(UserError, match=r"no model 'test_resnot'.*test_resnet"):
-        export_neighbour(Neighbour(Asked(), timm="timm:test_resnot", weights=RANDOM), tmp_path)
-    artifact, exported = export_neighbour(
-        Neighbour(Asked(), timm="timm:test_resnet", weights=RANDOM, classes=20), tmp_path
+        export_third_party(ThirdParty(NO_OVERRIDES, timm="timm:test_resnot", weights=RANDOM), tmp_path)
+    artifact, exported = export_third_party(
+        ThirdParty(NO_OVERRIDES, timm="timm:test_resnet", weights=RANDOM, classes=20), tmp_path
     )
     assert artifact.random and artifact.variant == "timm-test_resnet" and artifact.classes == 20
     assert find_artifact("timm:test_resnet", "fp16", tmp_path) == artifact_path("timm-test_resnet", "fp16", tmp_path)
@@ -179,8 +179,10 @@ def test_timm(timm: Any, tmp_path: Path) -> None:  # noqa: F811
             nn.init.uniform_(module.weight, 0.5, 1.5)
     torch.save(network.state_dict(), tmp_path / "five.pth")
     (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
-    request = Neighbour(Asked(), tmp_path / "names.txt", timm="timm:test_resnet", weights=str(tmp_path / "five.pth"))
-    artifact, _ = export_neighbour(request, tmp_path)
+    request = ThirdParty(
+        NO_OVERRIDES, tmp_path / "names.txt", timm="timm:test_resnet", weights=str(tmp_path / "five.pth")
+    )
+    artifact, _ = export_third_party(request, tmp_path)
     assert artifact.labels == list("abcde") and not artifact.random and len(artifact.weights_sha256 or "") == 64
     held = timm.data.resolve_model_data_config(network)
     wants = artifact.preprocessing
@@ -194,10 +196,12 @@ def test_timm(timm: Any, tmp_path: Path) -> None:  # noqa: F811
     with Classifier(artifact.path, backend="onnxruntime") as classify, torch.no_grad():
         expected = network(torch.from_numpy(images)).numpy()
         np.testing.assert_allclose(classify.logits(images), expected, atol=1e-4 * np.abs(expected).max())
-    assert not export_neighbour(request, tmp_path)[1].lines  # up to date
+    assert not export_third_party(request, tmp_path)[1].lines  # up to date
     torch.save({"fc.weight": torch.zeros(5, 9)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"timm can't make test_resnet from .*other\.pth"):
-        export_neighbour(Neighbour(Asked(), timm="timm:test_resnet", weights=str(tmp_path / "other.pth")), tmp_path)
+        export_third_party(
+            ThirdParty(NO_OVERRIDES, timm="timm:test_resnet", weights=str(tmp_path / "other.pth")), tmp_path
+        )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -208,8 +212,8 @@ def test_the_command_and_what_lies_there_before(run_export: Any, tmp_path: Path)
     artifact = read_artifact(find_artifact(None, None, tmp_path / "artifacts"))
     assert artifact.variant == "my-net" and artifact.preprocessing.std == (0.5, 0.5, 0.5)
     assert json.loads(artifact.metadata["made_for"]) == ["fp32", "fp16"]
-    # what the runtime alone adopts under that name is another artifact, and leaves no FP16 of this one beside it
-    adopted(path, tmp_path / "artifacts", "my-net")
+    # what the runtime alone imports under that name is another artifact, and leaves no FP16 of this one beside it
+    import_onnx(path, tmp_path / "artifacts", "my-net")
     assert not artifact_path("my-net", "fp16", tmp_path / "artifacts").exists()
     for arguments, words in (
         (("--onnx", path, "--weights", "random"), "has its own"),
