@@ -66,7 +66,7 @@ exported: $(VENV)/.demo # an export that is there stays as it is, unless a setti
 	@$(if $(strip $(foreach name,$(SETTINGS),$(value $(name)))),,$(call made,$(NAMED),fp32) || )$(MAKE) --no-print-directory export LABELS=
 
 .PHONY: calibrate
-calibrate: exported ## VARIANT=v2-b0 [export's] [CALIB=photos/] [EVALUATION=photos/] [BUDGET=0.5|99.3%] [TARGET=tensorrt|cpu] [QAT=1 EPOCHS=3] [FORCE=1]: to INT8, with a report
+calibrate: exported ## VARIANT=v2-b0 [export's] [CALIB=photos/] [EVALUATION=photos/] [BUDGET=25dB|99%|0.5] [TARGET=tensorrt|cpu] [QAT=1 EPOCHS=3] [FORCE=1]: to INT8, with a report
 	@$(PY) -m calibration $(call options,VARIANT CALIB EVALUATION BUDGET TARGET EPOCHS) $(call switch,QAT FORCE)
 
 .PHONY: calibrated
@@ -111,6 +111,10 @@ triton: $(VENV)/.demo ## VARIANTS=b0,b4 [export's] [PRECISION=int8] [DEVICE=gpu|
 	   $(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported) VARIANT=$$variant || exit 1; done
 	@$(PY) -m runtime.serving $(call options,VARIANTS PRECISION DEVICE MODELS BACKEND INSTANCES SWEEP REPOSITORY)
 
+.PHONY: serve
+serve: exported $(VENV)/.serve ## VARIANT=b1 [SOURCE=/dev/video0|video.mp4|photos/] [PRECISION=fp16] [PORT=8080]: a live page and an HTTP endpoint
+	@$(PY) -m runtime.serve $(if $(SOURCE),'$(SOURCE)') --variant '$(VARIANT)' $(call option,--precision,$(PRECISION)) $(call option,--port,$(PORT))
+
 .PHONY: evaluate
 evaluate: NEEDS := DATA
 evaluate: exported ## VARIANT=v2-b0 DATA=photos/ [export's] [PRECISION=int8] [REFERENCE=fp32] [LABELS=file] [LIMIT=500]: accuracy of an artifact
@@ -119,7 +123,7 @@ evaluate: exported ## VARIANT=v2-b0 DATA=photos/ [export's] [PRECISION=int8] [RE
 .PHONY: compare-int8
 compare-int8: NEEDS := CALIB DATA
 compare-int8: exported ## VARIANT=v2-b0 CALIB=photos/ DATA=photos/ [export's]: our INT8 compared with onnxruntime's and ModelOpt's
-	@$(PY) -m calibration.compare $(call options,VARIANT CALIB DATA)
+	@$(PY) -m tests.benchmarks.compare_int8 $(call options,VARIANT CALIB DATA)
 
 .PHONY: bench
 bench: PRECISIONS ?= fp32,fp16
@@ -246,6 +250,10 @@ bench-throughput: exported ## [VARIANT=b0] [export's] [IMAGES=photos/] [JSON=fil
 bench-triton: build/triton/.ready test-artifacts ## [MODEL=file] [SECONDS=5] [JSON=file]: Triton compared with the bare Classifier, interleaved
 	@build/triton/bin/python tests/benchmarks/triton_load.py $(or $(call options,MODEL),--model $(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx) $(call options,SECONDS JSON)
 
+.PHONY: bench-http
+bench-http: $(VENV)/.test test-artifacts ## [MODEL=file] [SECONDS=60] [JSON=file]: the HTTP endpoint beside the bare Classifier, in turns
+	@$(PY) tests/benchmarks/http_load.py --model '$(or $(MODEL),$(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx)' $(call option,--seconds,$(SECONDS)) $(call option,--json,$(JSON))
+
 .PHONY: bench-ray
 bench-ray: build/ray/.ready test-artifacts ## [IMAGES=photos/] [MODEL=file] [ACTORS=1,2,4] [JSON=file]: a Ray cluster compared with one process, interleaved
 	@build/ray/bin/python tests/benchmarks/fleet.py $(or $(call options,MODEL),--model $(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx) \
@@ -304,13 +312,18 @@ $(VENV)/.sweep: $(VENV)/.demo
 	@$(PIP) -e '.[openvino]' 'matplotlib>=3.8'
 	@touch $@
 
+$(VENV)/.serve: $(VENV)/.demo
+	@echo "installing aiohttp, prometheus-client and OpenCV (once)"
+	@$(PIP) -e '.[serve,camera]'
+	@touch $@
+
 $(VENV)/.ray: $(VENV)/.demo
 	@echo "installing Ray (once)"
 	@$(PIP) -e '.[ray]'
 	@touch $@
 
 $(VENV)/.engine: $(VENV)/bin/python pyproject.toml
-	@echo "installing TensorRT-RTX and cuda-bindings (once)"
+	@echo "installing TensorRT-RTX (once)"
 	@$(PIP) -e '.[engine]'
 	@touch $@
 

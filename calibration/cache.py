@@ -35,6 +35,11 @@ class Cache:
             if other != path:
                 other.unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Drops what is kept under this key."""
+        for path in self.folder.glob(f"{self.key[:16]}.*"):
+            path.unlink(missing_ok=True)
+
     def read_arrays(self, name: str) -> dict[str, np.ndarray] | None:
         content = self.read(name)
         if content is None:
@@ -58,6 +63,6 @@ def code_digest() -> str:
     """Sha256 of the code that calibrates: another version of it gives other artifacts."""
     digest, own = hashlib.sha256(), Path(__file__).parent
     for source in (*sorted(own.rglob("*.py")), own.parent / "export" / "pixels.py"):
-        if source.name not in ("__main__.py", "page.py", "compare.py"):
+        if source.name not in ("__main__.py", "page.py"):
             digest.update(source.read_bytes())
     return digest.hexdigest()

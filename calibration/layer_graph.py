@@ -229,7 +229,7 @@ def open_session(
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def run(session: onnxruntime.InferenceSession, batches: Iterable[np.ndarray]) -> np.ndarray:
+def logits_of(session: onnxruntime.InferenceSession, batches: Iterable[np.ndarray]) -> np.ndarray:
     """Logits float32 [images, classes]."""
     name = session.get_inputs()[0].name
     return np.concatenate([session.run(None, {name: batch})[0] for batch in batches])

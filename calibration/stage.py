@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,22 +15,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
+from calibration.budget import DEFAULT_BUDGET, Budget, Point, forecast
 from calibration.cache import Cache, code_digest
-from calibration.collect.images import FEW, CalibrationImages, split
-from calibration.layer_graph import LayerGraph, open_session, run
+from calibration.collect.images import BUILT_IN, FEW, CalibrationImages, split
+from calibration.layer_graph import LayerGraph, logits_of, open_session
 from calibration.quantise.placement import quantised_graph, share_in_int8, to_half, with_float_weights
 from calibration.quantise.prepare import Prepared
 from calibration.report.judge import judge, min_max
 from calibration.report.page import write_report
 from calibration.report.result import Result, summary
 from calibration.report.speed import Speed, measure_speed
-from calibration.search.fitting import Say, prepared_layers, refined
-from calibration.search.sensitivity import DEFAULT_BUDGET, Budget, Point, measured, search
+from calibration.run import Run, told
+from calibration.search.fitting import prepared_layers, refined
+from calibration.search.sensitivity import Measured, costs, measured, search
 from export.pixels import with_pixels, without_pixels
 from runtime.artifacts.artifact import Artifact, artifact_path
 from runtime.artifacts.onnx_metadata import require_one_file, verify
 from runtime.artifacts.write import Graph, fitting, write
 from runtime.errors import UserError
+from runtime.progress import Report, silent
 
 if TYPE_CHECKING:  # it imports torch
     from calibration.train.training import Schedule
@@ -39,37 +43,46 @@ TOOLS = ("numpy", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True)
-class Digests:
-    """Sha256 of what results are made from: of the long steps, which are cached, and of everything."""
+class Request:
+    """All that a calibration depends on, besides the code and the tools.
 
-    steps: str
-    all: str
+    Ranges and weights come from `images`, three quarters of them; choices are made on the rest; `judging`, if given, is
+    only looked at in the end. With `training`, no layer is left in higher precision: all are trained with INT8's roundings
+    in place instead.
+    """
+
+    artifact: Artifact  # FP32
+    images: CalibrationImages
+    judging: CalibrationImages | None = None
+    budget: Budget = DEFAULT_BUDGET
+    target: str = "tensorrt"
+    training: Schedule | None = None
+
+    @functools.cached_property
+    def steps(self) -> str:
+        """Sha256 of what the long steps are made from, whose results are cached."""
+        made_from = {
+            "network": verify(self.artifact.path),
+            "pictures": self.images.digest(),
+            "target": self.target,
+            "tools": {tool: version(tool) for tool in TOOLS},
+            "code": code_digest(),
+        }
+        return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Sha256 of what everything is made from."""
+        judging = self.judging.digest() if self.judging else ""
+        schedule = [asdict(self.training)] if self.training else []
+        rest = json.dumps([self.steps, asdict(self.budget), judging, *schedule])
+        return hashlib.sha256(rest.encode()).hexdigest()
 
 
-def request_digests(
-    artifact: Artifact,
-    images: CalibrationImages,
-    judging: CalibrationImages | None,
-    budget: Budget,
-    target: str,
-    training: Schedule | None = None,
-) -> Digests:
-    made_from = {
-        "network": verify(artifact.path),
-        "pictures": images.digest(),
-        "target": target,
-        "tools": {tool: version(tool) for tool in TOOLS},
-        "code": code_digest(),
-    }
-    steps = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    schedule = [asdict(training)] if training else []
-    rest = json.dumps([steps, asdict(budget), judging.digest() if judging else "", *schedule])
-    return Digests(steps, hashlib.sha256(rest.encode()).hexdigest())
-
-
-def up_to_date(variant: str, digest: str, folder: Path | None) -> bool:
-    """Whether whole INT8 artifacts made from just `digest` are there."""
-    if fitting(variant, folder, digest, PRECISIONS) is None:
+def up_to_date(request: Request, folder: Path | None) -> bool:
+    """Whether whole INT8 artifacts of just this request are there, and their report."""
+    variant = request.artifact.variant
+    if fitting(variant, folder, request.digest, PRECISIONS) is None:
         return False
     reports = artifact_path(variant, "int8", folder).parent
     return all((reports / f"{variant}.calibration.{suffix}").is_file() for suffix in ("json", "html"))
@@ -102,134 +115,143 @@ def read_network(artifact: Artifact) -> LayerGraph:
 
 
 def calibrate(
-    artifact: Artifact,
-    images: CalibrationImages,
-    judging: CalibrationImages | None,
-    budget: Budget,
-    target: str,
-    folder: Path | None = None,
-    threads: int = 0,
-    say: Say = lambda *_: None,
-    training: Schedule | None = None,
+    request: Request, folder: Path | None = None, threads: int = 0, progress: Report = silent, anew: bool = False
 ) -> Result:
-    """Writes the INT8 artifacts of `artifact` and their report.
+    """Writes the INT8 artifacts of `request` and their report. `anew`: without what an earlier run left in the cache.
 
-    With `training`, no layer is chosen to stay in float: all are trained with int8's roundings in place instead.
-
-    Ranges and weights come from `images`, three quarters of them; choices are made on the rest; `judging`, if
-    given, is only looked at in the end. Raises UserError if the network or its output is not finite; nothing is
-    written then.
+    Raises UserError if the network or its output is not finite; nothing is written then.
     """
-    began, network = time.perf_counter(), read_network(artifact)
-    digests = request_digests(artifact, images, judging, budget, target, training)
-    cache = Cache(artifact_path(artifact.variant, "int8", folder).parent / "calibration", digests.steps)
-    fit, held_out = split(len(images))
-    say("FP32", 0, 1)
-    reference = run(open_session(network.to_model(), threads), images.batches())
-    if not np.isfinite(reference).all():
-        raise UserError(f"{artifact.path} gives logits that are not finite: export the network again.")
-    prepared = prepared_layers(network, target, images, fit, cache, threads, say)
-    damages = refined(prepared, target, images, reference, fit, held_out, cache, threads, say)
-
-    measure = measured(reference, images.labels, held_out.tolist(), images.batches, threads)
-    found: list[Point] = []
-
-    def note(point: Point) -> None:
-        found.append(point)
-        say("searching", len(found), 8)
-
-    calibrated, kept_training = prepared, False
+    began, artifact, budget, training = time.perf_counter(), request.artifact, request.budget, request.training
+    run = _begun(request, folder, threads, progress, anew)
+    prepared = prepared_layers(run)
+    damages = refined(run, prepared)
+    measure, calibrated, kept_training = measured(run), prepared, False
     if training is None:
-        best, points, met = search(prepared, damages, budget, measure, note)
+        if budget != DEFAULT_BUDGET:
+            _say_cost(run, budget, damages)
+        best, points, met = search(prepared, damages, budget, measure)
     else:
-        trained = _trained(prepared, images, fit, training, threads, say)
+        trained = _trained(run, prepared, training)
         points = [everything(calibrated, measure), everything(trained, measure)]
         kept_training = points[1].sqnr > points[0].sqnr
         prepared, best = (trained, points[1]) if kept_training else (calibrated, points[0])
         met = budget in (DEFAULT_BUDGET, Budget()) or budget.met(best)
-    graph = quantised_graph(network, prepared.layers, prepared.identities, best.kept)
+    graph = quantised_graph(run.network, prepared.layers, prepared.identities, best.kept)
     onnx.checker.check_model(graph, full_check=True)
     half = to_half(graph)
 
-    say("judging", 0, 4)
     forms = [("INT8, min-max", min_max(calibrated))]
+    notes = [*_skipped(request.images), *_unfit_layers(run.network)]
     if training is not None:
         name, other = ("calibrated", calibrated) if kept_training else ("trained", trained)
-        forms.append((f"INT8, {name}", quantised_graph(network, other.layers, other.identities)))
+        forms.append((f"INT8, {name}", quantised_graph(run.network, other.layers, other.identities)))
+        if not kept_training:
+            notes.append(
+                f"training did harm ({points[0].sqnr:.1f} -> {points[1].sqnr:.1f} dB on the images held out): the weights "
+                "are those that calibration found"
+            )
     forms.append((f"INT8, {'trained' if kept_training else 'calibrated'}", graph))
-    scores, judged_on = judge(artifact, network, target, forms, images, judging, reference, held_out, threads, say)
-    warnings = [*_warnings(artifact, images), *_left_in_float(network)]
-    if training is not None and not kept_training:
-        warnings.append(
-            f"training did harm ({points[0].sqnr:.1f} -> {points[1].sqnr:.1f} dB on the images held out): the weights are "
-            "those that calibration found"
-        )
+    scores, judged_on = judge(run, artifact, forms, request.judging)
     speeds: list[Speed] = []
-    if target == "cpu":
-        say("timing", 0, 1)
+    if request.target == "cpu":
+        progress(0, 1, "timing")
         lost = {score.name: scores[-1].agreement - score.agreement for score in scores}
-        speeds = measure_speed(network.to_model(), graph, artifact.preprocessing.resolution, threads)
+        speeds = measure_speed(run.network.to_model(), graph, artifact, threads)
         speeds = [replace(speed, lost=lost.get(speed.engine, 0.0)) for speed in speeds]
     result = Result(
-        artifact.variant,
-        target,
-        budget,
-        met,
-        best,
-        points,
-        damages,
-        scores,
-        judged_on,
-        len(images),
-        images.skipped,
-        images.origin,
-        warnings,
-        speeds,
-        time.perf_counter() - began,
-        training,
-        kept_training,
+        variant=artifact.variant,
+        target=request.target,
+        budget=budget,
+        met=met,
+        best=best,
+        points=points,
+        damages=damages,
+        scores=scores,
+        judged_on=judged_on,
+        images=len(request.images),
+        skipped=request.images.skipped,
+        origin=request.images.origin,
+        warnings=_warnings(artifact, request.images),
+        notes=notes,
+        speeds=speeds,
+        seconds=time.perf_counter() - began,
+        training=training,
+        trained=kept_training,
     )
     # The artifacts last: they say what they were made from, and so whether all of this has been done.
-    write_report(result, network, prepared, artifact_path(artifact.variant, "int8", folder).parent)
-    _write(artifact, with_float_weights(graph), half, result, digests.all, folder)
+    write_report(result, run.network, prepared, artifact_path(artifact.variant, "int8", folder).parent)
+    _write(artifact, with_float_weights(graph), half, result, request.digest, folder)
     return result
 
 
-def _trained(
-    prepared: Prepared, images: CalibrationImages, fit: np.ndarray, training: Schedule, threads: int, say: Say
-) -> Prepared:
+def _begun(request: Request, folder: Path | None, threads: int, progress: Report, anew: bool) -> Run:
+    """The run of `request`, with FP32's logits."""
+    artifact, images = request.artifact, request.images
+    network = read_network(artifact)
+    cache = Cache(artifact_path(artifact.variant, "int8", folder).parent / "calibration", request.steps)
+    if anew:
+        cache.clear()
+    elif cache.read("statistics.npz") is not None:
+        progress(0, 0, "going on from what an earlier run found (FORCE=1 starts anew)")
+    fit, held_out = split(len(images))
+    reference = logits_of(open_session(network.to_model(), threads), told(images, "FP32", None, progress))
+    if not np.isfinite(reference).all():
+        raise UserError(f"{artifact.path} gives logits that are not finite: export the network again.")
+    return Run(network, request.target, images, fit, held_out, reference, cache, threads, progress)
+
+
+def _say_cost(run: Run, budget: Budget, damages: Mapping[str, float]) -> None:
+    """Tells, before it is spent, about what `budget` costs."""
+    layers, share = forecast(budget, damages, costs(run.network), run.reference)
+    run.progress(
+        0,
+        0,
+        f"{budget.goal}: from the damage of single layers, about {layers} of {len(damages)} layers and {share:.0%} of the "
+        "MACs in higher precision",
+    )
+
+
+def _trained(run: Run, prepared: Prepared, training: Schedule) -> Prepared:
     from calibration.train.training import train
 
-    return train(prepared, images, fit, (), training, threads, lambda done, of: say("training", done, of))
+    return train(prepared, run.images, run.fit, (), training, run.threads, run.progress)
 
 
-def everything(prepared: Prepared, measure: Callable[[onnx.ModelProto], tuple[float, float, float]]) -> Point:
-    """All that the placement allows in int8."""
+def everything(prepared: Prepared, measure: Callable[[onnx.ModelProto], Measured]) -> Point:
+    """All that the placement allows in INT8."""
     graph = quantised_graph(prepared.network, prepared.layers, prepared.identities)
     never = {layer.name for layer in prepared.network.layers} - set(prepared.layers)
     return Point((), share_in_int8(prepared.network, never), *measure(graph))
 
 
 def _warnings(artifact: Artifact, images: CalibrationImages) -> list[str]:
-    found = []
+    """Why the result should not be relied on."""
+    found = list(images.warnings)
     if artifact.random:
         found.append("random weights: the accuracy of this network means nothing")
+    if images.origin == BUILT_IN:
+        found.append(
+            f"calibrated on crops of {BUILT_IN}: enough to try it out, not for a product; give images like those that the "
+            "network will see (CALIB=photos/)"
+        )
     if len(images) < FEW:
-        found.append(f"only {len(images)} images: at least {FEW}, better 256, make ranges that hold")
-    if images.skipped:
-        found.append(f"{len(images.skipped)} images skipped, the first: {images.skipped[0]}")
+        found.append(f"only {len(images)} images: ranges that hold need at least {FEW}, better 256")
     return found
 
 
-def _left_in_float(network: LayerGraph) -> list[str]:
-    """What third-party models have that int8 is not made for here."""
+def _skipped(images: CalibrationImages) -> list[str]:
+    return [f"{len(images.skipped)} images skipped, the first: {images.skipped[0]}"] if images.skipped else []
+
+
+def _unfit_layers(network: LayerGraph) -> list[str]:
+    """What third-party networks have that INT8 is not made for here."""
     reasons: dict[str, list[str]] = {}
     for layer in network.layers:
         if layer.unfit and not layer.pooled:
             reasons.setdefault(layer.unfit, []).append(layer.name)
     shares = {reason: 1 - share_in_int8(network, names) for reason, names in reasons.items()}
     return [
-        f"{len(names)} layers ({shares[reason]:.1%} of the MACs) stay in float: {reason}, as {names[0]}"
+        f"{len(names)} layers ({shares[reason]:.1%} of the MACs) stay in higher precision: {reason}, as {names[0]}"
         for reason, names in reasons.items()
     ]
 

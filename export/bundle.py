@@ -43,7 +43,7 @@ _NETWORK = (
 )
 
 # What a device does not run. Of the fleet it keeps what tells infer and evaluate that there is none.
-_NOT_ON_A_DEVICE = ("serving", "sweep", "fleet", "remote.py", "demo.py")
+_NOT_ON_A_DEVICE = ("serving", "sweep", "fleet", "remote.py", "demo.py", "html_page.py")
 _KEPT = ("runtime/fleet/__init__.py", "runtime/fleet/options.py")
 
 _YEAR_2000 = 946_684_800  # in seconds, as tar counts
@@ -196,7 +196,7 @@ python3 -m pip install numpy Pillow onnxruntime      # what is missing of these,
 Where pip answers `externally-managed-environment`, first
 `python3 -m venv --system-site-packages venv && . venv/bin/activate`.
 
-With TensorRT (a Jetson has JetPack's) and pycuda or cuda-bindings, onnxruntime is not needed:
+With TensorRT (a Jetson has JetPack's), onnxruntime is not needed:
 `python3 -m runtime.engine --variant {variant} --precision {precision}` builds the engine for this GPU, once.
 
 {processors}| file | what it is |

@@ -101,7 +101,7 @@ class Conversion:
         opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
         half_parity = "" if why else f"; FP16 cosine {near:.6f}"
         self.lines = [
-            f"network      {count / 1e6:.3f} M parameters, {cost / 1e9:.3f} GFLOPs (MACs)",
+            f"network      {count / 1e6:.3f} M parameters, {cost / 1e9:.3f} GMACs",
             f"graph        {len(source.graph.node)} nodes as it was, {len(model.graph.node)} now, opset {opset}",
             f"parity       relative error {apart:.1e}{half_parity}",
             *(f"NOTE         {note}" for note in notes),

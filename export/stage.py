@@ -152,7 +152,7 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         f"crop {preprocessing.crop:.4g}, {preprocessing.interpolation},",
         f"             mean {slashed(preprocessing.mean)}, std {slashed(preprocessing.std)}: {recipe.because}",
         told,
-        f"network      {count / 1e6:.3f} M parameters, {cost / 1e9:.3f} GFLOPs (MACs)",
+        f"network      {count / 1e6:.3f} M parameters, {cost / 1e9:.3f} GMACs",
         f"graph        {len(traced.graph.node)} nodes traced, {len(fp32.graph.node)} simplified, opset {OPSET}",
         f"parity       relative error {errors['traced']:.1e} traced, {errors['simplified']:.1e} simplified; "
         f"FP16 cosine {cosine:.6f}",

@@ -1,4 +1,4 @@
-"""Prints the family as a table: python -m models [--picture family.png]"""
+"""Prints the family as a table: python -m models [--chart family.png]"""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from models.variants import VARIANTS
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m models", description="Prints the family of networks as a table.")
     parser.add_argument(
-        "--picture", type=Path, metavar="FILE", help="also draw it: published accuracy against multiply-adds (png, svg)"
+        "--chart", type=Path, metavar="FILE", help="also draw it: published accuracy against MACs (png, svg)"
     )
+    parser.add_argument("--picture", dest="chart", type=Path, help=argparse.SUPPRESS)  # its name until 2026
     options = parser.parse_args(argv)
     rows = []
     for variant in VARIANTS.values():
         with torch.device("meta"):
             network = EfficientNet(variant)
         rows.append((variant, parameters(network), multiply_adds(network, variant.resolution)))
-    print("            parameters   GFLOPs  resolution   published top-1, %")
-    print("variant       millions  mult-adds        px   paper   weights that export downloads")
+    print("            parameters     MACs  resolution   published top-1, %")
+    print("variant       millions billions        px   paper   weights that export downloads")
     for variant, count, cost in rows:
         checkpoint = known_checkpoints(variant)[0]
         top1 = f"{checkpoint.top1:5.2f}" if checkpoint.top1 else "    -"
-        size = f"{count / 1e6:14.3f}{cost / 1e9:11.3f}{variant.resolution:10}"
+        size = f"{count / 1e6:14.3f}{cost / 1e9:9.3f}{variant.resolution:10}"
         print(f"{variant.name:8}{size}{variant.published:8.1f}   {top1}  {checkpoint.name}")
     print(
         "\nTop-1 on ImageNet as published by the papers' authors and the weights' makers; this command measured nothing."
     )
-    if options.picture:
+    if options.chart:
         from models.chart import draw
 
-        draw(options.picture, rows)
+        draw(options.chart, rows)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ BRANCHES = {"b": ("EfficientNet", "#2f6fbb"), "lite": ("Lite", "#d9822b"), "v2":
 
 
 def draw(path: Path, rows: Sequence[tuple[Variant, int, int]]) -> None:
-    """Writes the picture of `rows` (variant, parameters, multiply-adds) to `path`; needs matplotlib."""
+    """Writes the chart of `rows` (variant, parameters, MACs) to `path`; needs matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -26,7 +26,7 @@ def draw(path: Path, rows: Sequence[tuple[Variant, int, int]]) -> None:
         branch = [
             row for row in rows if row[0].name.startswith(prefix) and (prefix != "b" or row[0].name[1:].isdigit())
         ]
-        cost = [multiply_adds / 1e9 for _, _, multiply_adds in branch]
+        cost = [macs / 1e9 for _, _, macs in branch]
         top1 = [variant.published for variant, _, _ in branch]
         axes.plot(cost, top1, color=colour, label=title, linewidth=1.2, zorder=1)
         axes.scatter(
@@ -45,9 +45,9 @@ def draw(path: Path, rows: Sequence[tuple[Variant, int, int]]) -> None:
             )
     axes.set_xscale("log")
     axes.set_xticks([0.5, 1, 2, 5, 10, 20, 50], ["0.5", "1", "2", "5", "10", "20", "50"])
-    axes.set_xlabel("multiply-adds for one image at the variant's resolution, billions (log)")
+    axes.set_xlabel("MACs for one image at the variant's resolution, billions (log)")
     axes.set_ylabel("top-1 on ImageNet as published, %")
-    axes.set_title("The family: area of a point is its number of parameters", fontsize=10)
+    axes.set_title("EfficientNet, published figures. The area of a point is its number of parameters", fontsize=10)
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", frameon=False)
     for side in ("top", "right"):

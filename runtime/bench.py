@@ -19,32 +19,22 @@ from .errors import UserError
 from .measure.cold import Cold, cold_start
 from .measure.energy import Meter, open_meter
 from .measure.image import image_of
-from .measure.latency import Row, measure, one_pass
+from .measure.latency import Measured, measure, one_pass
 from .measure.machine import machine, warnings
-from .measure.statistics import QUIET, Summary
+from .measure.statistics import QUIET
+from .measure.timing import Timing
 from .networks.network import Network
 from .networks.opening import open_network
 from .printable import printable
+from .table import aligned
 from .whole_file import write_whole
 
 SCHEMA = 1  # of the JSON; grows when a reader of today would misunderstand the file
 _IDLE = 2.0  # seconds of doing nothing, whose power is subtracted
 _ENERGY = 0.5  # of --seconds that each model runs alone for its energy
 _HEAD = (
-    "model",
-    "backend",
-    "batch",
-    "p50 ms",
-    "+-%",
-    "p90",
-    "p99",
-    "mean",
-    "std",
-    "images/s",
-    "x first",
-    "cold ms",
-    "peak MB",
-    "MB",
+    *("model", "backend", "batch", "p50 ms", "+-%", "p90", "p99", "mean", "std", "images/s", "x first"),
+    *("cold ms", "peak MB", "MB"),
 )
 
 
@@ -58,7 +48,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--models", type=_words, default=[], metavar="A,B", help="exported .onnx files, or engines of them"
     )
-    parser.add_argument("--foreign", type=_words, default=[], metavar="A,B", help="other ONNX classifiers")
+    parser.add_argument("--foreign", type=_words, default=[], metavar="A,B", help="third-party ONNX classifiers")
     parser.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
     parser.add_argument(
         "--precisions", type=_words, default=[], metavar="P,Q", help=f"of the variant: {', '.join(PRECISIONS)}"
@@ -85,20 +75,20 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if options.models and (options.variant or options.precisions):
         parser.error("--models names files: --variant and --precisions go without it")
 
-    name, picture = image_of(options.images)
+    name, image = image_of(options.images)
     before, meter = machine(), open_meter()
     with tempfile.TemporaryDirectory() as folder:  # for third-party models, as artifacts
-        return _bench(options, name, picture, before, meter, Path(folder))
+        return _bench(options, name, image, before, meter, Path(folder))
 
 
 def _bench(
-    options: argparse.Namespace, name: str, picture: bytes, before: Dict[str, Any], meter: Optional[Meter], folder: Path
+    options: argparse.Namespace, name: str, image: bytes, before: Dict[str, Any], meter: Optional[Meter], folder: Path
 ) -> int:
     subjects, failed = _opened(options, folder)
     try:
         for path in sorted({str(each.model.artifact.path) for each in subjects if each.model.artifact.random}):
             _say(f"{path}: {RANDOM_WEIGHTS}")
-        rows, late = _measured(subjects, options.batch, picture, options.seconds, options.threads, meter)
+        rows, late = _measured(subjects, options.batch, image, options.seconds, options.threads, meter)
     finally:
         for subject in subjects:
             subject.model.close()
@@ -110,7 +100,7 @@ def _bench(
         _say(f"warning: {text}")
     if options.json:
         result = {
-            "rows": rows,
+            "rows": [row.to_json() for row in rows],
             "machine": {
                 **before,
                 "after": {key: after[key] for key in ("temperatures", "throttled", "load") if key in after},
@@ -180,84 +170,82 @@ def _imported(path: Path, folder: Path) -> Path:
 def _measured(
     subjects: Sequence[Subject],
     batches: Sequence[int],
-    picture: bytes,
+    image: bytes,
     seconds: float,
     threads: Optional[int],
     meter: Optional[Meter],
-) -> Tuple[List[Dict[str, Any]], List[Dict[str, Any]]]:
-    """Rows of the JSON, batch by batch, and what could not run. Raises UserError if nothing could."""
-    rows: List[Dict[str, Any]] = []
+) -> Tuple[List[Timing], List[Dict[str, Any]]]:
+    """The timings, batch by batch, and what could not run. Raises UserError if nothing could."""
+    rows: List[Timing] = []
     failed: List[Dict[str, Any]] = []
     if meter:
         _say(f"energy: {meter.source}, idle for {_IDLE:g} s")
         meter.measure_idle(_IDLE)
     for batch in batches:
-        pictures, able = [picture] * batch, []
+        images, able = [image] * batch, []
         for subject in subjects:
             try:
-                one_pass(subject.model, pictures)
+                one_pass(subject.model, images)
                 able.append(subject.model)
             except Exception as error:  # each backend has its own for a fixed batch size or memory that ran out
                 failed.append(subject.failure(batch, " ".join((str(error) or repr(error)).split())))
-        for measured in measure(able, [batch], pictures, seconds, say=_say) if able else []:
+        for measured in measure(able, [batch], images, seconds, say=_say) if able else []:
             model = measured.subject
-            joules = _joules(meter, model, pictures, seconds * _ENERGY) if meter else None
+            joules = _joules(meter, model, images, seconds * _ENERGY) if meter else None
             cold = None
             try:
                 cold = cold_start(_file(model), model.backend.name, batch, threads)
             except UserError as error:
                 _say(f"error: {error}")
-            rows.append(as_row(measured, cold, joules))
+            rows.append(timing_of(measured, cold, joules))
     if not rows:
         raise UserError(f"{failed[0]['model']} can't run: {failed[0]['reason']}")
     return rows, failed
 
 
-def _joules(meter: Meter, model: Network, pictures: Sequence[bytes], seconds: float) -> Optional[float]:
+def _joules(meter: Meter, model: Network, images: Sequence[bytes], seconds: float) -> Optional[float]:
     """Of one image, above idle; None if the meter failed, or saw no more than idle."""
     done = 0
     meter.start()
     try:
         began = time.monotonic()
         while not done or time.monotonic() - began < seconds:
-            one_pass(model, pictures)
-            done += len(pictures)
+            one_pass(model, images)
+            done += len(images)
     finally:
         energy = meter.stop()
     return energy.joules / done if energy is not None and energy.joules > 0 and done else None
 
 
-def as_row(row: Row, cold: Optional[Cold], joules: Optional[float]) -> Dict[str, Any]:
-    """One row of the JSON; times in ms for a whole batch, sizes in MB of 10^6. What is not known is absent."""
-    artifact, backend = row.subject.artifact, row.subject.backend
-    median, low, high = row.ratio_to_first
-    found: Dict[str, Any] = {
-        "variant": artifact.variant,
-        "precision": artifact.precision,
-        "backend": backend.description,
-        "backend_name": row.subject.backend.name,
-        "model": artifact.path.name,
-        "sha256": artifact.metadata["sha256"],
-        "batch": row.batch,
-        "resolution": artifact.preprocessing.resolution,
-        "input": artifact.preprocessing.input,
-        "multiply_adds": _whole(artifact.metadata.get("multiply_adds")),
-        "parameters": _whole(artifact.metadata.get("parameters")),
-        "file_mb": _file(row.subject).stat().st_size / 1e6,
-        "random": artifact.random,
-        "run_batch": getattr(row.subject.backend, "fixed", None),  # the only one that its graph takes
-        "total": row.total._asdict(),
-        "stages": {name: stage._asdict() for name, stage in row.stages.items()},
-        "throughput_per_s": row.throughput,
-        "cold_start_ms": cold.start_ms if cold else None,
-        "load_ms": cold.load_ms if cold else None,
-        "peak_mb": cold.peak_mb if cold else None,
-        "joules_per_image": joules,
-        "images_per_joule": 1 / joules if joules else None,
-        "noisy": row.total.noisy,
-        "ratio_to_first": {"median": median, "low": low, "high": high},
-    }
-    return {key: value for key, value in found.items() if value is not None}
+def timing_of(measured: Measured, cold: Optional[Cold], joules: Optional[float]) -> Timing:
+    """What is written down of one model at one batch size."""
+    artifact, backend = measured.subject.artifact, measured.subject.backend
+    return Timing(
+        variant=artifact.variant,
+        precision=artifact.precision,
+        backend=backend.description,
+        backend_name=backend.name,
+        model=artifact.path.name,
+        sha256=artifact.metadata["sha256"],
+        batch=measured.batch,
+        resolution=artifact.preprocessing.resolution,
+        file_mb=_file(measured.subject).stat().st_size / 1e6,
+        total=measured.total,
+        stages=measured.stages,
+        throughput_per_s=measured.throughput,
+        input=artifact.preprocessing.input,
+        random=artifact.random,
+        noisy=measured.total.noisy,
+        multiply_adds=_whole(artifact.metadata.get("multiply_adds")),
+        parameters=_whole(artifact.metadata.get("parameters")),
+        run_batch=getattr(backend, "fixed", None),
+        cold_start_ms=cold.start_ms if cold else None,
+        load_ms=cold.load_ms if cold else None,
+        peak_mb=cold.peak_mb if cold else None,
+        joules_per_image=joules,
+        images_per_joule=1 / joules if joules else None,
+        ratio_to_first=dict(zip(("median", "low", "high"), measured.ratio_to_first)),
+    )
 
 
 def _file(model: Network) -> Path:
@@ -269,81 +257,62 @@ def _whole(text: Optional[str]) -> Optional[int]:
     return int(text) if text and text.isdigit() else None
 
 
-def _pieces(rows: Sequence[Dict[str, Any]]) -> List[str]:
-    """Which batches are not what they seem: a graph for another one ran them in pieces, or filled up."""
+def _pieces(rows: Sequence[Timing]) -> List[str]:
+    """Which batches are not what they seem: a graph of a fixed batch size ran them in several runs, or filled one up."""
     return [
-        f"{row['model']} takes {row['run_batch']} at a time: its batch of {row['batch']} is "
-        f"{-(-row['batch'] // row['run_batch'])} runs of {row['run_batch']}."
+        f"{row.model} takes {row.run_batch} image{'s'[: row.run_batch != 1]} at a time: its batch of {row.batch} is "
+        f"{row.runs} run{'s'[: row.runs != 1]} of {row.run_batch}."
         for row in rows
-        if row.get("run_batch", row["batch"]) != row["batch"]
+        if row.run_batch not in (None, row.batch)
     ]
 
 
-def _doubts(rows: Sequence[Dict[str, Any]]) -> List[str]:
-    noisy = []
-    for row in rows:
-        if row["noisy"]:
-            total = Summary(**row["total"])
-            reach = (total.high - total.low) / 2 / total.p50
-            noisy.append(f"{row['model']} on {row['backend']}, batch {row['batch']} (to {reach:.0%}, {total.n} runs)")
+def _doubts(rows: Sequence[Timing]) -> List[str]:
+    noisy = [
+        f"{row.model} on {row.backend}, batch {row.batch} (to {_reach(row):.0%}, {row.total.n} runs)"
+        for row in rows
+        if row.noisy
+    ]
     if not noisy:
         return []
     remedy = "Close other programs, or raise --seconds"
     return [f"Too noisy, the median is not known to {QUIET:.0%}: {'; '.join(noisy)}. {remedy}."]
 
 
-def table(rows: Sequence[Dict[str, Any]]) -> str:
-    """The rows for people: whole way first, then the medians of the stages."""
-    energy = any("joules_per_image" in row for row in rows)
+def _reach(row: Timing) -> float:
+    """Half the 95 % interval of the median, as a share of it."""
+    return (row.total.high - row.total.low) / 2 / row.total.p50
+
+
+def table(rows: Sequence[Timing]) -> str:
+    """The rows for people: totals first, then the medians of the stages."""
+    energy = any(row.joules_per_image is not None for row in rows)
     lines = [[*_HEAD, "J/image"] if energy else list(_HEAD)]
     for row in rows:
-        total = row["total"]
-        lines.append(
-            [
-                _name(row),
-                _short(row),
-                str(row["batch"]),
-                f"{total['p50']:.2f}",
-                f"{50 * (total['high'] - total['low']) / total['p50']:.1f}{'!' if row['noisy'] else ''}",
-                f"{total['p90']:.2f}",
-                f"{total['p99']:.2f}",
-                f"{total['mean']:.2f}",
-                f"{total['std']:.2f}",
-                f"{row['throughput_per_s']:.1f}",
-                f"{row['ratio_to_first']['median']:.3f}",
-                f"{row['cold_start_ms']:.0f}" if "cold_start_ms" in row else "-",
-                f"{row['peak_mb']:.0f}" if "peak_mb" in row else "-",
-                f"{row['file_mb']:.1f}",
-                *([f"{row['joules_per_image']:.4f}" if "joules_per_image" in row else "-"] if energy else []),
-            ]
-        )
-    names = list(dict.fromkeys(name for row in rows for name in row["stages"]))
+        total = row.total
+        cells = [_name(row), ", ".join(row.backend.split(", ")[:2]), str(row.batch), f"{total.p50:.2f}"]
+        cells.append(f"{100 * _reach(row):.1f}{'!' if row.noisy else ''}")
+        cells += [f"{value:.2f}" for value in (total.p90, total.p99, total.mean, total.std)]
+        cells += [f"{row.throughput_per_s:.1f}", f"{row.ratio_to_first['median']:.3f}"]
+        cells += [_figure(row.cold_start_ms, 0), _figure(row.peak_mb, 0), _figure(row.file_mb, 1)]
+        lines.append([*cells, _figure(row.joules_per_image, 4)] if energy else cells)
+    names = list(dict.fromkeys(name for row in rows for name in row.stages))
     stages = [["stage p50 in ms", "", "batch", *names]]
     for row, line in zip(rows, lines[1:]):
-        medians = [f"{row['stages'][name]['p50']:.2f}" if name in row["stages"] else "-" for name in names]
-        stages.append([*line[:3], *medians])
+        medians = (row.stages[name].p50 if name in row.stages else None for name in names)
+        stages.append([*line[:3], *(_figure(median, 2) for median in medians)])
     note = f"milliseconds for a whole batch; +-%: 95 % interval of the median, ! above {QUIET:.0%}; cold: new process to answer"
-    return f"{_aligned(lines)}\n{note}\n\n{_aligned(stages)}"
+    numbers = range(2, max(len(lines[0]), len(stages[0])))
+    return f"{aligned(lines, numbers)}\n{note}\n\n{aligned(stages, numbers)}"
 
 
-def _name(row: Dict[str, Any]) -> str:
-    pixels = " uint8" if row["input"] == "uint8" else ""
-    return f"{row['variant']} {row['precision']}{pixels}{' (random)' if row['random'] else ''}"
+def _figure(value: Optional[float], digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _short(row: Dict[str, Any]) -> str:
-    return ", ".join(row["backend"].split(", ")[:2])
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = (
-        "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))
-        )
-        for line in lines
-    )
-    return "\n".join(printable(line.rstrip()) for line in text)
+def _name(row: Timing) -> str:
+    pixels = " uint8" if row.input == "uint8" else ""
+    return f"{row.variant} {row.precision}{pixels}{' (random)' if row.random else ''}"
 
 
 def _say(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Iterable, Iterator, Optional, Sequence, Tuple,
 
 from .command import add_decoding_options, add_model_options, open_model, run
 from .fleet.options import add_fleet_options, fleet_of, require_ray
-from .output import Result, add_output_options, facts, read_pipe, report
+from .output import Output, Result, add_output_options, facts, output_of, read_pipe, report
 
 if TYPE_CHECKING:
     from .images.find import NamedImage
@@ -57,17 +57,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if classifier.artifact.random:
         print(f"{classifier.artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
     model = facts(classifier.artifact, classifier.backend.name)
-    return report(_results(classifier, answers(classifier, images, alone), options), model, options)
+    output = output_of(options)
+    return report(_results(classifier, answers(classifier, images, alone), output), model, output.form)
 
 
-def _results(classifier: Classifier, answered: Iterable[Answer], options: argparse.Namespace) -> Iterator[Result]:
+def _results(classifier: Classifier, answered: Iterable[Answer], output: Output) -> Iterator[Result]:
     for answer in answered:
         name = answer.item.name
         if answer.error is not None:
             yield Result(name, [], str(answer.error))
             continue
-        predictions = classifier.predictions(answer.logits[0][None], options.top)[0]
-        spent = answer.milliseconds if options.time else {}
+        predictions = classifier.predictions(answer.logits[0][None], output.top)[0]
+        spent = answer.milliseconds if output.time else {}
         yield Result(name, predictions, "", {**spent, "total": sum(spent.values())} if spent else {})
 
 

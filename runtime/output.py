@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import json
 import sys
-from typing import IO, TYPE_CHECKING, Any, Dict, Iterable, List, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Iterable, List, NamedTuple
 
 from .command import positive
 from .printable import printable
@@ -37,6 +39,7 @@ class Result(NamedTuple):
     predictions: List[Prediction]  # best first; [] for one that failed
     error: str = ""  # why it failed
     milliseconds: Dict[str, float] = {}  # by stage, where they were asked for
+    answered_by: Dict[str, str] = {}  # what answered this one image, where that may change between two: a server
 
 
 def facts(artifact: Artifact, backend: str) -> Dict[str, str]:
@@ -46,84 +49,97 @@ def facts(artifact: Artifact, backend: str) -> Dict[str, str]:
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `report` goes by."""
+    """The options from which `output_of` makes an Output, but for --time: it means another thing to each command."""
     parser.add_argument("--top", type=positive, default=5, metavar="N", help="classes to print (default 5)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line, for failed images too")
     form.add_argument("--csv", action="store_true", help="one line a class")
 
 
-def report(results: Iterable[Result], model: Dict[str, str], options: argparse.Namespace) -> int:
-    """Prints `results` as they come, and gives the exit status. `model`: `facts`, which may still grow meanwhile."""
-    write = _JsonLines(model) if options.json else _Csv(model) if options.csv else _Text(model)
+class Output(NamedTuple):
+    """What is printed of each image, and how."""
+
+    top: int = 5  # classes
+    form: str = "text"  # a key of _FORMS
+    time: bool = False  # milliseconds for each stage
+
+
+def output_of(options: argparse.Namespace) -> Output:
+    """What the options of `add_output_options` ask for."""
+    form = "json" if options.json else "csv" if options.csv else "text"
+    return Output(options.top, form, options.time)
+
+
+def report(results: Iterable[Result], answered_by: Dict[str, str], form: str) -> int:
+    """Prints `results` as they come, and gives the exit status: 1 if an image failed. `answered_by`: `facts` of the network."""
+    write = _FORMS[form](answered_by)
     failed = 0
     for result in results:
         if result.error:
             failed += 1
             print(f"error: {printable(result.error)}", file=sys.stderr)
-            write.failure(result.name, result.error)
-        else:
-            write.result(result.name, result.predictions, result.milliseconds)
+        write(result)
     return 1 if failed else 0
 
 
 class _Text:
-    """A block for each image."""
+    """A block for each image; failed images are on stderr only."""
 
-    def __init__(self, model: Dict[str, str]) -> None:
-        self.model = model
+    def __init__(self, answered_by: Dict[str, str]) -> None:
+        self.note = "  (random weights)" if "weights" in answered_by else ""
 
-    def result(self, name: str, predictions: List[Prediction], milliseconds: Dict[str, float]) -> None:
-        print(f"{printable(name)}{'  (random weights)' if 'weights' in self.model else ''}")
-        for prediction in predictions:
+    def __call__(self, result: Result) -> None:
+        if result.error:
+            return
+        print(f"{printable(result.name)}{self.note}")
+        for prediction in result.predictions:
             print(f"  {prediction.probability:7.2%}  {printable(prediction.label)}")
-        if milliseconds:
-            print("  " + ", ".join(f"{stage} {spent:.1f} ms" for stage, spent in milliseconds.items()))
+        if result.milliseconds:
+            print("  " + ", ".join(f"{stage} {spent:.1f} ms" for stage, spent in result.milliseconds.items()))
         sys.stdout.flush()
-
-    def failure(self, name: str, reason: str) -> None:
-        """Said on stderr already."""
 
 
 class _JsonLines:
-    """One object a line."""
+    """One object a line, for failed images too."""
 
-    def __init__(self, model: Dict[str, str]) -> None:
-        self.model = model
+    def __init__(self, answered_by: Dict[str, str]) -> None:
+        self.answered_by = answered_by
 
-    def result(self, name: str, predictions: List[Prediction], milliseconds: Dict[str, float]) -> None:
-        line = {"file": name, "predictions": [prediction._asdict() for prediction in predictions], **self.model}
-        self._print({**line, "ms": {k: round(v, 3) for k, v in milliseconds.items()}} if milliseconds else line)
-
-    def failure(self, name: str, reason: str) -> None:
-        self._print({"file": name, "error": reason, **self.model})
-
-    def _print(self, line: Dict[str, Any]) -> None:
-        import json
-
+    def __call__(self, result: Result) -> None:
+        line: Dict[str, Any] = {"file": result.name}
+        if result.error:
+            line["error"] = result.error
+        else:
+            line["predictions"] = [prediction._asdict() for prediction in result.predictions]
+        line.update(result.answered_by or self.answered_by)
+        if result.milliseconds:
+            line["ms"] = {stage: round(spent, 3) for stage, spent in result.milliseconds.items()}
         print(json.dumps(line), flush=True)
 
 
 class _Csv:
     """One line for each class of each image; failed images are on stderr only."""
 
-    def __init__(self, model: Dict[str, str]) -> None:
-        import csv
-
-        self.model = model
+    def __init__(self, answered_by: Dict[str, str]) -> None:
+        self.note = {key: value for key, value in answered_by.items() if key == "weights"}
         self.writer = csv.writer(sys.stdout, lineterminator="\n")
         self.header = False
 
-    def result(self, name: str, predictions: List[Prediction], milliseconds: Dict[str, float]) -> None:
-        note = {key: value for key, value in self.model.items() if key == "weights"}
+    def __call__(self, result: Result) -> None:
+        if result.error:
+            return
         if not self.header:
-            stages = [f"{stage}_ms" for stage in milliseconds]
-            self.writer.writerow(["file", "rank", "index", "label", "probability", *note, *stages])
+            stages = [f"{stage}_ms" for stage in result.milliseconds]
+            self.writer.writerow(["file", "rank", "index", "label", "probability", *self.note, *stages])
             self.header = True
-        rest = [*note.values(), *(f"{value:.3f}" for value in milliseconds.values())]
-        for rank, (index, label, probability) in enumerate(predictions, 1):
-            self.writer.writerow([printable(name), rank, index, printable(label), f"{probability:.6f}", *rest])
+        rest = [*self.note.values(), *(f"{value:.3f}" for value in result.milliseconds.values())]
+        for rank, (index, label, probability) in enumerate(result.predictions, 1):
+            self.writer.writerow([printable(result.name), rank, index, printable(label), f"{probability:.6f}", *rest])
         sys.stdout.flush()
 
-    def failure(self, name: str, reason: str) -> None:
-        """Said on stderr already."""
+
+_FORMS: Dict[str, Callable[[Dict[str, str]], Callable[[Result], None]]] = {
+    "text": _Text,
+    "json": _JsonLines,
+    "csv": _Csv,
+}

@@ -5,7 +5,18 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from typing import Callable, Optional, TextIO
+from typing import Callable, Optional, Protocol, TextIO
+
+
+class Report(Protocol):
+    """What long work tells how much of how much is done, and at which step: a `Progress`, or `silent`. With 0 of 0, `note`
+    is a sentence that stays on the screen."""
+
+    def __call__(self, done: int, of: int, note: str = "") -> None: ...
+
+
+def silent(done: int, of: int, note: str = "") -> None:
+    """Tells nobody."""
 
 
 class Line:
@@ -56,17 +67,22 @@ class Progress:
 
     def __init__(self, label: str, pause: float = 10.0, count: Callable[[int], str] = str) -> None:
         self.label, self.line, self.count = label, Line(pause=pause), count
-        self._of, self._done, self._note = -1, 0, ""
-        self._first, self._began = 0, 0.0
+        self._of, self._done = -1, 0
+        self.first, self._began = 0, 0.0
 
     def __call__(self, done: int, of: int, note: str = "") -> None:
-        if of != self._of or done < self._done:
-            self._first, self._began = done, time.monotonic()
-        now = note != self._note or done >= of
-        self._done, self._of, self._note = done, of, note
+        if not of:
+            self.line.end(erase=True)
+            print(f"{self.label} {note}", file=self.line.stream, flush=True)
+            return
+        begins = of != self._of or done < self._done
+        if begins:
+            self.first, self._began = done, time.monotonic()
+        self._done, self._of = done, of
+        now = done >= of or begins and bool(note)
         if not now and not self.line.due():
             return
-        left = time_left(done - self._first, of - self._first, time.monotonic() - self._began)
+        left = time_left(done - self.first, of - self.first, time.monotonic() - self._began)
         drawn = f"{bar(done, of)} " if self.line.terminal else ""
         step = f"{note}, " if note else ""
         self.line.show(f"{self.label} {drawn}{step}{self.count(done)} of {self.count(of)}{left}", now)
@@ -74,7 +90,7 @@ class Progress:
     @property
     def rate(self) -> float:
         """What was done in a second since the step began, 0 before anything was."""
-        return (self._done - self._first) / max(time.monotonic() - self._began, 1e-9)
+        return (self._done - self.first) / max(time.monotonic() - self._began, 1e-9)
 
     def end(self, erase: bool = False) -> None:
         """Leaves the line as it is, or takes it away."""

@@ -18,7 +18,7 @@ from typing import (
 )
 
 from .command import number, positive, run, seconds
-from .output import Result, add_output_options, read_pipe, report
+from .output import Output, Result, add_output_options, output_of, read_pipe, report
 from .pool import OrderedPool
 
 if TYPE_CHECKING:
@@ -70,13 +70,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if known.get("weights") == "random weights":
         model["weights"] = known["weights"]
         print(f"{name} at {server.host}: {RANDOM_WEIGHTS}", file=sys.stderr)
-    return report(_results(server, name, images, options, model), model, options)
+    output = output_of(options)
+    at_once = 1 if output.time else options.at_once
+    return report(_results(server, name, images, output, at_once, model), model, output.form)
 
 
 def _results(
-    server: Server, model_name: str, images: Iterable[NamedImage], options: argparse.Namespace, model: Dict[str, str]
+    server: Server, model_name: str, images: Iterable[NamedImage], output: Output, at_once: int, known: Dict[str, str]
 ) -> Iterator[Result]:
-    """In the order of the images; `model` learns from the answers what gave them."""
+    """In the order of the images; `known` is what the model says of itself, and each answer adds what gave it."""
     from .images.decode import DECODING, ImageError
     from .serving.client import Answered, RequestError
 
@@ -86,7 +88,7 @@ def _results(
         try:
             content = _content(name, source, DECODING.max_bytes)
             read = time.perf_counter()
-            answered = server.classify(model_name, content, options.top, name)
+            answered = server.classify(model_name, content, output.top, name)
         except ImageError as error:
             return name, Answered([], str(error), {}), {}
         except RequestError as error:
@@ -98,14 +100,12 @@ def _results(
             {"read": (read - began) * 1e3, "request": (ended - read) * 1e3, "total": (ended - began) * 1e3},
         )
 
-    at_once = 1 if options.time else options.at_once
     with OrderedPool(one, images, at_once, 2 * at_once, "request") as answers:
         for name, answered, spent in answers:
-            weights = model.pop("weights", None)
-            model.update(answered.model)
-            if weights:  # the last of the keys, as runtime.infer has it
-                model["weights"] = weights
-            yield Result(name, answered.predictions, answered.error, spent if options.time else {})
+            by = {**known, **answered.model}
+            if "weights" in by:  # the last of the keys, as runtime.infer has it
+                by["weights"] = by.pop("weights")
+            yield Result(name, answered.predictions, answered.error, spent if output.time else {}, by)
 
 
 def _content(name: str, source: Union[str, IO[bytes]], limit: int) -> bytes:

@@ -7,8 +7,8 @@ import importlib.util
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from runtime.images.decode import ImageError, open_image
 from runtime.images.find import below
 from runtime.images.preprocess import Preprocessing, normalize, resize_crop
 from runtime.measure.dataset import read_labels
+from runtime.progress import Report, silent
 
 FEW = 64  # images; below, ranges and the search rest on too little (docs/int8.md)
 # The images among scikit-image's sample images, and crops of each so that they are not too few.
@@ -40,6 +41,7 @@ _BUILT_IN = (
     "rocket.jpg",
 )
 _CROPS = 8
+BUILT_IN = "scikit-image's sample images"
 
 
 @dataclass
@@ -52,6 +54,7 @@ class CalibrationImages:
     names: list[str]
     skipped: list[str]  # one sentence for each image that could not be used
     origin: str
+    warnings: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -76,18 +79,20 @@ class CalibrationImages:
 
 
 def read_folder(
-    folder: Path, preprocessing: Preprocessing, classes: int, note: Callable[[int, int], None] = lambda *_: None
+    folder: Path, preprocessing: Preprocessing, classes: int, progress: Report = silent
 ) -> CalibrationImages:
-    """The images in `folder` and below, in the order of their names; `note` is told (done, of).
+    """The images in `folder` and below, in the order of their names; `progress` is told of each.
 
     A labels.csv there (columns `file` and `label`, a class index) gives labels; images that it does not name are then
-    left out. Images that can't be read, or show one colour only, are skipped and counted.
+    left out. One with other classes than the network's is left unread, with a warning: calibration needs no labels. Images
+    that can't be read, or show one colour only, are skipped and counted.
 
     Raises UserError if there is no such folder, labels.csv is damaged, or no image is left.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder of images.")
-    labels = _read_labels(folder / "labels.csv", classes)
+    warnings: list[str] = []
+    labels = _read_labels(folder / "labels.csv", classes, warnings)
     if labels is None:
         files = [Path(path) for path in below(str(folder))]
     else:
@@ -99,15 +104,14 @@ def read_folder(
         for path in files:
             yield str(path.relative_to(folder)), path
 
-    found = _gather(squares(), len(files), preprocessing, str(folder), note)
+    found = _gather(squares(), len(files), preprocessing, str(folder), progress)
+    found.warnings += warnings
     if labels is not None:
         found.labels = np.array([labels[name] for name in found.names], np.int64)
     return found
 
 
-def read_built_in(
-    preprocessing: Preprocessing, note: Callable[[int, int], None] = lambda *_: None
-) -> CalibrationImages:
+def read_built_in(preprocessing: Preprocessing, progress: Report = silent) -> CalibrationImages:
     """Crops of the sample images of scikit-image, where that is installed (nothing of it is imported).
 
     Raises UserError if it isn't.
@@ -131,7 +135,7 @@ def read_built_in(
                 crop = image.crop((left, top, left + side[0], top + side[1]))
                 yield f"{path.name} {i}", crop
 
-    return _gather(squares(), len(files) * _CROPS, preprocessing, "scikit-image's sample images", note)
+    return _gather(squares(), len(files) * _CROPS, preprocessing, BUILT_IN, progress)
 
 
 def split(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -148,7 +152,7 @@ def _gather(
     count: int,
     preprocessing: Preprocessing,
     origin: str,
-    note: Callable[[int, int], None],
+    progress: Report,
 ) -> CalibrationImages:
     side = preprocessing.resolution
     size = count * side * side * 3
@@ -166,7 +170,7 @@ def _gather(
     names: list[str] = []
     skipped = []
     for done, (name, source) in enumerate(squares):
-        note(done, count)
+        progress(done, count, "reading images")
         try:
             square = np.asarray(resize_crop(open_image(source, at_least=preprocessing.resize_to), preprocessing))
         except ImageError as error:
@@ -177,23 +181,24 @@ def _gather(
             continue
         pixels[len(names)] = square
         names.append(name)
-    note(count, count)
+    progress(count, count, "reading images")
     if not names:
         raise UserError(f"None of the {count} images in {origin} can be used. The first: {skipped[0]}")
     return CalibrationImages(pixels[: len(names)], preprocessing, None, names, skipped, origin)
 
 
-def _read_labels(path: Path, classes: int) -> dict[str, int] | None:
+def _read_labels(path: Path, classes: int, warnings: list[str]) -> dict[str, int] | None:
     if not path.is_file():
         return None
     labels: dict[str, int] = {}
     for name, word in read_labels(path):
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            raise UserError(f"{path}: {name} does not lie in the folder.")
         if not re.fullmatch("[0-9]{1,9}", word) or int(word) >= classes:
-            raise UserError(
-                f"{path}: the label of {name}, {word}, is not the index of one of the network's {classes} classes."
+            warnings.append(
+                f"{path.name} of {path.parent.name} is not used, it has other labels than the network's {classes} classes: "
+                f"{word} for {name}"
             )
+            return None
         labels[name] = int(word)
-    outside = [name for name in labels if os.path.isabs(name) or ".." in Path(name).parts]
-    if outside:
-        raise UserError(f"{path}: {outside[0]} does not lie in the folder.")
     return labels

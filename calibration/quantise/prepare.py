@@ -11,6 +11,7 @@ from calibration.collect.ranges import Histogram, Range, choose, choose_factors,
 from calibration.layer_graph import Layer, LayerGraph, by_input
 from calibration.quantise.placement import Placement, Quantised, offset_site
 from calibration.quantise.rounding import collect_moments, corrected_bias, round_weights
+from runtime.progress import Report, silent
 
 Batches = Callable[[], Iterable[np.ndarray]]  # each call passes over the images once more
 
@@ -55,7 +56,7 @@ def prepare(
     placement: Placement,
     batches: Batches,
     threads: int = 0,
-    say: Callable[[str], None] = lambda _: None,
+    progress: Report = silent,
     fewer: Batches | None = None,
 ) -> Prepared:
     """Ranges and weights for all layers that `placement` may quantise: a forward pass over the images, and one over `fewer`
@@ -64,7 +65,6 @@ def prepare(
     residuals = network.residuals if placement.identities else []
     users = by_input(layers)
     streams = {residual.identity for residual in residuals}
-    say("ranges of activations")
     histograms = collect(network, sorted({*users, *streams}), batches(), threads)
     ranges = {}
     for tensor, histogram in histograms.items():
@@ -73,9 +73,8 @@ def prepare(
             gains.append(np.ones(len(histogram.counts)))
         shifted = placement.offsets and any(offset_site(network, layer) for layer in users.get(tensor, []))
         ranges[tensor] = choose(histogram, gains, shifted)
-    say("moments of activations")
     moments = collect_moments(network, layers, (fewer or batches)(), threads)
-    say("rounding weights")
+    progress(0, 1, "rounding weights")
     rounded = {layer.name: round_weights(network.weights[layer.weight], moments[layer.name]) for layer in layers}
     prepared = Prepared(
         network,

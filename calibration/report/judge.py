@@ -1,24 +1,27 @@
-"""What the forms of a network keep, on images that none of them was made from."""
+"""What the forms of a network keep, on images that no range and no weight came from."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
 
 from calibration.collect.images import CalibrationImages
 from calibration.collect.ranges import LEVELS, Range
-from calibration.layer_graph import LayerGraph, open_session, run, sqnr, top1_agreement
+from calibration.layer_graph import logits_of, open_session, sqnr, top1_agreement
 from calibration.quantise.placement import Quantised, quantised_graph
 from calibration.quantise.prepare import Prepared
 from calibration.quantise.rounding import round_weights
 from calibration.report.speed import openvino_logits
-from calibration.search.fitting import Say
+from calibration.run import Run, told
 from calibration.search.sensitivity import simulate
 from export.pixels import without_pixels
 from runtime.artifacts.artifact import Artifact
 from runtime.artifacts.onnx_metadata import require_one_file
+from runtime.measure.accuracy import wilson
 
 
 @dataclass(frozen=True)
@@ -27,47 +30,53 @@ class Score:
 
     name: str
     top1: float | None  # %, where there are labels
-    agreement: float  # %, as FP32
+    agreement: float  # top-1 with FP32, %
     sqnr: float  # dB
+    interval: tuple[float, float] = (0.0, 100.0)  # 95 %, of `agreement`
 
 
 def judge(
-    artifact: Artifact,
-    network: LayerGraph,
-    target: str,
-    forms: list[tuple[str, onnx.ModelProto]],
-    images: CalibrationImages,
-    judging: CalibrationImages | None,
-    reference: np.ndarray,
-    held_out: np.ndarray,
-    threads: int,
-    say: Say,
+    run: Run, artifact: Artifact, forms: list[tuple[str, onnx.ModelProto]], judging: CalibrationImages | None = None
 ) -> tuple[list[Score], str]:
-    """(scores of FP32, FP16 where it is there, and `forms`; on which images). For the CPU, the last of them also as this
-    machine's integer kernels run it, if OpenVINO is installed."""
-    judged, rows = (images, held_out) if judging is None else (judging, np.arange(len(judging)))
-    labels = None if judged.labels is None else judged.labels[rows]
-    where = f"{len(rows)} images held out of {images.origin}" if judging is None else f"{len(rows)} of {judging.origin}"
-    fp32 = reference[rows] if judging is None else run(open_session(network.to_model(), threads), judged.batches(rows))
+    """(scores of FP32, FP16 where it is there, and `forms`; on which images): `judging`, else those of `run` held out. For the
+    CPU, the last of the forms also as this machine's integer kernels run it, if OpenVINO is installed."""
+    images, rows = (run.images, run.held_out) if judging is None else (judging, np.arange(len(judging)))
+    labels = None if images.labels is None else images.labels[rows]
+    fp32 = run.reference[rows]
+    if judging is not None:
+        fp32 = logits_of(open_session(run.network.to_model(), run.threads), told(images, "FP32", rows, run.progress))
+
+    def batches(name: str) -> Iterator[np.ndarray]:
+        return told(images, f"judging {name}", rows, run.progress)
 
     def score(name: str, logits: np.ndarray) -> Score:
         top1 = None if labels is None else 100 * float((logits.argmax(1) == labels).mean())
-        return Score(name, top1, 100 * top1_agreement(fp32, logits), sqnr(fp32, logits))
+        agreement = top1_agreement(fp32, logits)
+        low, high = wilson(round(agreement * len(rows)), len(rows))
+        return Score(name, top1, 100 * agreement, sqnr(fp32, logits), (100 * low, 100 * high))
 
     scores = [score("FP32", fp32)]
     half = artifact.path.with_name(f"{artifact.variant}.fp16.onnx")
     if half.is_file():
         require_one_file(half)
-        say("judging FP16", 1, 2 + len(forms))
-        scores.append(score("FP16", run(open_session(without_pixels(onnx.load(half)), threads), judged.batches(rows))))
-    for done, (name, model) in enumerate(forms, 2):
-        say(f"judging {name}", done, 2 + len(forms))
-        scores.append(score(name, simulate(model, judged.batches(rows), threads)))
-    if target == "cpu":
-        logits = openvino_logits(forms[-1][1], judged.batches(rows), artifact.preprocessing.resolution)
+        session = open_session(without_pixels(onnx.load(half)), run.threads)
+        scores.append(score("FP16", logits_of(session, batches("FP16"))))
+    for name, model in forms:
+        scores.append(score(name, simulate(model, batches(name), run.threads)))
+    if run.target == "cpu":
+        logits = openvino_logits(forms[-1][1], batches("OpenVINO"), artifact)
         if logits is not None:
             scores.insert(-1, score("INT8, OpenVINO", logits))
-    return scores, where
+    return scores, _judged_on(run, judging)
+
+
+def _judged_on(run: Run, judging: CalibrationImages | None) -> str:
+    origin = Path((judging or run.images).origin).name
+    if judging is not None:
+        return f"{len(judging)} images of {origin}"
+    if len(run.held_out) == len(run.images):
+        return f"all {len(run.images)} images of {origin}, which INT8 was fitted on too: too few to hold any out"
+    return f"{len(run.held_out)} images held out of {origin}: no range comes from them, the choice of layers does"
 
 
 def min_max(prepared: Prepared) -> onnx.ModelProto:

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calibration.budget import Budget, Point
 from calibration.layer_graph import LayerGraph
 from calibration.quantise.placement import share_in_int8
 from calibration.report.judge import Score
 from calibration.report.speed import Speed
-from calibration.search.sensitivity import Budget, Point
+from runtime.measure.accuracy import wilson
 
 if TYPE_CHECKING:  # it imports torch
     from calibration.train.training import Schedule
@@ -29,14 +30,26 @@ class Result:
     damages: dict[str, float]  # by layer, error power at the logits with it alone in int8
     scores: list[Score]
     judged_on: str
-    pictures: int
+    images: int
     skipped: list[str]
     origin: str
     warnings: list[str]
+    notes: list[str]
     speeds: list[Speed]  # on this machine's CPU, for that target
     seconds: float
-    training: Schedule | None = None  # with which no layer was chosen to stay in float
+    training: Schedule | None = None  # with which no layer was left in higher precision
     trained: bool = False  # whether what it gave was better, and so is what was written
+
+    @property
+    def reached(self) -> str:
+        """What was chosen, in the units of the goal."""
+        best, n, parts = self.best, self.best.images, []
+        if self.budget.agreement:
+            low, high = wilson(round(best.agreement * n), n)
+            parts = [f"{best.agreement:.1%} agreement on {n} images [{100 * low:.1f}, {100 * high:.1f}]"]
+        if self.budget.points is not None:
+            parts.append(f"{best.lost:.1f} points lost on {n} images")
+        return ", ".join([*parts, f"{best.sqnr:.1f} dB"])
 
 
 # As artifacts and reports have always called it.
@@ -52,13 +65,15 @@ def summary(result: Result) -> dict[str, object]:
     """What the artifacts carry of their calibration."""
     return {
         "target": result.target,
-        "pictures": result.pictures,
+        "pictures": result.images,
         "origin": Path(result.origin).name,
         "budget": written(result.budget),
         "budget_met": result.met,
+        "goal": result.budget.goal,
         "kept_in_float": list(result.best.kept),
         "multiply_adds_in_int8": result.best.share,
-        "judged_on": Path(result.judged_on).name,
+        "judged_on": result.judged_on,
+        "warnings": result.warnings,
         "scores": [written(score) for score in result.scores],
         "speeds": [asdict(speed) for speed in result.speeds],
         "training": asdict(result.training) if result.training else None,

@@ -1,57 +1,21 @@
-"""What each layer costs in int8, and the layers that are best left in float."""
+"""What each layer costs in int8, and the layers that are best left in higher precision."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import onnx
 
-from calibration.layer_graph import LayerGraph, open_session, run, sqnr, top1_agreement
+from calibration.budget import Budget, Point
+from calibration.layer_graph import LayerGraph, logits_of, open_session, sqnr, top1_agreement
 from calibration.quantise.placement import Quantised, quantised_graph, share_in_int8
-from calibration.quantise.prepare import Batches, Prepared
+from calibration.quantise.prepare import Prepared
+from calibration.run import Run
 from calibration.search.trials import Trials
 
-ALLOWANCE = 0.05  # of the MACs, that may stay in float where no budget is given
 FACTOR = 1.3  # between the ranges that `refine` tries
-ENOUGH = 25.0  # dB, where no budget is given
-NOISE = 10 ** (-ENOUGH / 10)  # that is, as a share of the logits' power
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What the int8 network must keep, measured on the calibration images."""
-
-    agreement: float = 0.0  # least share of images with FP32's class
-    points: float | None = None  # largest loss of top-1, percentage points; needs labels
-    sqnr: float = 0.0  # least, dB, of the held-out images
-    allowance: float = 1.0  # largest share of MACs in float
-    worth: float | None = None  # damage for a share of the MACs: what does more stays in float though it needn't
-
-    def met(self, point: Point) -> bool:
-        lost = 0.0 if self.points is None else point.lost
-        return point.agreement >= self.agreement and lost <= (self.points or 0.0) and point.sqnr >= self.sqnr
-
-    def nearness(self, point: Point) -> tuple[float, float, float]:
-        """Greater for a point that is nearer to the budget."""
-        lost = 0.0 if self.points is None else point.lost
-        return min(point.agreement, self.agreement), -lost, point.sqnr
-
-
-# A layer that takes half a dB off 25 dB's noise for a percent of the MACs is worth it: depthwise layers, mostly.
-DEFAULT_BUDGET = Budget(sqnr=ENOUGH, allowance=ALLOWANCE, worth=NOISE * (1 - 10**-0.05) / 0.01)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One choice of layers left in float, and what it gives."""
-
-    kept: tuple[str, ...]  # besides those that the placement never quantises
-    share: float  # of MACs in int8
-    agreement: float  # over all calibration images
-    lost: float  # top-1, percentage points over all calibration images; 0 without labels
-    sqnr: float  # dB, over the held-out ones
+Measured = tuple[float, float, float, int]  # agreement, lost, sqnr and images of a Point
 
 
 def damage(prepared: Prepared, name: str, quantised: Quantised, trials: Trials, threads: int = 0) -> float:
@@ -77,16 +41,16 @@ def refine(prepared: Prepared, name: str, start: Quantised, trials: Trials, thre
 
 def simulate(model: onnx.ModelProto, batches: Iterable[np.ndarray], threads: int = 0) -> np.ndarray:
     """Logits of a Q/DQ graph."""
-    return run(open_session(model, threads, integer=False), batches)
+    return logits_of(open_session(model, threads, integer=False), batches)
 
 
 def order(network: LayerGraph, damages: Mapping[str, float], allowance: float) -> list[str]:
-    """Layers in the order in which to leave them in float: most damage for its MACs first.
+    """Layers in the order in which to leave them in higher precision: most damage for its MACs first.
 
     The damages of layers add up at the logits (within 1 dB on the networks tried), so this is the knapsack's greedy
     answer. A layer that would take the whole above `allowance` is passed over.
     """
-    cost = _costs(network)
+    cost = costs(network)
     left = allowance - sum(share for name, share in cost.items() if name not in damages)
     taken = []
     for name in sorted(damages, key=lambda name: -damages[name] / cost[name]):
@@ -96,7 +60,7 @@ def order(network: LayerGraph, damages: Mapping[str, float], allowance: float) -
     return taken
 
 
-def _costs(network: LayerGraph) -> dict[str, float]:
+def costs(network: LayerGraph) -> dict[str, float]:
     """Each layer's share of the MACs."""
     return {layer.name: layer.macs / network.macs for layer in network.layers}
 
@@ -105,12 +69,11 @@ def search(
     prepared: Prepared,
     damages: Mapping[str, float],
     budget: Budget,
-    measure: Callable[[onnx.ModelProto], tuple[float, float, float]],
-    note: Callable[[Point], None] = lambda _: None,
+    measure: Callable[[onnx.ModelProto], Measured],
 ) -> tuple[Point, list[Point], bool]:
-    """(the fewest layers in float that meet `budget`, every point measured, whether it is met).
+    """(the fewest layers in higher precision that meet `budget`, every point measured, whether it is met).
 
-    `measure` gives agreement, lost and sqnr of a graph. Begins with the layers that are worth it, doubles their number until
+    `measure` measures a graph. Begins with the layers that are worth it, doubles their number until
     the budget is met and halves the step from there. If it can't be met, the best point.
     """
     network = prepared.network
@@ -123,10 +86,9 @@ def search(
             kept = tuple(taken[:count])
             values = measure(quantised_graph(network, prepared.layers, prepared.identities, kept))
             points[count] = Point(kept, share_in_int8(network, never | set(kept)), *values)
-            note(points[count])
         return points[count]
 
-    cost = _costs(network)
+    cost = costs(network)
     high = 0 if budget.worth is None else sum(damages[name] > budget.worth * cost[name] for name in taken)
     low = high - 1
     at(0)  # for the curve
@@ -145,17 +107,16 @@ def search(
     return max(found, key=budget.nearness), found, False
 
 
-def measured(
-    reference: np.ndarray, labels: np.ndarray | None, held_out: Collection[int], batches: Batches, threads: int = 0
-) -> Callable[[onnx.ModelProto], tuple[float, float, float]]:
-    """What `search` measures with: over all images, whose FP32 logits are `reference`."""
-    rows = np.asarray(sorted(held_out))
+def measured(run: Run) -> Callable[[onnx.ModelProto], Measured]:
+    """What `search` measures with: over all images."""
+    labels, reference = run.images.labels, run.reference
 
-    def measure(model: onnx.ModelProto) -> tuple[float, float, float]:
-        logits = simulate(model, batches(), threads)
+    def measure(model: onnx.ModelProto) -> Measured:
+        logits = simulate(model, run.batches("trying a choice of layers"), run.threads)
         lost = 0.0
         if labels is not None:
             lost = 100 * float((reference.argmax(1) == labels).mean() - (logits.argmax(1) == labels).mean())
-        return top1_agreement(reference, logits), lost, sqnr(reference[rows], logits[rows])
+        held_out = sqnr(reference[run.held_out], logits[run.held_out])
+        return top1_agreement(reference, logits), lost, held_out, len(reference)
 
     return measure

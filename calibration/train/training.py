@@ -7,7 +7,7 @@ at random, are to agree (Hinton et al., "Distilling the knowledge in a neural ne
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,8 +19,7 @@ from calibration.collect.images import CalibrationImages
 from calibration.layer_graph import open_session
 from calibration.quantise.prepare import Prepared
 from calibration.train.torch_graph import TorchGraph
-
-Note = Callable[[int, int], None]
+from runtime.progress import Report, silent
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def train(
     kept: Collection[str] = (),
     schedule: Schedule = Schedule(),
     threads: int = 0,
-    note: Note = lambda done, of: None,
+    progress: Report = silent,
 ) -> Prepared:
     """`prepared` with the layers that are not `kept` trained on the images `rows`."""
     if threads:
@@ -72,7 +71,7 @@ def train(
     for _ in range(schedule.epochs):
         order = random.permutation(np.asarray(rows))
         for start in range(0, len(order), schedule.batch):
-            note(done, total)
+            progress(done, total, "training")
             batch = torch.from_numpy(
                 next(images.batches(np.sort(order[start : start + schedule.batch]), schedule.batch))
             )
@@ -83,7 +82,7 @@ def train(
             optimiser.step()
             rates.step()
             done += 1
-    note(total, total)
+    progress(total, total, "training")
     return replace(prepared, layers={**prepared.layers, **graph.quantised(prepared)})
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from runtime.command import parse_size, run
 from runtime.errors import UserError
 from runtime.printable import printable
-from runtime.progress import Line, time_left
+from runtime.progress import Progress
 
 _NAME = re.compile(r"\w[\w.+ -]{0,99}")
 
@@ -107,23 +106,18 @@ class Shown:
     """The step, how much of it is done, and the time that is left."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.line, self.kind, self.began, self.first = name, Line(), "", time.monotonic(), 0
+        self.progress = Progress(f"{name}:")
 
     def __call__(self, step: str, done: int, of: int) -> None:
-        kind = step.split()[0]
-        if kind == "judging":  # between epochs, whose time it counts into
-            return
-        if kind != self.kind:
-            self.kind, self.began, self.first = kind, time.monotonic(), done
-        left = time_left(done - self.first, of - self.first, time.monotonic() - self.began)
-        self.line.show(f"{self.name}: {step}, {done}/{of}{left}", now=done == of)
+        if step.split()[0] != "judging":  # between epochs, whose time it counts into
+            self.progress(done, of, step)
 
     def say(self, text: str) -> None:
-        self.line.end(erase=True)
+        self.close()
         print(printable(text), file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        self.line.end(erase=True)
+        self.progress.end(erase=True)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ batch, so it is handed groups of a few images (docs/finetune.md).
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from models.finetune.dataset import Data
 from models.finetune.settings import Settings
 from runtime.errors import UserError
 from runtime.images.preprocess import Preprocessing, scale_and_offset
+from runtime.pool import OrderedPool
 
 _GROUP = 8  # images that share a policy
 _AHEAD = 3  # batches that are made before they are wanted
@@ -52,31 +53,20 @@ def steps_per_epoch(data: Data, settings: Settings) -> int:
     return max(1, len(data.train) // settings.batch)
 
 
-def batches(
-    data: Data, settings: Settings, epoch: int, start: int, pool: ThreadPoolExecutor
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(uint8 [batch, 3, side, side], int64 [batch]) of epoch `epoch` from step `start` on; `pool` makes them ahead."""
+def batches(data: Data, settings: Settings, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(uint8 [batch, 3, side, side], int64 [batch]) of epoch `epoch` from step `start` on, made ahead on all cores."""
     order = np.random.default_rng([settings.seed, epoch]).permutation(len(data.train))
     side, count = data.preprocessing.resolution, steps_per_epoch(data, settings)
 
     def make(row: int) -> np.ndarray:
         return crop(data.pixels(row), side, settings, np.random.default_rng([settings.seed, epoch, row]))
 
-    waiting: list[tuple[np.ndarray, list[Future[np.ndarray]]]] = []
-    step = start
-    try:
-        while step < count or waiting:
-            while step < count and len(waiting) < _AHEAD:
-                rows = order[step * settings.batch : (step + 1) * settings.batch]
-                waiting.append((rows, [pool.submit(make, int(row)) for row in rows]))
-                step += 1
-            rows, jobs = waiting.pop(0)
-            pixels = torch.from_numpy(np.stack([job.result() for job in jobs])).permute(0, 3, 1, 2)
-            yield pixels, torch.tensor([data.train[row].label for row in rows])
-    finally:
-        for _, jobs in waiting:
-            for job in jobs:
-                job.cancel()
+    rows = [int(row) for row in order[start * settings.batch : count * settings.batch]]
+    with OrderedPool(make, rows, os.cpu_count() or 1, _AHEAD * settings.batch) as crops:
+        for first in range(0, len(rows), settings.batch):
+            batch = rows[first : first + settings.batch]
+            pixels = torch.from_numpy(np.stack([next(crops) for _ in batch])).permute(0, 3, 1, 2)
+            yield pixels, torch.tensor([data.train[row].label for row in batch])
 
 
 def policy(settings: Settings) -> Callable[[Tensor], Tensor]:

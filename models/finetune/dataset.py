@@ -20,6 +20,7 @@ from runtime.errors import UserError
 from runtime.images.decode import DECODING, ImageError, open_image
 from runtime.images.find import below
 from runtime.images.preprocess import Preprocessing, preprocess, resize_crop
+from runtime.pool import OrderedPool
 
 VALIDATION = ("val", "valid", "validation", "test")  # what the other side of train/ is called, best first
 _SHOWN = 3  # examples in a sentence
@@ -182,26 +183,19 @@ def load(
     looks: list[Look | None] = []
     kept: list[np.ndarray | None] = []
     skipped, held = [], 0
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        waiting = 4 * (os.cpu_count() or 1)
-        jobs = {row: pool.submit(_look, picture, preprocessing) for row, picture in enumerate(pictures[:waiting])}
-        try:
-            for row in range(len(pictures)):
-                note(row, len(pictures))
-                try:
-                    seen, pixels = jobs.pop(row).result()
-                    held += pixels.nbytes
-                    looks.append(seen)
-                    kept.append(pixels if held <= memory else None)
-                except ImageError as error:
-                    skipped.append(str(error))
-                    looks.append(None)
-                    kept.append(None)
-                if row + waiting < len(pictures):
-                    jobs[row + waiting] = pool.submit(_look, pictures[row + waiting], preprocessing)
-        finally:
-            for job in jobs.values():
-                job.cancel()
+    cores = os.cpu_count() or 1
+    with OrderedPool(lambda picture: _look(picture, preprocessing), pictures, cores, 4 * cores) as looked:
+        for row in range(len(pictures)):
+            note(row, len(pictures))
+            try:
+                seen, pixels = next(looked)
+                held += pixels.nbytes
+                looks.append(seen)
+                kept.append(pixels if held <= memory else None)
+            except ImageError as error:
+                skipped.append(str(error))
+                looks.append(None)
+                kept.append(None)
     note(len(pictures), len(pictures))
     notes = list(found.notes)
     usable = [row for row, seen in enumerate(looks) if seen is not None]
@@ -219,7 +213,7 @@ def load(
     _check(found, [pictures[row] for row in train], [pictures[row] for row in val], skipped, notes)
     recipe = preprocessing._replace(input="uint8")
     squares = recipe.empty(len(val))
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(cores) as pool:
         list(pool.map(lambda at: preprocess(pictures[val[at]].source, recipe, out=squares[at]), range(len(val))))
     return Data(
         found.classes,

@@ -9,7 +9,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from models.finetune.dataset import Data
 from models.finetune.settings import Settings
 from models.finetune.train import Answers, Progress
 from runtime.errors import UserError
+from runtime.html_page import definitions, document, escape, series
 from runtime.measure.accuracy import wilson
 from runtime.whole_file import write_whole
 
@@ -30,18 +30,11 @@ LISTED = 200  # classes in the table, the worst first
 _THUMBNAIL = 132  # px
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c2330; --muted: #5a6474; --line: #e3e6ec; --paper: #fff; --note: #8a4b00; --right: 59, 111, 212; --wrong: 217, 130, 43 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e8f0; --muted: #9aa5b8; --line: #343c4b; --paper: #14181f; --note: #f0b45f } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 66rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem } p { max-width: 46rem } .note { color: var(--note) }
-table { border-collapse: collapse } td, th { padding: .25rem .8rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line) }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } .scroll { overflow-x: auto } svg { max-width: 100%; height: auto }
-svg text { font: 12px system-ui, sans-serif; fill: var(--muted) } svg line { stroke: var(--line) }
+:root { --right: 59, 111, 212; --wrong: 217, 130, 43 }
 .matrix td { padding: .2rem .35rem; min-width: 1.7rem; text-align: center; font-variant-numeric: tabular-nums; border: 1px solid var(--line) }
 .matrix th { font-weight: 400; white-space: nowrap } .matrix thead th { vertical-align: bottom; text-align: center; writing-mode: vertical-rl; transform: rotate(180deg); padding: 0 .2rem .4rem }
-.grid { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0; width: 8.4rem } figure img { display: block; border-radius: 3px }
+figure { margin: 0; width: 8.4rem } figure img { display: block; border-radius: 3px }
 figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere } figcaption small { color: var(--muted) }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .9rem } dt { color: var(--muted) } dd { margin: 0 }
 """
 
 
@@ -123,23 +116,16 @@ def page(facts: dict[str, Any], data: Data, truth: np.ndarray, answers: Answers,
         f"classes {facts['balanced']:.1f} %). Learnt from {facts['train']} images of {len(data.classes)} classes in {facts['seconds']:.0f} s, "
         f"starting from {facts['from']}."
     )
-    settings = "".join(
-        f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts["settings"].items()
-    )
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(name)}: own classes</title><style>{_STYLE}</style></head><body>
-<h1>{escape(name)} on {escape(Path(data.origin).name)}</h1>
-<p>{escape(lead)} The split was {"given" if data.given else "made from the seed"}. Choosing the best epoch by these same images flatters it a little.</p>
+    body = f"""<p>{escape(lead)} The split was {"given" if data.given else "made from the seed"}. Choosing the best epoch by these same images flatters it a little.</p>
 {"".join(f'<p class="note">{escape(note)}</p>' for note in notes)}
 <h2>Over the epochs</h2>{_curves(facts["epochs"])}
 <h2>What is taken for what</h2>{_matrix(data.classes, truth, answers.top) if len(data.classes) <= MATRIX else _pairs(facts["confusions"])}
 <h2>The most confident mistakes</h2>{_mistakes(data, truth, answers)}
 <h2>Each class</h2>{_classes(facts["classes"])}
 <h2>How it was trained</h2>
-<p>{pre.resolution} px, crop {pre.crop:.4g}, {escape(pre.interpolation)}, padding {escape(recipe.padding)}.</p><dl>{settings}</dl>
-</body></html>
-"""
+<p>{pre.resolution} px, crop {pre.crop:.4g}, {escape(pre.interpolation)}, padding {escape(recipe.padding)}.</p>
+{definitions((key, str(value)) for key, value in facts["settings"].items())}"""
+    return document(f"{name} on {Path(data.origin).name}", body, _STYLE)
 
 
 def _curves(rows: list[dict[str, Any]]) -> str:
@@ -182,9 +168,7 @@ def _chart(rows: list[dict[str, Any]], lines: list[tuple[str, str, str]], unit: 
         parts.append(f'<text x="{x(epoch):.1f}" y="{height - 8}" text-anchor="middle">{epoch}</text>')
     for _, colour, key in lines:
         spots = [(x(row["epoch"]), y(row[key])) for row in rows if row[key] is not None]
-        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in spots)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="2.5" fill="{colour}"/>' for px, py in spots]
+        parts.append(series(spots, colour))
     key = " &nbsp; ".join(f'<span style="color:{colour}">●</span> {name}' for name, colour, _ in lines)
     return f'<div><svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{lines[0][0]} over epochs">{"".join(parts)}</svg><br>{key}</div>'
 

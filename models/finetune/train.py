@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -204,7 +202,7 @@ class Training:
         """Trains from where `progress` stands. `write_best` is given the network whenever it is the best so far, `save`
         what `held` gives, about each minute and after each epoch. KeyboardInterrupt comes after a whole step, saved."""
         p, settings = self.progress, self.settings
-        with ctrl_c() as interrupted, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        with ctrl_c() as interrupted:
             if not p.rows:
                 if settings.head:
                     fit_head(
@@ -219,7 +217,7 @@ class Training:
                 self._close_epoch(write_best, save, note)
             while not p.done:
                 saved, cost = time.monotonic(), 0.0
-                for pixels, labels in batches(self.data, settings, p.epoch, p.step, pool):
+                for pixels, labels in batches(self.data, settings, p.epoch, p.step):
                     p.loss += self._learn(pixels, labels)
                     p.step += 1
                     score = p.rows[-1]["top1"]

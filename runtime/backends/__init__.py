@@ -78,7 +78,7 @@ def _on_gpu(artifact: Artifact, threads: Optional[int], engines: Engines, say: S
     from .cuda.driver import gpus
     from .tensorrt.generations import installed
 
-    found, _ = gpus()  # the driver itself: TensorRT crashes in places where there is no GPU
+    found = gpus().found  # the driver itself: TensorRT crashes in places where there is no GPU
     if not found:
         return None
     missed: List[str] = []

@@ -24,9 +24,9 @@ from ..measure.evaluation import (
 )
 from ..networks.classifier import Classifier
 from ..networks.pipeline import Answer
+from ..progress import Progress
 from .bulk import Part
 from .finish import Task, artifact_of, finish, own_folder
-from .inference import Progress
 from .options import Fleet
 from .results import RESULTS, Folder
 from .sources import Entry
@@ -104,7 +104,7 @@ class _Checked:
             yield self.waiting.pop(0)
 
     def seen(self, done: int, of: int, parts: List[Part]) -> None:
-        self.progress.show(done, of, parts)
+        self.progress(done, of)
         if not parts and done:  # an interrupted evaluation is gone on with: its labels were looked at
             self.force = True
         self.there.update(part.group for part in parts)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from typing import Iterator, List
+from typing import Iterator
 
 from ..artifacts.artifact import RANDOM_WEIGHTS
 from ..errors import UserError
-from ..output import Result, facts, report
-from ..progress import Line, time_left
-from .bulk import Part
+from ..output import Result, facts, output_of, report
+from ..progress import Progress
 from .finish import Task, artifact_of, finish, own_folder
 from .groups import Groups
 from .options import Fleet
@@ -43,12 +41,12 @@ def infer(options: argparse.Namespace, fleet: Fleet) -> int:
     progress = Progress("classified")
     with folder.store.mine():
         try:
-            job, groups = finish(task, folder, progress.show, options.fresh)
+            job, groups = finish(task, folder, lambda done, of, _: progress(done, of), options.fresh)
         finally:
             progress.end()
         if options.out:
             return _summary(folder, groups, progress)
-        status = report(_results(folder, groups), facts(artifact, job["backend"]), options)
+        status = report(_results(folder, groups), facts(artifact, job["backend"]), output_of(options).form)
         folder.remove()
     return status
 
@@ -66,24 +64,3 @@ def _summary(folder: Folder, groups: Groups, progress: Progress) -> int:
     if progress.rate:
         print(f"{progress.rate:.1f} images a second", file=sys.stderr)
     return 1 if bad else 0
-
-
-class Progress:
-    """Images done, and the time left."""
-
-    def __init__(self, what: str) -> None:
-        self.what, self.line, self.rate = what, Line(), 0.0
-        self.began, self.first = 0.0, 0
-
-    def show(self, done: int, of: int, parts: List[Part]) -> None:
-        if not parts:
-            self.began, self.first = time.perf_counter(), done
-            return
-        spent = time.perf_counter() - self.began
-        self.rate = (done - self.first) / max(spent, 1e-9)
-        self.line.show(
-            f"{self.what} {done} of {of}{time_left(done - self.first, of - self.first, spent)}", now=done >= of
-        )
-
-    def end(self) -> None:
-        self.line.end()

@@ -14,6 +14,7 @@ from typing import IO, Any, Dict, Iterable, Iterator, List, NamedTuple, Optional
 from ..errors import UserError
 from ..images.decode import Decoding, ImageError
 from ..images.find import STANDARD_INPUT, SUFFIXES, below
+from ..pool import OrderedPool
 
 MANIFESTS = (".txt", ".csv", ".tsv")
 PATH_COLUMNS = ("file", "filename", "path", "url", "image", "image_path")  # where no --column is named
@@ -189,21 +190,15 @@ def _holds_bytes(kind: Any) -> bool:
 def contents(wanted: Sequence[Entry], decoding: Decoding) -> Iterator[Tuple[Entry, Union[str, bytes, ImageError]]]:
     """What `images.decode.open_image` is to open of each entry, in order: a path, or the bytes that were fetched; or why there
     is nothing. Several are fetched ahead at once, since object storage answers late."""
-    from concurrent.futures import ThreadPoolExecutor
+
+    def fetched(entry: Entry) -> Union[str, bytes, ImageError]:
+        remote = entry.row == _FILE and is_url(entry.where)
+        return _fetched(entry, decoding.max_bytes) if remote else entry.where
 
     rows = _Rows()
-    with ThreadPoolExecutor(_AHEAD) as threads:
-        ahead: List[Any] = []
-        for number, entry in enumerate(wanted):
-            while len(ahead) < min(_AHEAD, len(wanted) - number):
-                other = wanted[number + len(ahead)]
-                remote = other.row == _FILE and is_url(other.where)
-                ahead.append(threads.submit(_fetched, other, decoding.max_bytes) if remote else None)
-            coming = ahead.pop(0)
-            if coming is not None:
-                yield entry, coming.result()
-            else:
-                yield entry, entry.where if entry.row == _FILE else rows.content(entry)
+    with OrderedPool(fetched, wanted, _AHEAD, _AHEAD, "fetch") as there:
+        for entry, content in zip(wanted, there):
+            yield entry, content if entry.row == _FILE else rows.content(entry)
 
 
 _AHEAD = 16  # images

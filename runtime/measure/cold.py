@@ -1,16 +1,18 @@
-"""What a new process pays before its first answer, and its memory: python -m runtime.measure.cold --model a.onnx --picture b.jpg
+"""Cold start and peak memory of a new process: python -m runtime.measure.cold --model a.onnx
 
-`cold_start` runs that command and takes the times by its own clock. Cold is the process; the files it reads are in the
-system's cache after the first of the runs.
+`cold_start` runs that command and takes the times by its own clock. The process is new, but after the first run the system
+has the files in its cache.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
@@ -31,9 +33,9 @@ class Cold(NamedTuple):
 
 
 def cold_start(model: Path, backend: str, batch: int, threads: Optional[int] = None, runs: int = RUNS) -> Cold:
-    """Starts `runs` processes, one after another, each of which loads `model` and answers a batch of made-up images.
+    """Medians over `runs` processes, one after another, each of which loads `model` and answers a batch of made-up images.
 
-    Raises UserError with the process's own sentence if it fails.
+    Raises UserError with the process's own last words if one fails.
     """
     command = [sys.executable, "-m", "runtime.measure.cold", "--model", str(model), "--backend", backend]
     command += ["--batch", str(batch), *(["--threads", str(threads)] if threads else [])]
@@ -47,19 +49,31 @@ def cold_start(model: Path, backend: str, batch: int, threads: Optional[int] = N
 
 
 def _one(command: Sequence[str]) -> Cold:
+    """Times of one process, from the lines of JSON that it prints: {"at": "loaded"}, then {"at": "answered", ...}."""
     began = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") as process:
-        assert process.stdout is not None and process.stderr is not None
-        try:
-            marks: Dict[str, Any] = {}
-            for line in process.stdout:
-                marks.update(json.loads(line), **{json.loads(line)["at"]: (time.perf_counter() - began) * 1e3})
-            said = process.stderr.read().strip()
-            if process.wait() != 0 or "answered" not in marks:
-                raise UserError(f"A new process can't run {command[4]}: {said.splitlines()[-1] if said else 'it died'}")
-        except BaseException:
-            process.kill()
-            raise
+    marks: Dict[str, Any] = {}
+    # Into a file: a pipe that nobody reads while the process prints to stdout is full after 64 KiB, and both would hang.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8", errors="replace")
+        with process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    elapsed = (time.perf_counter() - began) * 1e3
+                    with contextlib.suppress(ValueError):  # a library's own words
+                        mark = json.loads(line)
+                        if isinstance(mark, dict) and "at" in mark:
+                            marks.update(mark)
+                            marks[mark["at"]] = elapsed
+                status = process.wait()
+            except BaseException:
+                process.kill()
+                raise
+        errors.seek(0)
+        said = errors.read().strip().splitlines()
+    if status != 0 or not {"loaded", "answered"} <= set(marks):
+        reason = said[-1] if said else f"it ended with status {status} and without a word"
+        raise UserError(f"A new process can't run {command[4]}: {reason}")
     return Cold(marks["loaded"], marks["answered"], marks.get("peak_mb"))
 
 
@@ -75,10 +89,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from ..networks.opening import open_network
     from .image import made_up
 
-    pictures: List[Any] = [made_up()] * options.batch
+    images: List[Any] = [made_up()] * options.batch
     network = open_network(options.model, backend=options.backend, threads=options.threads)
     print(json.dumps({"at": "loaded"}), flush=True)
-    logits = network.logits(network.preprocess(pictures))
+    logits = network.logits(network.preprocess(images))
     if isinstance(network, Classifier):
         network.predictions(logits)
     peak = peak_bytes()

@@ -1,4 +1,4 @@
-"""How long the way from encoded images to classes takes, and each stage of it; several models in turns."""
+"""Latency from encoded images to classes, and of each stage; several models in turns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GROWTH = 1.2  # between two looks at whether it is enough; looking every time w
 Pass = Callable[[Network, Sequence[bytes]], Dict[str, float]]
 
 
-class Row(NamedTuple):
+class Measured(NamedTuple):
     """One model at one batch size. Milliseconds for the whole batch."""
 
     subject: Network
@@ -37,19 +37,19 @@ class Row(NamedTuple):
 
 
 def one_pass(
-    network: Network, pictures: Sequence[bytes], clock: Callable[[], float] = time.perf_counter
+    network: Network, images: Sequence[bytes], clock: Callable[[], float] = time.perf_counter
 ) -> Dict[str, float]:
-    """Milliseconds by stage, and TOTAL, from encoded `pictures` to the five likeliest classes of each.
+    """Milliseconds by stage, and TOTAL, from encoded `images` to the five likeliest classes of each.
 
     A backend with `timed` (TensorRT) tells copies and compute apart by the GPU's clock; what the wall clock saw beyond
     them is "launch". Elsewhere "compute" is the whole call of the backend.
     """
     recipe = network.artifact.preprocessing
-    batch = recipe.empty(len(pictures))
+    batch = recipe.empty(len(images))
     spent = dict.fromkeys(("decode", "resize", "normalise"), 0.0)
     began = last = clock()
-    for row, picture in zip(batch, pictures):
-        image = open_image(picture, at_least=recipe.resize_to)
+    for row, source in zip(batch, images):
+        image = open_image(source, at_least=recipe.resize_to)
         decoded = clock()
         image = resize_crop(image, recipe)
         resized = clock()
@@ -96,33 +96,33 @@ def settled(most: float = 0.3, step: float = 0.012) -> None:
 def measure(
     subjects: Sequence[Network],
     batches: Sequence[int],
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     seconds: float,
     run: Pass = one_pass,
     clock: Callable[[], float] = time.perf_counter,
     settle: Callable[[], None] = settled,
     say: Callable[[str], None] = lambda text: None,
-) -> List[Row]:
+) -> List[Measured]:
     """A row for each subject and batch size, in that order for each batch size.
 
     The subjects take turns (A B A B), so that whatever drifts hits all alike, until the median of each is known to 2 %,
-    or `seconds` for each have passed: then `Summary.noisy` says which is not. `pictures`: as many as the largest batch.
+    or `seconds` for each have passed: then `Summary.noisy` says which is not. `images`: as many as the largest batch.
     `settle` is called before each turn where there are several.
     """
-    rows: List[Row] = []
+    rows: List[Measured] = []
     for batch in batches:
         say(f"batch {batch}: {len(subjects)} in turns, at most {seconds * len(subjects):.0f} s")
-        times = _in_turns(subjects, pictures[:batch], seconds * len(subjects), run, clock, settle)
+        times = _in_turns(subjects, images[:batch], seconds * len(subjects), run, clock, settle)
         totals = [[each[TOTAL] for each in own] for own in times]
         for subject, own, total in zip(subjects, times, totals):
             stages = {name: summary([each[name] for each in own]) for name in STAGES if name in own[0]}
-            rows.append(Row(subject, batch, summary(total), stages, paired_ratio(total, totals[0])))
+            rows.append(Measured(subject, batch, summary(total), stages, paired_ratio(total, totals[0])))
     return rows
 
 
 def _in_turns(
     subjects: Sequence[Network],
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     seconds: float,
     run: Pass,
     clock: Callable[[], float],
@@ -133,7 +133,7 @@ def _in_turns(
     def turn(subject: Network) -> Dict[str, float]:
         if len(subjects) > 1:
             settle()
-        return run(subject, pictures)
+        return run(subject, images)
 
     began, warm = clock(), 0
     while warm < _WARM or clock() - began < _SETTLING * seconds:

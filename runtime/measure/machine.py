@@ -25,7 +25,6 @@ _LIBRARIES = (
     "tensorrt",
     "tensorrt-rtx",
     "tensorrt_rtx",
-    "cuda-bindings",
     "pycuda",
     "torch",
 )
@@ -93,7 +92,7 @@ def machine(root: Union[str, Path] = "/") -> Dict[str, Any]:
         "governor": _governor(root),
         "clocks_locked": all(low == high for low, high in clocks.values()) if clocks else None,
         "clocks_mhz": {name: [low, high] for name, (low, high) in clocks.items()},
-        "temperatures": _temperatures(root),
+        "temperatures": temperatures(root),
         "throttled": _throttled(root),
         "load": _load(root),
     }
@@ -239,7 +238,7 @@ def _clocks(root: Path) -> Dict[str, Tuple[float, float]]:
     return found
 
 
-def _temperatures(root: Path) -> Dict[str, float]:
+def temperatures(root: Path) -> Dict[str, float]:
     """Degrees C by thermal zone. A zone that is off (a Jetson's cv0-thermal) fails to be read and is left out."""
     found = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):

@@ -7,8 +7,9 @@ from typing import NamedTuple, Sequence, Tuple
 
 import numpy as np
 
+from .accuracy import Z95
+
 QUIET = 0.02  # half width of the median's interval, as a share of the median, above which a figure is called noisy
-Z95 = 1.959964  # of the normal distribution, two-sided 95 %
 
 
 class Summary(NamedTuple):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from ..sweep.rows import Report, Row
+from ..measure.timing import Timing
+from ..sweep.rows import Report
 
 _GAIN = 0.97  # a batch is worth it where an image takes at most this share of what it takes in the next smaller one
 _NETWORK = ("copy in", "compute", "copy out", "launch")  # stages of a sweep's row that are the network's
@@ -18,6 +19,19 @@ class Batching(NamedTuple):
     delay_us: int  # that an image waits at most for others
     dynamic: bool  # whether images of several requests are run together
     why: str  # in words, for the comment in config.pbtxt
+
+
+class _Point(NamedTuple):
+    """A batch size that was measured."""
+
+    batch: int
+    ms: float  # for the whole batch
+    timing: Timing
+
+    @property
+    def each(self) -> float:
+        """ms an image."""
+        return self.ms / self.batch
 
 
 # Batches that engines are built for unless told otherwise (runtime.backends.tensorrt.options), and more than which the
@@ -37,42 +51,41 @@ def batching_of(
     """
     if report is None:
         return DEFAULT
-    by_backend: Dict[str, List[Row]] = {}
+    by_backend: Dict[str, List[Timing]] = {}
     for row in report.rows:
-        if (
-            row["variant"] == variant
-            and row["precision"] == precision
-            and "total" in row
-            and row["backend_name"] in backends
-        ):
-            by_backend.setdefault(row["backend_name"], []).append(row)
-    several = [rows for rows in by_backend.values() if len({row["batch"] for row in rows}) > 1]
+        if row.latency and (row.variant, row.precision) == (variant, precision) and row.backend_name in backends:
+            by_backend.setdefault(row.backend_name, []).append(row.latency)
+    several = [timings for timings in by_backend.values() if len({timing.batch for timing in timings}) > 1]
     if not several:
         where = f"{variant} {precision} on {' or '.join(backends)}"
         return DEFAULT._replace(why=f"a default: {report.name} has no two batch sizes of {where}")
-    curves = [sorted((row["batch"], _milliseconds(row, network), row) for row in rows) for rows in several]
-    curve = min(curves, key=lambda points: min(ms / batch for batch, ms, _ in points))
+    curves = [
+        sorted(
+            (_Point(timing.batch, _milliseconds(timing, network), timing) for timing in timings), key=lambda p: p.batch
+        )
+        for timings in several
+    ]
+    curve = min(curves, key=lambda points: min(point.each for point in points))
     worth = [curve[0]]
     for point in curve[1:]:
-        if point[1] / point[0] <= _GAIN * worth[-1][1] / worth[-1][0]:
+        if point.each <= _GAIN * worth[-1].each:
             worth.append(point)
-    first, best, largest = worth[0], worth[-1], curve[-1][0]
-    figures = ", ".join(f"{batch}: {ms / batch:.2f}" for batch, ms, _ in curve)
-    noisy = ", on a noisy machine" if any(row.get("noisy") for *_, row in curve) else ""
+    first, best, largest = worth[0], worth[-1], curve[-1]
+    figures = ", ".join(f"{point.batch}: {point.each:.2f}" for point in curve)
+    noisy = ", on a noisy machine" if any(point.timing.noisy for point in curve) else ""
     what = "network" if network else "JPEG bytes to classes"
-    where = first[2].get("backend") or first[2]["backend_name"]
-    told = f"{report.name}, {where}: ms an image ({what}) by batch {figures}{noisy}"
-    if best[0] == first[0]:
-        return Batching(largest, (), 0, False, f"off, since batches gain nothing in {told}")
-    saved = first[1] / first[0] - best[1] / best[0]  # ms: who waits longer loses more than the batch gives back
-    sizes = tuple(batch for batch, *_ in worth if batch > 1)
+    told = f"{report.name}, {first.timing.backend}: ms an image ({what}) by batch {figures}{noisy}"
+    if best == first:
+        return Batching(largest.batch, (), 0, False, f"off, since batches gain nothing in {told}")
+    saved = first.each - best.each  # ms: who waits longer loses more than the batch gives back
+    sizes = tuple(point.batch for point in worth if point.batch > 1)
     return Batching(
-        best[0], sizes, max(1, round(saved * 1000)), True, f"from {told}; the delay is what the largest saves each"
+        best.batch, sizes, max(1, round(saved * 1000)), True, f"from {told}; the delay is what the largest saves each"
     )
 
 
-def _milliseconds(row: Row, network: bool) -> float:
+def _milliseconds(timing: Timing, network: bool) -> float:
     """Median for one batch."""
     if not network:
-        return row["total"]["p50"]
-    return sum(row["stages"][stage]["p50"] for stage in _NETWORK if stage in row["stages"])
+        return timing.total.p50
+    return sum(timing.stages[stage].p50 for stage in _NETWORK if stage in timing.stages)

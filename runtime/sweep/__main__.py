@@ -12,12 +12,13 @@ from ..command import positive, run, seconds
 from ..errors import UserError
 from ..fleet.options import add_fleet_options, fleet_of, require_ray
 from ..printable import printable
+from ..table import aligned
 from ..whole_file import write_whole
 from . import chart
 from .choose import LIMITS, choose
 from .page import page
 from .plan import Plan, backends_of, batches_of, foreign_of, precisions_of, variants_of
-from .rows import Report, accuracy, read_rows
+from .rows import Report, read_rows
 from .run import sweep
 
 REPORTS = Path("reports")
@@ -60,23 +61,21 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     print(_table(report))
     for path in ("sweep.csv", "sweep.json", *written):
         print(f"wrote {folder / path}")
-    return 0 if any("total" in row for row in report.rows) else 1
+    return 0 if any(row.latency for row in report.rows) else 1
 
 
 def write_report(report: Report, folder: Path) -> List[str]:
-    """The picture, where there is something to draw and something to draw it with, and the page; their names."""
+    """Writes the chart, where there is something to draw and something to draw it with, and the page; their names."""
     drawn: Dict[str, bytes] = {}
-    pictures: List[str] = []
-    instead = (
-        "There is no picture: nothing is known of any accuracy. DATA= a folder of labelled photographs has it measured."
-    )
+    charts: List[str] = []
+    instead = "There is no chart: no accuracy is known. With DATA= a folder of labelled images, the sweep measures it."
     if chart.can_draw(report.rows):
         try:
             drawn = {"sweep.png": chart.png(report.rows), "sweep.svg": chart.svg(report.rows).encode()}
             sizes = (("wide", chart.WIDE), ("narrow", chart.NARROW))
-            pictures = [chart.svg_for_page(report.rows, size, name) for name, size in sizes]
+            charts = [chart.svg_for_page(report.rows, size, name) for name, size in sizes]
         except UserError as error:
-            instead = f"There is no picture. {error}"
+            instead = f"There is no chart. {error}"
     if not drawn:
         print(instead, file=sys.stderr)
     for name in ("sweep.png", "sweep.svg"):
@@ -84,27 +83,20 @@ def write_report(report: Report, folder: Path) -> List[str]:
             write_whole(folder / name, drawn[name])
         elif (folder / name).exists():  # of what was measured before
             (folder / name).unlink()
-    write_whole(folder / "sweep.html", page(report, pictures, instead).encode())
+    write_whole(folder / "sweep.html", page(report, charts, instead).encode())
     return [*drawn, "sweep.html"]
 
 
 def _table(report: Report) -> str:
     lines = [["variant", "precision", "backend", "batch", "ms", "top-1", "MB", ""]]
     for row in report.rows:
-        found = accuracy(row)
-        top1 = "-" if found is None else f"{found.top1:.1f}" + ("" if found.measured else " published")
-        ms = f"{row['total']['p50']:.2f}{'!' if row['noisy'] else ''}" if "total" in row else "-"
-        note = row.get("reason") or row.get("accuracy_reason") or ("random weights" if row.get("random") else "")
-        size = f"{row['file_mb']:.1f}" if "file_mb" in row else "-"
-        lines.append([row["variant"], row["precision"], row["backend_name"], str(row["batch"]), ms, top1, size, note])
-    widths = [max(len(line[i]) for line in lines) for i in range(7)]
-    right = (False, False, False, True, True, False, True)
-    return "\n".join(
-        printable(
-            "  ".join([*(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right)), line[7]]).rstrip()
-        )
-        for line in lines
-    )
+        top1 = "-" if row.top1 is None else f"{row.top1.top1:.1f}{'' if row.top1.measured else ' published'}"
+        note = row.reason or row.accuracy_reason or ("random weights" if row.random else "")
+        ms = size = "-"
+        if row.latency:
+            ms, size = f"{row.latency.total.p50:.2f}{'!' if row.latency.noisy else ''}", f"{row.latency.file_mb:.1f}"
+        lines.append([row.variant, row.precision, row.backend_name, str(row.batch), ms, top1, size, note])
+    return aligned(lines, right=(3, 4, 6))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,14 +113,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backends", default="auto", metavar="B", help="auto (default), or several by name")
     parser.add_argument("--batch", metavar="N", help="1 (default), or several: 1,8")
     parser.add_argument(
-        "--onnx", default="", metavar="FILE[:NAME],...", help="ONNX classifiers of others, measured the same way"
+        "--onnx", default="", metavar="FILE[:NAME],...", help="third-party ONNX classifiers, measured the same way"
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="labelled photographs; without: the published accuracy"
+        "--data", type=Path, metavar="DIR", help="labelled images; without them, the accuracy is the published one"
     )
-    parser.add_argument("--limit", type=positive, metavar="N", help="about N of those photographs")
-    parser.add_argument("--calib", type=Path, metavar="DIR", help="photographs to make missing INT8 artifacts with")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="pictures that latency is measured on")
+    parser.add_argument("--limit", type=positive, metavar="N", help="about N of those images")
+    parser.add_argument("--calib", type=Path, metavar="DIR", help="images to calibrate missing INT8 artifacts with")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="images that latency is measured on")
     parser.add_argument(
         "--weights", choices=("random",), help="random weights: for latency alone, in a folder of their own"
     )

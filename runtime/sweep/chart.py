@@ -1,18 +1,18 @@
-"""Accuracy against latency in one picture; the only place that needs matplotlib."""
+"""Accuracy against latency in one chart; the only module that needs matplotlib."""
 
 from __future__ import annotations
 
 import io
 import itertools
 import re
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import UserError
-from .rows import Row, accuracy, frontier, milliseconds, of_batch
+from .rows import Interval, Row, frontier, of_batch
 
 # Colours of precisions, legible on white and on black; the page's stylesheet uses them too.
 COLOURS = {"fp32": "#3b78c4", "fp16": "#2f9e62", "int8": "#d9822b", "int8-fp16": "#a05cc0"}
-OTHERS = "#7d8798"  # other people's networks
+OTHERS = "#7d8798"  # third-party networks
 # Colours that a page replaces by its own, light or dark.
 INK, MUTED, LINE, PAPER = "#1c2330", "#4a5364", "#e3e6ec", "#fffffe"
 _MARKERS, _DASHES = "os^D", ("-", "--", ":", "-.")  # by backend
@@ -21,7 +21,7 @@ _SMALLEST = 14
 
 
 class Size(NamedTuple):
-    """Of the picture, inches."""
+    """Of the chart, inches."""
 
     width: float
     height: float
@@ -35,12 +35,12 @@ def png(rows: Sequence[Row]) -> bytes:
 
 
 def svg(rows: Sequence[Row], size: Size = WIDE) -> str:
-    """The picture as SVG on a white ground. Raises UserError without matplotlib, as all here."""
+    """The chart as SVG on white. Raises UserError without matplotlib, as every function here that draws."""
     return _written(_figure(rows, size), "svg", facecolor="white").decode()
 
 
 def svg_for_page(rows: Sequence[Row], size: Size, name: str) -> str:
-    """The same to stand inside a page: no ground, the page's colours, no ids that another picture may have too."""
+    """The same for use inside a page: transparent, in the page's colours, without ids that another chart may have too."""
     text = _written(_figure(rows, size), "svg", transparent=True).decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
@@ -54,22 +54,41 @@ def svg_for_page(rows: Sequence[Row], size: Size, name: str) -> str:
 
 def can_draw(rows: Sequence[Row]) -> bool:
     """Whether any row has both a latency and an accuracy."""
-    return any(accuracy(row) for row in of_batch(_timed(rows)))
+    return bool(_shown(rows))
 
 
-def _timed(rows: Sequence[Row]) -> List[Row]:
-    return [row for row in rows if milliseconds(row) is not None]
+class Point(NamedTuple):
+    """A row as it is drawn."""
+
+    row: Row
+    ms: float
+    top1: float  # %
+    interval: Optional[Interval]  # None: accuracy as published
+    area: float  # square points
+
+    @property
+    def measured(self) -> bool:
+        return self.interval is not None
+
+
+def _shown(rows: Sequence[Row]) -> List[Point]:
+    """The rows of the smallest batch that have both a latency and an accuracy."""
+    return [
+        Point(row, row.latency.total.p50, row.top1.top1, row.top1.interval, _SMALLEST + _MB * row.latency.file_mb)
+        for row in of_batch([row for row in rows if row.latency])
+        if row.latency and row.top1
+    ]
 
 
 def _figure(rows: Sequence[Row], size: Size) -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise UserError(f"The picture needs matplotlib ({error}): pip install matplotlib.") from None
+        raise UserError(f"The chart needs matplotlib ({error}): pip install matplotlib.") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [row for row in of_batch(_timed(rows)) if accuracy(row)]
+    shown = _shown(rows)
     style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "sweep",
@@ -91,47 +110,45 @@ def _figure(rows: Sequence[Row], size: Size) -> Any:
     return figure
 
 
-def _draw(axes: Any, rows: Sequence[Row]) -> None:
+def _draw(axes: Any, points: Sequence[Point]) -> None:
     from matplotlib.lines import Line2D
 
-    backends = list(dict.fromkeys(row["backend_name"] for row in rows))
+    backends = list(dict.fromkeys(point.row.backend_name for point in points))
     handles: Dict[str, Any] = {}
-    for series, points in _series(rows).items():
-        (precision, backend, full), line = series[:3], sorted(points, key=lambda row: row["total"]["p50"])
+    for (precision, backend, full, _), line in _series(points).items():
         colour, index = COLOURS.get(precision, OTHERS), backends.index(backend) % len(_MARKERS)
         dash: Any
         marker, dash = _MARKERS[index], _DASHES[index] if precision in COLOURS else ""
-        x, y = [row["total"]["p50"] for row in line], [_top1(row) for row in line]
+        x, y = [point.ms for point in line], [point.top1 for point in line]
         if precision in COLOURS:
             axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.2, alpha=0.8, zorder=2)
-        if full:
-            for row in line:  # how sure the accuracy is
-                low, high = row["top1_interval"]
-                axes.vlines(row["total"]["p50"], low, high, color=colour, linewidth=0.8, alpha=0.55, zorder=1)
+        for point in line:
+            if point.interval:  # how sure the accuracy is
+                axes.vlines(point.ms, *point.interval, color=colour, linewidth=0.8, alpha=0.55, zorder=1)
         axes.scatter(
             x,
             y,
-            s=[_area(row) for row in line],
+            s=[point.area for point in line],
             marker=marker,
             facecolor=colour if full else PAPER,
             edgecolor=PAPER if full else colour,
             linewidth=0.8 if full else 1.4,
             zorder=3,
         )
-        label = (precision.upper() if precision in COLOURS else "other networks") + (
+        label = (precision.upper() if precision in COLOURS else "third-party networks") + (
             f", {backend}" if len(backends) > 1 else ""
         )
         handles.setdefault(
             label, Line2D([], [], color=colour, linestyle=dash, marker=marker, markersize=5, linewidth=1.2, label=label)
         )
-    best = frontier(rows)
+    best = frontier([point.row for point in points])
     if len(best) > 1:
-        x, y = [row["total"]["p50"] for row in best], [row["top1"] for row in best]
+        x, y = [each.ms for each in best], [each.top1 for each in best]
         axes.step(x, y, where="post", color=INK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1.5)
         handles["frontier"] = Line2D(
             [], [], color=INK, linewidth=0.9, linestyle=(0, (2, 2)), label="nothing measured is better"
         )
-    if not all(_is_measured(row) for row in rows):
+    if not all(point.measured for point in points):
         handles["hollow"] = Line2D(
             [],
             [],
@@ -145,21 +162,23 @@ def _draw(axes: Any, rows: Sequence[Row]) -> None:
     axes.legend(handles=list(handles.values()), loc="lower right", fontsize=8, frameon=False)
 
 
-def _series(rows: Sequence[Row]) -> Dict[Tuple[str, str, bool, str], List[Row]]:
-    """Rows that a line joins: of one precision, backend and branch of the family, all measured or all published."""
-    found: Dict[Tuple[str, str, bool, str], List[Row]] = {}
-    for row in rows:
-        precision = "others" if row.get("foreign") else row["precision"]
-        branch = row["variant"].rstrip("0123456789")
-        found.setdefault((precision, row["backend_name"], _is_measured(row), branch), []).append(row)
+def _series(points: Sequence[Point]) -> Dict[Tuple[str, str, bool, str], List[Point]]:
+    """The points that a line joins, fastest first: of one precision, backend and branch of the family, all measured or all
+    published."""
+    found: Dict[Tuple[str, str, bool, str], List[Point]] = {}
+    for point in sorted(points, key=lambda point: point.ms):
+        row = point.row
+        precision = "third-party" if row.foreign else row.precision
+        branch = row.variant.rstrip("0123456789")
+        found.setdefault((precision, row.backend_name, point.measured, branch), []).append(point)
     return found
 
 
-def _label_axes(axes: Any, rows: Sequence[Row]) -> None:
+def _label_axes(axes: Any, points: Sequence[Point]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set_xscale("log")
-    times = [row["total"]["p50"] for row in rows]
+    times = [point.ms for point in points]
     low, high = min(times) / 1.25, max(times) * 1.3
     axes.set_xlim(low, high)
     wide = high / low > 300
@@ -175,29 +194,29 @@ def _label_axes(axes: Any, rows: Sequence[Row]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(inside))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    batch = rows[0]["batch"]
+    batch = points[0].row.batch
     axes.set_xlabel(f"median ms, from JPEG bytes to top-5{'' if batch == 1 else f', batch {batch}'} (log)")
     axes.set_ylabel("top-1, %")
     axes.margins(y=0.09)
-    axes.set_title(f"{_where(rows)}\narea of a point: its model file", fontsize=9, loc="left", color=MUTED)
+    axes.set_title(f"{_where(points)}\narea of a point: its model file", fontsize=9, loc="left", color=MUTED)
     axes.grid(alpha=0.6, linewidth=0.7)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
 
-def _where(rows: Sequence[Row]) -> str:
+def _where(points: Sequence[Point]) -> str:
     """What accuracy was measured on."""
-    sets = {(row["data"], row["pictures"]) for row in rows if _is_measured(row)}
+    sets = {(each.data, each.images) for each in (point.row.accuracy for point in points if point.measured) if each}
     if not sets:
         return "accuracy as published, on ImageNet"
     if len(sets) == 1:
-        data, pictures = sets.pop()
-        return f"accuracy on {data}, {pictures} pictures"
+        data, images = sets.pop()
+        return f"accuracy on {data}, {images} image{'s'[: images != 1]}"
     return f"accuracy on {', '.join(sorted({data for data, _ in sets}))}"
 
 
-def _name(figure: Any, axes: Any, rows: Sequence[Row]) -> None:
+def _name(figure: Any, axes: Any, points: Sequence[Point]) -> None:
     """Writes each point's name where it hides the least: around its marker, the first free place of eight."""
     from matplotlib.transforms import Bbox
 
@@ -205,10 +224,10 @@ def _name(figure: Any, axes: Any, rows: Sequence[Row]) -> None:
     renderer = figure.canvas.get_renderer()
     scale = figure.dpi / 72
     discs, taken = [], []  # markers; what a name would hide
-    for row in rows:
-        x, y = axes.transData.transform((row["total"]["p50"], _top1(row)))
-        radius = (_area(row) ** 0.5 / 2 + 1) * scale
-        discs.append((row, x, y, radius))
+    for point in points:
+        x, y = axes.transData.transform((point.ms, point.top1))
+        radius = (point.area**0.5 / 2 + 1) * scale
+        discs.append((point.row, x, y, radius))
         taken.append(Bbox.from_extents(x - radius * 0.8, y - radius * 0.8, x + radius * 0.8, y + radius * 0.8))
     taken.append(axes.get_legend().get_window_extent(renderer))
     for line in axes.get_lines():  # a box every few pixels along it
@@ -219,14 +238,13 @@ def _name(figure: Any, axes: Any, rows: Sequence[Row]) -> None:
                 taken.append(Bbox.from_extents(x - 1.5 * scale, y - 1.5 * scale, x + 1.5 * scale, y + 1.5 * scale))
     frame = axes.get_window_extent(renderer)
     for row, x, y, radius in sorted(discs, key=lambda disc: disc[1]):
-        foreign = row.get("foreign")
-        name = row["variant"] if not foreign or row["precision"] == "fp32" else f"{row['variant']} {row['precision']}"
+        name = row.variant if not row.foreign or row.precision == "fp32" else f"{row.variant} {row.precision}"
         text = axes.text(
             0,
             0,
             name,
             fontsize=8,
-            color=MUTED if foreign else COLOURS[row["precision"]],
+            color=MUTED if row.foreign else COLOURS[row.precision],
             transform=None,
             ha="center",
             va="center",
@@ -257,21 +275,6 @@ _AROUND = ((-0.75, 0.75), (0.75, -0.75), (0, 1), (1, 0), (0, -1), (-1, 0), (0.75
 def _overlap(a: Any, b: Any) -> float:
     width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
     return max(width, 0.0) * max(height, 0.0)
-
-
-def _top1(row: Row) -> float:
-    found = accuracy(row)
-    assert found is not None
-    return found.top1
-
-
-def _is_measured(row: Row) -> bool:
-    found = accuracy(row)
-    return found is not None and found.measured
-
-
-def _area(row: Row) -> float:
-    return _SMALLEST + _MB * row.get("file_mb", 0)
 
 
 def _written(figure: Any, form: str, **options: Any) -> bytes:

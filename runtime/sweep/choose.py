@@ -1,10 +1,10 @@
-"""Which artifact to deploy: the most accurate that stays within limits, why, and what its neighbours cost."""
+"""Which artifact to deploy: the most accurate within limits, why, and what the next better and the next faster cost."""
 
 from __future__ import annotations
 
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from .rows import Report, Row, accuracy, measured, milliseconds, of_batch, title
+from .rows import Measured, Report, Row, measured, of_batch, title
 
 
 class Limit(NamedTuple):
@@ -17,15 +17,17 @@ class Limit(NamedTuple):
 
 
 LIMITS: Dict[str, Limit] = {
-    "max_ms": Limit("--max-ms", "ms", False, milliseconds),
-    "min_top1": Limit("--min-top1", "% top-1", True, lambda row: row.get("top1")),
-    "max_joules": Limit("--max-joules", "J an image", False, lambda row: row.get("joules_per_image")),
-    "max_mb": Limit("--max-mb", "MB", False, lambda row: row.get("file_mb")),
+    "max_ms": Limit("--max-ms", "ms", False, lambda row: row.milliseconds),
+    "min_top1": Limit("--min-top1", "% top-1", True, lambda row: row.top1.top1 if row.top1 else None),
+    "max_joules": Limit(
+        "--max-joules", "J an image", False, lambda row: row.latency.joules_per_image if row.latency else None
+    ),
+    "max_mb": Limit("--max-mb", "MB", False, lambda row: row.latency.file_mb if row.latency else None),
 }
 
 
 class Choice(NamedTuple):
-    """What was chosen, None if nothing fits, and everything that is to be said about it."""
+    """What was chosen, None if nothing fits, and the lines to print about it."""
 
     row: Optional[Row]
     lines: List[str]
@@ -33,39 +35,39 @@ class Choice(NamedTuple):
 
 def choose(report: Report, limits: Dict[str, float], batch: Optional[int] = None) -> Choice:
     """The most accurate row whose accuracy was measured and that keeps `limits` (by key of LIMITS); among equals the fastest."""
-    rows = of_batch([row for row in report.rows if "total" in row], batch)
+    rows = of_batch([row for row in report.rows if row.latency], batch)
     known = measured(rows)
     if not known:
         return Choice(None, _nothing_measured(rows, limits))
-    fitting = [row for row in known if not _broken(row, limits)]
+    fitting = [each for each in known if not _broken(each.row, limits)]
     asked = ", ".join(f"{LIMITS[name].option} {value:g}" for name, value in limits.items())
     if not fitting:
         return Choice(None, [f"Nothing in {report.name} keeps {asked}.", *_nearest(known, limits)])
-    best = max(fitting, key=lambda row: (row["top1"], -row["total"]["p50"]))
+    best = max(fitting, key=lambda each: (each.top1, -each.ms))
     fit = f"the most accurate of the {len(fitting)} that keep" if len(fitting) > 1 else "the only one that keeps"
     why = f"{fit} {asked}, of" if limits else "the most accurate of"
     lines = [
-        f"deploy              {best['artifact']}",
-        f"                    {title(best)}: {_figures(best)}",
+        f"deploy              {best.row.artifact}",
+        f"                    {title(best.row)}: {_figures(best)}",
         f"why                 {why} {len(known)} measured",
     ]
-    if best["top1_interval"][0] < limits.get("min_top1", 0):
-        lines.append(f"beware              on so few images its top-1 may be {best['top1_interval'][0]:.1f} % as well")
-    if best["noisy"]:
+    if best.interval[0] < limits.get("min_top1", 0):
+        lines.append(f"beware              on so few images its top-1 may be {best.interval[0]:.1f} % as well")
+    if best.latency.noisy:
         lines.append("beware              its latency was measured on a noisy machine")
-    better = [row for row in known if row["top1"] > best["top1"]]
-    faster = [row for row in known if row["total"]["p50"] < best["total"]["p50"]]
+    better = [each for each in known if each.top1 > best.top1]
+    faster = [each for each in known if each.ms < best.ms]
     if better:
-        lines.append(f"next more accurate  {_against(min(better, key=lambda row: row['total']['p50']), best, limits)}")
+        lines.append(f"next more accurate  {_against(min(better, key=lambda each: each.ms), best, limits)}")
     else:
         lines.append("next more accurate  none: it is the most accurate that was measured")
     if faster:
-        lines.append(f"next faster         {_against(max(faster, key=lambda row: row['top1']), best, limits)}")
+        lines.append(f"next faster         {_against(max(faster, key=lambda each: each.top1), best, limits)}")
     else:
         lines.append("next faster         none: it is the fastest that was measured")
     if len(known) < len(rows):
         lines.append(f"left out            {len(rows) - len(known)} whose accuracy was not measured here")
-    return Choice(best, lines)
+    return Choice(best.row, lines)
 
 
 def _broken(row: Row, limits: Dict[str, float]) -> List[Tuple[float, str]]:
@@ -80,54 +82,55 @@ def _broken(row: Row, limits: Dict[str, float]) -> List[Tuple[float, str]]:
     return broken
 
 
-def _nearest(rows: Sequence[Row], limits: Dict[str, float]) -> List[str]:
+def _nearest(known: Sequence[Measured], limits: Dict[str, float]) -> List[str]:
     """The row that misses its limits by the least, and which."""
-    unknown = [LIMITS[name] for name in limits if all(LIMITS[name].of(row) is None for row in rows)]
-    lines = [f"Of no row are {limit.unit} known: leave {limit.option} out." for limit in unknown]
+    unknown = [LIMITS[name] for name in limits if all(LIMITS[name].of(each.row) is None for each in known)]
+    lines = [f"No row says how many {limit.unit}: leave {limit.option} out." for limit in unknown]
     wanted = {name: bound for name, bound in limits.items() if LIMITS[name] not in unknown}
-    near = min(rows, key=lambda row: (max(_broken(row, wanted), default=(0.0, "")), -row["top1"]))
-    missed = sorted(_broken(near, wanted))
+    near = min(known, key=lambda each: (max(_broken(each.row, wanted), default=(0.0, "")), -each.top1))
+    missed = sorted(_broken(near.row, wanted))
     if missed:
         told = []
         for share, name in missed:
-            value = LIMITS[name].of(near)
+            value = LIMITS[name].of(near.row)
             has = "unknown" if value is None else f"{value:.4g} {LIMITS[name].unit}, {share:.0%} off"
             told.append(f"{LIMITS[name].option} {limits[name]:g} (it has {has})")
-        lines.append(f"Nearest is {title(near)}: {_figures(near)}. It misses {' and '.join(told)}.")
+        lines.append(f"Nearest is {title(near.row)}: {_figures(near)}. It misses {' and '.join(told)}.")
     return lines
 
 
 def _nothing_measured(rows: Sequence[Row], limits: Dict[str, float]) -> List[str]:
     lines = ["No accuracy was measured, so none can be chosen: run the sweep with DATA= a folder of labelled images."]
-    others = {name: bound for name, bound in limits.items() if name != "min_top1"}
-    known = [(found.top1, row) for row in rows if (found := accuracy(row))]
-    fitting = [(top1, row) for top1, row in known if not _broken(row, others) and top1 >= limits.get("min_top1", 0)]
+    fitting = [
+        (row.top1.top1, -row.latency.total.p50, row)
+        for row in rows
+        if row.top1 and row.latency and not _broken(row, limits)
+    ]
     if fitting:
-        top1, best = max(fitting, key=lambda pair: (pair[0], -pair[1]["total"]["p50"]))
+        top1, faster, best = max(fitting, key=lambda each: each[:2])
         lines.append(
-            f"By what was published it would be {title(best)}: {best['total']['p50']:.2f} ms, top-1 {top1:g} % (published)."
+            f"By published accuracy it would be {title(best)}: {-faster:.2f} ms, top-1 {top1:g} % (published)."
         )
     return lines
 
 
-def _figures(row: Row) -> str:
-    (low, high), total = row["top1_interval"], row["total"]
-    joules = f", {row['joules_per_image']:.3g} J an image" if row.get("joules_per_image") is not None else ""
+def _figures(found: Measured) -> str:
+    (low, high), total, joules = found.interval, found.latency.total, found.latency.joules_per_image
+    images = f", {found.row.accuracy.images} images" if found.row.accuracy else ""
     return (
-        f"{total['p50']:.2f} ms (p99 {total['p99']:.2f}), top-1 {row['top1']:.1f} % ({low:.1f} to {high:.1f}, "
-        f"{row['pictures']} images), {row['file_mb']:.1f} MB{joules}"
+        f"{total.p50:.2f} ms (p99 {total.p99:.2f}), top-1 {found.top1:.1f} % ({low:.1f} to {high:.1f}{images}), "
+        f"{found.latency.file_mb:.1f} MB{'' if joules is None else f', {joules:.3g} J an image'}"
     )
 
 
-def _against(row: Row, best: Row, limits: Dict[str, float]) -> str:
-    """`row`, what it costs and gains against `best`, and which limits it would break."""
-    time, points = row["total"]["p50"] - best["total"]["p50"], row["top1"] - best["top1"]
-    apart = row["top1_interval"][0] > best["top1_interval"][1] or row["top1_interval"][1] < best["top1_interval"][0]
+def _against(other: Measured, best: Measured, limits: Dict[str, float]) -> str:
+    """`other`, what it costs and gains against `best`, and which limits it would break."""
+    apart = other.interval[0] > best.interval[1] or other.interval[1] < best.interval[0]
     noise = "" if apart else ", not beyond the noise"
-    breaks = [f"{LIMITS[name].option} {limits[name]:g}" for _, name in _broken(row, limits)]
+    breaks = [f"{LIMITS[name].option} {limits[name]:g}" for _, name in _broken(other.row, limits)]
     misses = f"; breaks {' and '.join(breaks)}" if breaks else ""
-    where = row["backend_name"] != best["backend_name"]
+    where = other.row.backend_name != best.row.backend_name
     return (
-        f"{title(row, backend=where)}: {row['total']['p50']:.2f} ms ({time:+.2f}), top-1 {row['top1']:.1f} % "
-        f"({points:+.1f} points{noise}), {row['file_mb']:.1f} MB{misses}"
+        f"{title(other.row, backend=where)}: {other.ms:.2f} ms ({other.ms - best.ms:+.2f}), top-1 {other.top1:.1f} % "
+        f"({other.top1 - best.top1:+.1f} points{noise}), {other.latency.file_mb:.1f} MB{misses}"
     )

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from ..command import run
-from ..printable import printable
-from .rows import Report, Row, facts, read_rows
+from ..table import aligned
+from .rows import Report, Row, flattened, read_rows
 
-Key = Tuple[str, str, str, int]
+Match = Tuple[str, str, str, int]  # variant, precision, backend that ran, batch
 SAME = "noise"  # what a difference is called whose intervals meet
 
 
@@ -23,86 +23,71 @@ class Pair(NamedTuple):
     @property
     def change(self) -> Optional[float]:
         """Of the median latency, as a share of A's; None where either was not measured."""
-        if "total" not in self.a or "total" not in self.b:
+        if not (self.a.latency and self.b.latency):
             return None
-        return self.b["total"]["p50"] / self.a["total"]["p50"] - 1
+        return self.b.latency.total.p50 / self.a.latency.total.p50 - 1
 
     @property
     def latency(self) -> str:
         """ "faster", "slower", SAME if the 95 % intervals of the medians meet, or what is missing."""
-        if self.change is None:
-            return "failed in " + " and ".join(
-                name for name, row in (("A", self.a), ("B", self.b)) if "total" not in row
-            )
-        a, b = self.a["total"], self.b["total"]
-        if a["low"] <= b["high"] and b["low"] <= a["high"]:
+        if self.change is None or not (self.a.latency and self.b.latency):
+            return "failed in " + " and ".join(name for name, row in zip("AB", self) if not row.latency)
+        a, b = self.a.latency.total, self.b.latency.total
+        if a.low <= b.high and b.low <= a.high:
             return SAME
         return "faster" if self.change < 0 else "slower"
 
     @property
     def accuracy(self) -> str:
         """ "better", "worse", SAME if the 95 % intervals meet, or why that can't be told."""
-        if self.a.get("top1") is None or self.b.get("top1") is None:
+        a, b = self.a.accuracy, self.b.accuracy
+        if not (a and b and a.top1_interval and b.top1_interval):
             return ""
-        if (self.a["data"], self.a["pictures"]) != (self.b["data"], self.b["pictures"]):
+        if (a.data, a.images) != (b.data, b.images):
             return "other images"
-        a, b = self.a["top1_interval"], self.b["top1_interval"]
-        if a[0] <= b[1] and b[0] <= a[1]:
+        if a.top1_interval[0] <= b.top1_interval[1] and b.top1_interval[0] <= a.top1_interval[1]:
             return SAME
-        return "better" if self.b["top1"] > self.a["top1"] else "worse"
+        return "better" if b.top1_interval[0] > a.top1_interval[1] else "worse"
 
 
 def pairs(a: Report, b: Report) -> List[Pair]:
     """The combinations that both sweeps tried, in A's order."""
-    others = {_key(row): row for row in b.rows}
-    return [Pair(row, others[_key(row)]) for row in a.rows if _key(row) in others]
+    others = {_match(row): row for row in b.rows}
+    return [Pair(row, others[_match(row)]) for row in a.rows if _match(row) in others]
+
+
+_HEAD = (
+    "variant",
+    "precision",
+    "backend",
+    "batch",
+    "A ms",
+    "B ms",
+    "change",
+    "latency",
+    "A top-1",
+    "B top-1",
+    "accuracy",
+)
 
 
 def table(a: Report, b: Report) -> str:
-    """Everything that there is to say, for people."""
+    """The comparison, for people."""
     found = pairs(a, b)
-    lines = [
-        [
-            "variant",
-            "precision",
-            "backend",
-            "batch",
-            "A ms",
-            "B ms",
-            "change",
-            "latency",
-            "A top-1",
-            "B top-1",
-            "accuracy",
-        ]
-    ]
+    lines: List[Sequence[str]] = [_HEAD]
     for pair in found:
-        one, two = pair
         change = "" if pair.change is None else f"{pair.change:+.1%}"
-        lines.append(
-            [
-                one["variant"],
-                one["precision"],
-                one["backend_name"],
-                str(one["batch"]),
-                _ms(one),
-                _ms(two),
-                change,
-                pair.latency,
-                _top1(one),
-                _top1(two),
-                pair.accuracy,
-            ]
-        )
-    text = [_aligned(lines)] if found else ["The two have no combination in common."]
-    matched = {_key(pair.a) for pair in found}
+        times = [_ms(pair.a), _ms(pair.b), change, pair.latency]
+        lines.append([*map(str, _match(pair.a)), *times, _top1(pair.a), _top1(pair.b), pair.accuracy])
+    text = [aligned(lines)] if found else ["The two have no combination in common."]
+    matched = {_match(pair.a) for pair in found}
     for name, report in (("A", a), ("B", b)):
-        alone = [" ".join(map(str, _key(row)[:3])) for row in report.rows if _key(row) not in matched]
+        alone = [" ".join(map(str, _match(row)[:3])) for row in report.rows if _match(row) not in matched]
         if alone:
             text.append(f"only in {name}: {', '.join(dict.fromkeys(alone))}")
     differing = _machines(a, b)
     if differing:
-        text.append(_aligned([["machine", "A", "B"], *differing]))
+        text.append(aligned([["machine", "A", "B"], *differing]))
     moved = [pair.latency for pair in found if pair.latency in ("faster", "slower")]
     text.append(
         f"B against A, beyond the noise: {moved.count('faster')} faster, {moved.count('slower')} slower of {len(found)}; "
@@ -114,7 +99,7 @@ def table(a: Report, b: Report) -> str:
 
 def _machines(a: Report, b: Report) -> List[List[str]]:
     """What the two machines say of themselves in words that differ; figures such as temperatures always do."""
-    one, two = dict(facts(a.machine)), dict(facts(b.machine))
+    one, two = dict(flattened(a.machine)), dict(flattened(b.machine))
     differing = []
     for name in dict.fromkeys([*one, *two]):
         left, right = one.get(name, "-"), two.get(name, "-")
@@ -126,23 +111,16 @@ def _machines(a: Report, b: Report) -> List[List[str]]:
 _PASSING = {"temperatures", "throttled", "load", "after"}  # of the moment, not of the machine
 
 
-def _key(row: Row) -> Key:
-    return row["variant"], row["precision"], row["backend_name"], row["batch"]
+def _match(row: Row) -> Match:
+    return row.variant, row.precision, row.backend_name, row.batch
 
 
 def _ms(row: Row) -> str:
-    return f"{row['total']['p50']:.2f}" if "total" in row else "-"
+    return f"{row.latency.total.p50:.2f}" if row.latency else "-"
 
 
 def _top1(row: Row) -> str:
-    return "-" if row.get("top1") is None else f"{row['top1']:.1f}"
-
-
-def _aligned(lines: List[List[str]]) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        printable("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()) for line in lines
-    )
+    return f"{row.accuracy.top1:.1f}" if row.accuracy and row.accuracy.top1 is not None else "-"
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

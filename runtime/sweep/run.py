@@ -7,38 +7,22 @@ import json
 import os
 import re
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, ContextManager, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ..artifacts.artifact import PRECISIONS, Artifact
 from ..artifacts.third_party import import_onnx
 from ..errors import UserError
 from ..fleet.options import Fleet
+from ..measure.timing import Timing
 from .artifacts import Maker
 from .children import Failed, run_module
 from .plan import Plan, fingerprint, site
-from .rows import Report, Row, read_rows, write_rows
+from .rows import Accuracy, Key, Report, Row, read_rows, write_rows
 
-Key = Tuple[str, str, str, int]  # variant, precision, backend that was asked for, batch
 Say = Callable[[str], None]
-# What a row takes over from runtime.evaluate's result.
-_ACCURACY = (
-    "top1",
-    "top1_interval",
-    "top5",
-    "top5_interval",
-    "agreement",
-    "agreement_interval",
-    "sqnr_db",
-    "difference",
-    "difference_interval",
-    "mcnemar_p",
-    "pictures",
-    "data",
-    "accuracy_key",
-    "accuracy_reason",
-)
 
 
 def sweep(plan: Plan, folder: Path, say: Say, fresh: bool = False, fleet: Optional[Fleet] = None) -> Report:
@@ -85,10 +69,10 @@ class _Sweep:
         self.fleet = fleet
         self.unjudged: List[Tuple[str, Sequence[Artifact]]] = []  # put off until the latencies are measured
         self.plan, self.folder, self.say, self.site = plan, folder, say, site()
-        self.before: Dict[Key, Row] = {_key(row): row for row in before.rows if row["site"] == self.site}
+        self.before: Dict[Key, Row] = {row.key: row for row in before.rows if row.site == self.site}
         self.rows = dict(self.before)
         self.machine: Dict[str, Any] = dict(before.machine) if self.before else {}
-        self.pictures, self.images = fingerprint(plan.data), fingerprint(plan.images)
+        self.data_digest, self.images_digest = fingerprint(plan.data), fingerprint(plan.images)
         self.data = plan.data.resolve().name if plan.data else before.data if self.before else ""
 
     def save(self) -> Report:
@@ -97,40 +81,37 @@ class _Sweep:
         return report
 
     def gather(self, variant: str, precisions: Sequence[str], get: Callable[[str], Artifact]) -> List[Artifact]:
-        """The variant's artifacts; those that can't be had become rows."""
+        """The variant's artifacts. One that can't be had becomes rows with the reason."""
         artifacts = []
         for precision in precisions:
             try:
                 artifacts.append(get(precision))
             except (Failed, UserError) as error:
                 for backend in self.plan.backends:
-                    for batch in self.plan.batches:
-                        key = (variant, precision, backend, batch)
-                        self.rows[key] = _failed(key, self.site, error)
+                    for key in self._keys(variant, precision, backend):
+                        self.rows[key] = Row(key, self.site, reason=str(error))
         return artifacts
 
     def measure(self, variant: str, artifacts: Sequence[Artifact]) -> None:
-        """Latency of all of them in turns, then, on this machine, the accuracy of each that could be run."""
-        wanted: List[Tuple[Artifact, str]] = []
+        """Latency, then accuracy, of what was not measured before in the same way."""
+        wanted = []
         for artifact in artifacts:
             for backend in self.plan.backends:
-                keys = [(variant, artifact.precision, backend, batch) for batch in self.plan.batches]
-                if any(self.before.get(key, {}).get("latency_key") != self._latency_key(artifact, key) for key in keys):
+                keys = self._keys(variant, artifact.precision, backend)
+                if any(
+                    key not in self.before or self._latency_key(artifact, key) != self.before[key].latency_key
+                    for key in keys
+                ):
                     wanted.append((artifact, backend))
-        for artifact, backend, batch, found in _latencies(self.plan, wanted, self.machine, self.say):
-            key = (variant, artifact.precision, backend, batch)
-            if isinstance(found, Failed):
-                self.rows[key] = _failed(key, self.site, found)
-            else:
-                self.rows[key] = {
-                    **found,
-                    "variant": variant,
-                    "precision": artifact.precision,
-                    "backend_asked": backend,
-                    "latency_key": self._latency_key(artifact, key),
-                    "site": self.site,
-                }
-            self.rows[key].update(_of_artifact(artifact))
+        for artifact, backend, found in _latencies(self.plan, wanted, self.machine, self.say):
+            for key in self._keys(variant, artifact.precision, backend):
+                row = _row_of(artifact, Row(key, self.site))
+                timing = found.of(artifact, backend, key.batch)
+                if isinstance(timing, Failed):
+                    self.rows[key] = replace(row, reason=str(timing))
+                else:
+                    latency_key = self._latency_key(artifact, key)
+                    self.rows[key] = replace(row, latency=timing, latency_key=latency_key, warnings=found.warnings)
         self.save()
         if self.fleet is None:
             self.judge(variant, artifacts)
@@ -148,96 +129,121 @@ class _Sweep:
         fp32 = next((artifact for artifact in artifacts if artifact.precision == "fp32"), None)
         for artifact in artifacts:
             for backend in self.plan.backends:
-                keys = [(variant, artifact.precision, backend, batch) for batch in self.plan.batches]
-                own = [self.rows[key] for key in keys if "total" in self.rows[key]]
-                if own and not artifact.random:
-                    earlier = [self.before[key] for key in keys if key in self.before]
-                    result = _accuracy(self.plan, artifact, fp32, backend, self.pictures, earlier, self.say, self.fleet)
-                    for row in own:
-                        for name in _ACCURACY:
-                            row.pop(name, None)
-                        row.update(result)
-                    self.save()
+                keys = self._keys(variant, artifact.precision, backend)
+                timed = [key for key in keys if self.rows[key].latency]
+                if not timed or artifact.random:
+                    continue
+                found = self._accuracy(
+                    artifact, fp32, backend, [self.before[key] for key in keys if key in self.before]
+                )
+                for key in timed:
+                    failed = isinstance(found, Failed)
+                    self.rows[key] = replace(
+                        self.rows[key],
+                        accuracy=None if isinstance(found, Failed) else found,
+                        accuracy_reason=str(found) if failed else "",
+                    )
+                self.save()
+
+    def _accuracy(
+        self, artifact: Artifact, fp32: Optional[Artifact], backend: str, earlier: Sequence[Row]
+    ) -> Union[Accuracy, Failed, None]:
+        """From the `earlier` rows of the artifact where it was measured in the same way; without images to measure it on,
+        where it was measured at all."""
+        plan, sha256 = self.plan, artifact.metadata["sha256"]
+        reference = None if fp32 is None or artifact.precision == "fp32" else fp32
+        key = plan.accuracy_key(sha256, backend, reference.metadata["sha256"] if reference else "", self.data_digest)
+        for row in earlier:
+            if row.sha256 == sha256 and row.accuracy and (plan.data is None or row.accuracy.key == key):
+                return row.accuracy
+        if plan.data is None:
+            return None
+        self.say(f"  accuracy of {artifact.precision} on {backend}")
+        arguments: List[object] = ["--model", artifact.path, "--data", plan.data, "--backend", backend, "--json"]
+        arguments += ["--reference", reference.path] if reference else []
+        for option, value in (("--limit", plan.limit), ("--threads", plan.threads)):
+            arguments += [option, value] if value is not None else []
+        arguments += self.fleet.arguments() if self.fleet else []
+        try:
+            result = json.loads(run_module("runtime.evaluate", *arguments))
+        except Failed as error:
+            return error
+        return Accuracy.from_json(
+            {**result, "pictures": result["n"], "data": plan.data.resolve().name, "accuracy_key": key}
+        )
+
+    def _keys(self, variant: str, precision: str, backend: str) -> List[Key]:
+        return [Key(variant, precision, backend, batch) for batch in self.plan.batches]
 
     def _latency_key(self, artifact: Artifact, key: Key) -> str:
-        return self.plan.latency_key(artifact.metadata["sha256"], key[2], key[3], self.images)
-
-
-def _key(row: Row) -> Key:
-    return row["variant"], row["precision"], row["backend_asked"], row["batch"]
+        return self.plan.latency_key(artifact.metadata["sha256"], key.backend, key.batch, self.images_digest)
 
 
 def _place(row: Row) -> Any:
-    """Where a row stands: networks of others last, b2 before b10."""
-    variant = [(int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", row["variant"])]
-    return row.get("foreign", False), variant, PRECISIONS.index(row["precision"]), row["backend_asked"], row["batch"]
+    """Where a row stands: third-party networks last, b2 before b10."""
+    variant = [(int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", row.variant)]
+    return row.foreign, variant, PRECISIONS.index(row.precision), row.key.backend, row.batch
 
 
-def _failed(key: Key, here: Dict[str, str], error: Exception) -> Row:
-    variant, precision, backend, batch = key
-    return {
-        "variant": variant,
-        "precision": precision,
-        "backend_asked": backend,
-        "backend_name": backend,
-        "batch": batch,
-        "site": here,
-        "reason": str(error),
-    }
+def _row_of(artifact: Artifact, row: Row) -> Row:
+    """`row` with what the artifact says of itself."""
+    published = artifact.metadata.get("published_top1")
+    return replace(
+        row,
+        artifact=str(artifact.path),
+        sha256=artifact.metadata["sha256"],
+        foreign=artifact.metadata.get("foreign") == "yes",
+        published_top1=float(published) if published else None,
+        published_source=artifact.metadata.get("published_source", "") if published else "",
+    )
 
 
-def _of_artifact(artifact: Artifact) -> Row:
-    """What a row says of the artifact beyond runtime.bench."""
-    foreign = artifact.metadata.get("foreign") == "yes"
-    row: Row = {"artifact": str(artifact.path), "sha256": artifact.metadata["sha256"], "foreign": foreign}
-    if artifact.metadata.get("published_top1"):
-        row["published_top1"] = float(artifact.metadata["published_top1"])
-        row["published_source"] = artifact.metadata.get("published_source", "")
-    return row
+class _Found(NamedTuple):
+    """What one run of runtime.bench found, or why it failed as a whole."""
+
+    timings: Sequence[Timing] = ()
+    failures: Dict[Tuple[str, str, Optional[int]], str] = {}  # by model, backend and batch (None: every batch)
+    warnings: Tuple[str, ...] = ()
+    failed: Optional[Failed] = None
+
+    def of(self, artifact: Artifact, backend: str, batch: int) -> Union[Timing, Failed]:
+        if self.failed:
+            return self.failed
+        for timing in self.timings:
+            if (timing.model, timing.batch) == (artifact.path.name, batch) and backend in ("auto", timing.backend_name):
+                return timing
+        reasons = [self.failures.get((str(artifact.path), backend, which)) for which in (batch, None)]
+        return Failed(next(filter(None, reasons), "runtime.bench has no figure for it"))
 
 
 def _latencies(
     plan: Plan, wanted: Sequence[Tuple[Artifact, str]], machine: Dict[str, Any], say: Say
-) -> List[Tuple[Artifact, str, int, Any]]:
-    """(artifact, backend, batch, row or why there is none) of each combination, measured in turns in one process; where
-    that fails, each in a process of its own, so that one that can't be run does not hide the others."""
+) -> List[Tuple[Artifact, str, _Found]]:
+    """Each of `wanted` (artifact, backend) with the run of runtime.bench that has its figures. All are measured in turns in one
+    process; where that fails, each in a process of its own, so that one that can't be run does not hide the others."""
     if not wanted:
         return []
     artifacts = list({artifact.path: artifact for artifact, _ in wanted}.values())
     backends = list(dict.fromkeys(backend for _, backend in wanted))
     say(f"  latency of {', '.join(artifact.precision for artifact in artifacts)} on {', '.join(backends)}")
     try:
-        found, failures = _bench(plan, artifacts, backends, machine)
+        found = _bench(plan, artifacts, backends, machine)
     except Failed as error:
-        if len(wanted) == 1:
-            return [(*wanted[0], batch, error) for batch in plan.batches]
-        say(f"  not together ({error}), so one by one")
-        return [each for one in wanted for each in _latencies(plan, [one], machine, say)]
-    results: List[Tuple[Artifact, str, int, Any]] = []
-    for artifact, backend in wanted:
-        for batch in plan.batches:
-            why = [failures.get((str(artifact.path), backend, which)) for which in (batch, None)]
-            row: Any = Failed(why[0] or why[1] or "runtime.bench has no figure for it")
-            for candidate in found:
-                fits = backend in ("auto", candidate["backend_name"])
-                if Path(candidate["model"]).name == artifact.path.name and candidate["batch"] == batch and fits:
-                    row = candidate
-            results.append((artifact, backend, batch, row))
-    return results
+        if len(wanted) > 1:
+            say(f"  not together ({error}), so one by one")
+            return [each for one in wanted for each in _latencies(plan, [one], machine, say)]
+        found = _Found(failed=error)
+    return [(artifact, backend, found) for artifact, backend in wanted]
 
 
-def _bench(
-    plan: Plan, artifacts: Sequence[Artifact], backends: Sequence[str], machine: Dict[str, Any]
-) -> Tuple[List[Row], Dict[Tuple[str, str, Optional[int]], str]]:
-    """runtime.bench's rows, each with the warnings of its run, and why there are none of a (model, backend, batch), where
-    None stands for every batch. `machine` is brought up to date. Raises Failed if there are no rows at all."""
+def _bench(plan: Plan, artifacts: Sequence[Artifact], backends: Sequence[str], machine: Dict[str, Any]) -> _Found:
+    """Runs runtime.bench and brings `machine` up to date. Raises Failed if it wrote nothing."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "bench.json"
         arguments: List[object] = ["--models", ",".join(str(artifact.path) for artifact in artifacts), "--json", file]
         arguments += ["--backend", ",".join(backends), "--batch", ",".join(map(str, plan.batches))]
         for option, value in (("--images", plan.images), ("--seconds", plan.seconds), ("--threads", plan.threads)):
-            if value is not None:
-                arguments += [option, value]
+            arguments += [option, value] if value is not None else []
         try:
             run_module("runtime.bench", *arguments)
         except Failed:  # of some models, if it wrote what it found
@@ -246,39 +252,4 @@ def _bench(
         result = json.loads(file.read_text(encoding="utf-8"))
     machine.update(result["machine"])
     failures = {(each["model"], each["backend"], each.get("batch")): each["reason"] for each in result["failed"]}
-    return [{**row, "warnings": result["warnings"]} for row in result["rows"]], failures
-
-
-def _accuracy(
-    plan: Plan,
-    artifact: Artifact,
-    fp32: Optional[Artifact],
-    backend: str,
-    data: str,
-    earlier: Sequence[Row],
-    say: Say,
-    fleet: Optional[Fleet] = None,
-) -> Row:
-    """What a row says of accuracy, taken from `earlier` rows of the artifact where it was measured in the same way; without
-    images to measure it on, where it was measured at all."""
-    reference = None if fp32 is None or artifact.precision == "fp32" else fp32
-    sha256 = artifact.metadata["sha256"]
-    key = plan.accuracy_key(sha256, backend, reference.metadata["sha256"] if reference else "", data)
-    for row in earlier:
-        if row.get("sha256") == sha256 and "accuracy_key" in row and (plan.data is None or row["accuracy_key"] == key):
-            return {name: row[name] for name in _ACCURACY if name in row}
-    if plan.data is None:
-        return {}
-    say(f"  accuracy of {artifact.precision} on {backend}")
-    arguments: List[object] = ["--model", artifact.path, "--data", plan.data, "--backend", backend, "--json"]
-    arguments += ["--reference", reference.path] if reference else []
-    for option, value in (("--limit", plan.limit), ("--threads", plan.threads)):
-        if value is not None:
-            arguments += [option, value]
-    arguments += fleet.arguments() if fleet else []
-    try:
-        result = json.loads(run_module("runtime.evaluate", *arguments))
-    except Failed as error:
-        return {"accuracy_reason": str(error)}
-    kept = {name: result[name] for name in _ACCURACY if result.get(name) is not None}
-    return {**kept, "pictures": result["n"], "data": plan.data.resolve().name, "accuracy_key": key}
+    return _Found([Timing.from_json(row) for row in result["rows"]], failures, tuple(result["warnings"]))

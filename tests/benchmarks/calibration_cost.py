@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from calibration.collect.ranges import collect  # noqa: E402
-from calibration.layer_graph import batch_size, by_input, open_session, run  # noqa: E402
+from calibration.layer_graph import batch_size, by_input, logits_of, open_session  # noqa: E402
 from calibration.quantise.rounding import collect_moments  # noqa: E402
 from calibration.search.fitting import ROUNDED_ON  # noqa: E402
 from calibration.stage import read_network  # noqa: E402
@@ -81,7 +81,7 @@ def one(variant: str | None, pictures: int, threads: int, turns: int, passes: st
         for name in PASSES[: {"plain": 1, "ranges": 2, "all": 3}[passes]]:
             began = time.perf_counter()
             if name == "plain inference":
-                run(open_session(network.to_model(), threads), batches())
+                logits_of(open_session(network.to_model(), threads), batches())
             elif name == "ranges":
                 collect(network, tensors, batches(), threads)
             else:

@@ -10,11 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.collect.images import read_folder
-from calibration.layer_graph import LayerGraph, chunks, open_session, run, sqnr, top1_agreement
+from calibration.layer_graph import LayerGraph, chunks, logits_of, open_session, sqnr, top1_agreement
 from calibration.quantise.placement import TARGETS, quantised_graph, to_half
 from calibration.quantise.prepare import prepare
-from calibration.search.sensitivity import DEFAULT_BUDGET, simulate
-from calibration.stage import calibrate, read_network
+from calibration.search.sensitivity import simulate
+from calibration.stage import Request, calibrate, read_network
 from runtime.artifacts.artifact import artifact_path, read_artifact
 from runtime.errors import UserError
 from tests.calibration.small_network import CLASSES, PREPROCESSING, SIDE, write_artifact, write_images
@@ -106,8 +106,8 @@ def test_calibrated(matmul: bool, folder: Path, tmp_path: Path) -> None:
     model = small_resnet(matmul)
     artifact = write_artifact(tmp_path, model, foreign="yes")
     images = read_folder(folder, PREPROCESSING, CLASSES)
-    result = calibrate(artifact, images, None, DEFAULT_BUDGET, "tensorrt", tmp_path, 1)
-    told = " ".join(result.warnings)
+    result = calibrate(Request(artifact, images), tmp_path, 1)
+    told = " ".join(result.notes)
     for reason in ("grouped, but not depthwise, as grouped", "dilated, as dilated", "not square, as flat"):
         assert reason in told
     assert "classifier" not in told  # no layer on one vector is ever quantised
@@ -117,7 +117,7 @@ def test_calibrated(matmul: bool, folder: Path, tmp_path: Path) -> None:
     assert not quantised & {"grouped", "dilated", "flat", "m/reduce"}
     (add,) = (node for node in made.graph.node if node.name == "a/add")
     assert {name.endswith("_dq") for name in add.input} == {True, False} or "a/three" in result.best.kept
-    expected = run(open_session(model, 1), images.batches())
+    expected = logits_of(open_session(model, 1), images.batches())
     got = simulate(made, images.batches(), 1)
     assert sqnr(expected, got) > 20 and top1_agreement(expected, got) > 0.9
     assert read_artifact(artifact_path("small", "int8-fp16", tmp_path)).metadata["foreign"] == "yes"

@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 
 import calibration.stage
-from calibration import compare
+from calibration.budget import Budget
 from calibration.collect.images import read_folder
-from calibration.layer_graph import LayerGraph, open_session, run
-from calibration.quantisers import METHODS
-from calibration.search.sensitivity import Budget
-from calibration.stage import PRECISIONS, calibrate, read_network
+from calibration.layer_graph import LayerGraph, logits_of, open_session
+from calibration.stage import PRECISIONS, Request, calibrate, read_network
 from export.fp16 import to_fp16
 from export.pixels import with_pixels, without_pixels
 from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact
+from tests.benchmarks import compare_int8
+from tests.benchmarks.quantisers import METHODS
 from tests.calibration.small_network import CLASSES, PREPROCESSING, SIDE, small_model, write_artifact, write_images
 
 
@@ -51,7 +51,7 @@ def test_what_is_quantised_is_the_same_bit_for_bit(
     scores = {}
     for name, artifact in artifacts.items():
         images = read_folder(photos, artifact.preprocessing, CLASSES)
-        result = calibrate(artifact, images, None, Budget(sqnr=20), target, tmp_path / name, 1)
+        result = calibrate(Request(artifact, images, budget=Budget(sqnr=20), target=target), tmp_path / name, 1)
         scores[name] = result.scores
     assert scores["uint8"] == scores["float32"] and [score.name for score in scores["uint8"]][1] == "FP16"
     assert all(model.graph.input[0].name == "images" for models in timed for model in models)  # both timed alike
@@ -69,8 +69,8 @@ def test_what_is_quantised_is_the_same_bit_for_bit(
         assert without_pixels(graph).graph == onnx.load(floats.path).graph
         squares = np.stack([np.asarray(Image.open(path).resize((SIDE, SIDE))) for path in sorted(photos.glob("*.png"))])
         images = (squares.transpose(0, 3, 1, 2) * np.float32(2 / 255) - np.float32(1)).astype(np.float32)
-        expected = run(open_session(onnx.load(floats.path), 1, integer=False), [images])
-        np.testing.assert_array_equal(run(open_session(graph, 1, integer=False), [squares]), expected)
+        expected = logits_of(open_session(onnx.load(floats.path), 1, integer=False), [images])
+        np.testing.assert_array_equal(logits_of(open_session(graph, 1, integer=False), [squares]), expected)
         assert json.loads(pixels.metadata["calibration"])["target"] == target
 
 
@@ -85,6 +85,6 @@ def test_other_tools_get_the_network_of_floats(artifacts: dict[str, Artifact], p
     methods = [method for method in METHODS if method.name in only]
     for name, artifact in artifacts.items():
         folder = artifact.path.parents[1]
-        rows[name] = compare.compare("small", photos, photos, folder, only, 8, methods, threads=1)[0][1]
+        rows[name] = compare_int8.compare("small", photos, photos, folder, only, 8, methods, threads=1)[0][1]
         assert not rows[name].reason
     assert (rows["uint8"].sqnr, rows["uint8"].share) == (rows["float32"].sqnr, rows["float32"].share)

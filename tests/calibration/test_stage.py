@@ -14,15 +14,17 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+import calibration.__main__
 import calibration.report.judge
 import calibration.search.fitting
 import calibration.stage
+from calibration.budget import Budget
 from calibration.collect.images import CalibrationImages, read_folder
-from calibration.layer_graph import open_session, run
+from calibration.layer_graph import logits_of, open_session, sqnr
 from calibration.quantise.prepare import Prepared
 from calibration.report.speed import Speed
-from calibration.search.sensitivity import Budget, simulate
-from calibration.stage import calibrate, read_network, request_digests, up_to_date
+from calibration.search.sensitivity import simulate
+from calibration.stage import Request, calibrate, read_network, up_to_date
 from calibration.train.training import Schedule
 from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact
 from runtime.artifacts.onnx_metadata import verify
@@ -65,7 +67,7 @@ def test_artifacts_carry_their_facts_and_the_report_its_numbers(
     artifact: Artifact, images: CalibrationImages, tmp_path: Path
 ) -> None:
     folder = tmp_path / "artifacts"
-    result = calibrate(artifact, images, None, BUDGET, "tensorrt", folder, 1)
+    result = calibrate(Request(artifact, images, budget=BUDGET), folder, 1)
     assert result.met and result.best.sqnr >= 20
     for precision in ("int8", "int8-fp16"):
         written = read_artifact(artifact_path("small", precision, folder))
@@ -81,7 +83,22 @@ def test_artifacts_carry_their_facts_and_the_report_its_numbers(
     assert "<svg" in page and "INT8, calibrated" in page and "http" not in page and "nan" not in page.lower()
 
 
-def test_training_leaves_no_layer_in_float_and_says_what_it_did(
+def test_judged_on_images_that_nothing_was_fitted_on(
+    artifact: Artifact, images: CalibrationImages, tmp_path: Path
+) -> None:
+    result = calibrate(Request(artifact, images, budget=BUDGET), tmp_path, 1)
+    fit, held_out = np.arange(16)[np.arange(16) % 4 != 3], np.arange(3, 16, 4)
+    got = simulate(onnx.load(artifact_path("small", "int8", tmp_path)), images.batches(), 1)
+    expected = logits_of(open_session(onnx.load(artifact.path), 1), images.batches())
+    assert result.scores[-1].sqnr == pytest.approx(sqnr(expected[held_out], got[held_out]), abs=0.01)
+    assert result.best.sqnr == pytest.approx(result.scores[-1].sqnr, abs=0.01)
+    assert result.scores[-1].sqnr != pytest.approx(sqnr(expected[fit], got[fit]), abs=0.1)
+    other = read_folder(write_images(tmp_path / "other", 5), PREPROCESSING, CLASSES)
+    judged = calibrate(Request(artifact, images, other, BUDGET), tmp_path, 1)
+    assert judged.judged_on == "5 images of other" and "4 images held out of photos" in result.judged_on
+
+
+def test_training_leaves_no_layer_in_higher_precision_and_says_what_it_did(
     artifact: Artifact, images: CalibrationImages, tmp_path: Path
 ) -> None:
     arguments = ["--calib", str(tmp_path / "photos"), "--qat", "--epochs", "2"]
@@ -105,12 +122,12 @@ def test_for_the_cpu_what_openvino_answers_is_judged_too(
 ) -> None:
     """An engine whose arithmetic loses classes, as on processors without VNNI, is not called worth it."""
     monkeypatch.setattr(
-        calibration.report.judge, "openvino_logits", lambda model, batches, side: -simulate(model, batches)
+        calibration.report.judge, "openvino_logits", lambda model, batches, like: -simulate(model, batches)
     )
     monkeypatch.setattr(
         calibration.stage, "measure_speed", lambda *_: [Speed("FP32, onnxruntime", 9, 1), Speed("INT8, OpenVINO", 3, 3)]
     )
-    result = calibrate(artifact, images, None, BUDGET, "cpu", tmp_path, 1)
+    result = calibrate(Request(artifact, images, budget=BUDGET, target="cpu"), tmp_path, 1)
     assert [score.name for score in result.scores][-2:] == ["INT8, OpenVINO", "INT8, calibrated"]
     assert result.speeds[1].lost > 50 and result.speeds[0].lost == 0
     assert "not worth it" in (tmp_path / "small" / "small.calibration.html").read_text()
@@ -119,13 +136,13 @@ def test_for_the_cpu_what_openvino_answers_is_judged_too(
 def test_training_that_does_harm_is_left_out(
     artifact: Artifact, images: CalibrationImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def harmed(prepared: Prepared, *_: object) -> Prepared:
+    def harmed(run: object, prepared: Prepared, *_: object) -> Prepared:
         layers = {name: replace(layer, weight=layer.weight // 2) for name, layer in prepared.layers.items()}
         return replace(prepared, layers=layers)
 
     monkeypatch.setattr(calibration.stage, "_trained", harmed)
-    result = calibrate(artifact, images, None, BUDGET, "tensorrt", tmp_path, 1, training=Schedule(epochs=1))
-    assert not result.trained and any("training did harm" in warning for warning in result.warnings)
+    result = calibrate(Request(artifact, images, budget=BUDGET, training=Schedule(epochs=1)), tmp_path, 1)
+    assert not result.trained and any("training did harm" in note for note in result.notes)
     assert [score.name for score in result.scores][-2:] == ["INT8, trained", "INT8, calibrated"]
     assert result.best.sqnr == result.points[0].sqnr > result.points[1].sqnr
     assert "which did harm" in (tmp_path / "small" / "small.calibration.html").read_text()
@@ -135,13 +152,13 @@ def test_doing_it_again_changes_nothing_and_another_request_is_noticed(
     artifact: Artifact, images: CalibrationImages, tmp_path: Path
 ) -> None:
     folder = tmp_path / "artifacts"
-    digest = request_digests(artifact, images, None, BUDGET, "tensorrt").all
-    assert not up_to_date("small", digest, folder)
-    calibrate(artifact, images, None, BUDGET, "tensorrt", folder, 1)
+    request = Request(artifact, images, budget=BUDGET)
+    assert not up_to_date(request, folder)
+    calibrate(Request(artifact, images, budget=BUDGET), folder, 1)
     first = artifact_path("small", "int8", folder).read_bytes()
-    assert up_to_date("small", digest, folder)
-    assert not up_to_date("small", request_digests(artifact, images, None, Budget(agreement=1), "tensorrt").all, folder)
-    calibrate(artifact, images, None, BUDGET, "tensorrt", folder, 1)
+    assert up_to_date(request, folder)
+    assert not up_to_date(Request(artifact, images, budget=Budget(agreement=1)), folder)
+    calibrate(Request(artifact, images, budget=BUDGET), folder, 1)
     strip = len(first) - first.rfind(b"calibration")
     assert artifact_path("small", "int8", folder).read_bytes()[:-strip] == first[:-strip]
 
@@ -159,7 +176,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 
     monkeypatch.setattr(calibration.search.fitting, "damage", counted)
     with pytest.raises(KeyboardInterrupt):
-        calibrate(artifact, images, None, BUDGET, "tensorrt", folder, 1)
+        calibrate(Request(artifact, images, budget=BUDGET), folder, 1)
     assert not artifact_path("small", "int8", folder).exists()
 
     def never(*_: object) -> None:
@@ -172,7 +189,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     first: list[str] = []
     monkeypatch.setattr(calibration.search.fitting, "damage", other)
     monkeypatch.setattr(calibration.search.fitting, "prepare", never)
-    calibrate(artifact, images, None, BUDGET, "tensorrt", folder, 1)
+    calibrate(Request(artifact, images, budget=BUDGET), folder, 1)
     left = [layer.name for layer in read_network(artifact).layers if not layer.pooled and layer.name not in measured]
     assert first[: len(left)] == left
     assert artifact_path("small", "int8", folder).exists()
@@ -191,14 +208,14 @@ def test_a_dead_channel_and_a_tensor_that_is_always_zero_are_survived(
         if tensor.name == "second/expand.bias":
             tensor.CopyFrom(numpy_helper.from_array(np.zeros(32, np.float32), tensor.name))
     artifact = write_artifact(tmp_path / "artifacts", dead)
-    result = calibrate(artifact, images, None, Budget(sqnr=15), "tensorrt", tmp_path / "artifacts", 1)
+    result = calibrate(Request(artifact, images, budget=Budget(sqnr=15)), tmp_path / "artifacts", 1)
     assert result.best.sqnr > 15
     model = onnx.load(artifact_path("small", "int8", tmp_path / "artifacts"))
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
         assert values.dtype.kind != "f" or np.isfinite(values).all()
         assert not tensor.name.endswith("_scale") or (values > 0).all()
-    assert np.isfinite(run(open_session(model, 1), images.batches())).all()
+    assert np.isfinite(logits_of(open_session(model, 1), images.batches())).all()
 
 
 def test_networks_that_can_not_be_calibrated_are_refused(tmp_path: Path) -> None:
@@ -228,30 +245,57 @@ def test_command_tells_users_what_is_wrong_and_writes_nothing(artifact: Artifact
     assert sorted(path.name for path in (folder / "small").iterdir()) == ["small.fp32.onnx"]
 
 
-def test_command_from_one_picture_to_a_second_run(artifact: Artifact, tmp_path: Path) -> None:
+def test_command_from_one_image_to_a_second_run(artifact: Artifact, tmp_path: Path) -> None:
     folder, photos = tmp_path / "artifacts", write_images(tmp_path / "photos", 1)
     done = command(folder, "--calib", photos)
     assert done.returncode == 0, done.stderr
-    assert "only 1 images" in done.stdout and "same class" in done.stdout
+    assert "WARNING      only 1 images" in done.stdout and "top-1 agreement" in done.stdout
+    assert "all 1 images of photos, which INT8 was fitted on too" in done.stdout
     again = command(folder, "--calib", photos)
     assert again.returncode == 0 and "calibrated already" in again.stdout
+    assert "earlier run" not in command(folder, "--calib", photos, "--force").stderr
+    assert "going on from what an earlier run found" in command(folder, "--calib", photos, "--budget", "1dB").stderr
 
 
-def test_a_budget_that_can_not_be_met_says_so_and_exits_with_1(
-    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_sample_images_are_warned_of_in_the_output_the_report_and_the_artifact(
+    artifact: Artifact, tmp_path: Path
 ) -> None:
-    photos = write_images(tmp_path / "photos", 12)
-    monkeypatch.setattr(calibration.stage, "measured", lambda *_: lambda model: (0.5, 0.0, 10.0))
-    images = read_folder(photos, PREPROCESSING, CLASSES)
-    result = calibrate(artifact, images, None, Budget(agreement=0.99), "tensorrt", tmp_path / "artifacts", 1)
-    assert not result.met and artifact_path("small", "int8", tmp_path / "artifacts").is_file()
+    pytest.importorskip("skimage", reason="scikit-image is not installed")
+    folder = tmp_path / "artifacts"
+    done = command(folder)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING      calibrated on crops of scikit-image's sample images" in done.stdout
+    (warning,) = json.loads(read_artifact(artifact_path("small", "int8", folder)).metadata["calibration"])["warnings"]
+    assert "not for a product" in warning
+    report = (folder / "small" / "small.calibration.html").read_text()
+    assert "WARNING: calibrated on crops" in report
+    assert json.loads((folder / "small" / "small.calibration.json").read_text())["warnings"] == [warning]
 
 
-def test_command_exits_with_1_if_the_budget_is_out_of_reach(artifact: Artifact, tmp_path: Path) -> None:
-    photos = write_images(tmp_path / "photos", 24)
-    logits = run(open_session(onnx.load(artifact.path), 1), read_folder(photos, PREPROCESSING, CLASSES).batches())
-    rows = "".join(f"{i:03}.png,{label}\n" for i, label in enumerate(logits.argmax(1)))
-    (photos / "labels.csv").write_text("file,label\n" + rows)
-    done = command(tmp_path / "artifacts", "--calib", photos, "--budget", "0")
-    assert done.returncode in (0, 1), done.stderr
-    assert ("can't be met" in done.stderr) == (done.returncode == 1)
+def test_a_goal_that_is_missed_is_named_and_ends_with_1(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, photos = tmp_path / "artifacts", write_images(tmp_path / "photos", 24)
+    monkeypatch.setattr(calibration.stage, "measured", lambda run: lambda model: (0.5, 0.0, 10.0, 24))
+    arguments = ["--variant", "small", "--artifacts", str(folder), "--calib", str(photos), "--threads", "1"]
+    assert calibration.__main__.main([*arguments, "--budget", "99%"]) == 1
+    told = capsys.readouterr()
+    assert "MISSED: 99 % top-1 agreement; it is 50.0% agreement on 24 images [31.4, 68.6]" in told.out
+    assert "goal was missed: 99 % top-1 agreement" in told.err
+    # What it costs is said before it is spent.
+    assert "99 % top-1 agreement: from the damage of single layers, about" in told.err
+    assert "The goal was missed: 99 % top-1 agreement" in (folder / "small" / "small.calibration.html").read_text()
+    assert artifact_path("small", "int8", folder).is_file()
+    assert calibration.__main__.main(arguments) == 0  # nobody asked for the default
+    assert "MISSED: 25 dB at the logits with at most 5% of the MACs in higher precision" in capsys.readouterr().out
+
+
+def test_labels_of_other_classes_are_left_unread_with_a_warning(artifact: Artifact, tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", 8)
+    (photos / "labels.csv").write_text(f"file,label\n000.png,{CLASSES}\n")
+    done = command(tmp_path / "artifacts", "--calib", photos)
+    assert done.returncode == 0, done.stderr
+    assert "images       8 of" in done.stdout and "top-1   " not in done.stdout
+    assert f"labels.csv of photos is not used, it has other labels than the network's {CLASSES} classes" in done.stdout
+    done = command(tmp_path / "artifacts", "--calib", photos, "--budget", "0.5")
+    assert done.returncode == 2 and "needs labels" in done.stderr and "other labels" in done.stderr

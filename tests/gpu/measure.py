@@ -54,7 +54,7 @@ def main() -> int:
         "--seconds", type=float, default=460, metavar="S", help="starts nothing after that (default 460)"
     )
     given = parser.parse_args()
-    found, why = gpus()
+    found, why, _ = gpus()
     if not found:
         print(f"no GPU: {why}", file=sys.stderr)
         return 2

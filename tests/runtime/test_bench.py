@@ -50,42 +50,39 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: Any, meter: Optional[M
 
 @pytest.mark.smoke
 def test_whole_command(here: Path, model: Path) -> None:
-    """One process, as people run it; the model stands in for one of another project as well."""
-    other = here / "resnet.onnx"
-    shutil.copy(model, other)
-    command = [
-        sys.executable,
-        "-m",
-        "runtime.bench",
-        "--variant",
-        "lite0",
-        "--foreign",
-        str(other),
-        "--images",
-        str(DATA),
-    ]
+    """In a process of its own, as people run it."""
+    command = [sys.executable, "-m", "runtime.bench", "--variant", "lite0", "--images", str(DATA)]
     command += ["--seconds", "0.2", "--threads", "1", "--json", "deep/bench.json"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=900)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     result = json.loads((here / "deep/bench.json").read_text(), parse_constant=pytest.fail)
     assert (result["written_by"], result["schema"], result["failed"]) == ("runtime.bench", 1, [])
     assert result["machine"]["cores"] == os.cpu_count() and result["picture"].endswith((".jpg", ".png"))
-    ours, foreign = result["rows"]
+    (row,) = result["rows"]
     expected = {"variant": "lite0", "precision": "fp32", "backend_name": "onnxruntime", "model": "lite0.fp32.onnx"}
-    assert {key: ours[key] for key in expected} == expected
-    assert ours["sha256"] == verify(model) and ours["file_mb"] == model.stat().st_size / 1e6
-    assert (ours["batch"], ours["resolution"], ours["random"]) == (1, 224, False)
-    assert (ours["multiply_adds"], ours["parameters"]) == (385187552, 4652008)
-    assert list(ours["stages"]) == STAGES
-    assert set(ours["total"]) == {"n", "p50", "p90", "p99", "mean", "std", "low", "high"}
-    assert ours["throughput_per_s"] == pytest.approx(1e3 / ours["total"]["mean"])
-    assert 0 < ours["load_ms"] < ours["cold_start_ms"]
-    assert 20 < ours["peak_mb"] < 2000
+    assert {key: row[key] for key in expected} == expected
+    assert row["sha256"] == verify(model) and row["file_mb"] == model.stat().st_size / 1e6
+    assert (row["batch"], row["resolution"], row["random"]) == (1, 224, False)
+    assert (row["multiply_adds"], row["parameters"]) == (385187552, 4652008)
+    assert list(row["stages"]) == STAGES
+    assert set(row["total"]) == {"n", "p50", "p90", "p99", "mean", "std", "low", "high"}
+    assert row["throughput_per_s"] == pytest.approx(1e3 / row["total"]["mean"])
+    assert 0 < row["load_ms"] < row["cold_start_ms"]
+    assert 20 < row["peak_mb"] < 2000
+    assert "decode" in done.stdout
+
+
+def test_a_third_party_model_beside_ours(
+    here: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(model, here / "resnet.onnx")
+    assert run_here(monkeypatch, "--variant", "lite0", "--foreign", "resnet.onnx", "--json", "b.json") == 0
+    ours, third_party = json.loads((here / "b.json").read_text())["rows"]
     assert ours["ratio_to_first"] == {"median": 1, "low": 1, "high": 1}
-    assert (foreign["variant"], foreign["precision"], foreign["resolution"]) == ("resnet", "fp32", 224)
-    assert len(foreign["sha256"]) == 64 and foreign["sha256"] != ours["sha256"]
-    assert not {"parameters", "multiply_adds", "joules_per_image"} & set(foreign)
-    assert done.stdout.count("resnet fp32") == 2 and "decode" in done.stdout
+    assert (third_party["variant"], third_party["precision"], third_party["resolution"]) == ("resnet", "fp32", 224)
+    assert len(third_party["sha256"]) == 64 and third_party["sha256"] != ours["sha256"]
+    assert not {"parameters", "multiply_adds", "joules_per_image"} & set(third_party)
+    assert capsys.readouterr().out.count("resnet fp32") == 2
 
 
 def test_batches_and_backends(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

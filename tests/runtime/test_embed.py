@@ -12,6 +12,7 @@ from typing import Any, List, Tuple
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
+from tests.runtime.backends.fake_device import FakeDevice
 
 from runtime import Embedder, Features, embed
 from runtime.artifacts.artifact import read_artifact, sealed
@@ -21,7 +22,6 @@ from runtime.networks import contact_sheet, embeddings
 from runtime.networks.contact_sheet import Cell
 from runtime.networks.embeddings import Embeddings, Origin, nearest
 from tests.runtime.artifacts.onnx_bytes import FLOAT, message, node, tiny_onnx, value_info
-from tests.runtime.backends.fake_device import FakeDevice
 from tests.runtime.backends.fake_tensorrt import build, fake_module
 from tests.runtime.conftest import DATA
 

@@ -17,15 +17,14 @@ from runtime.backends.tensorrt import compare, generations
 from runtime.errors import UserError
 from runtime.networks.classifier import Classifier
 from tests.runtime.artifacts.changed_artifacts import linked
-from tests.runtime.backends.test_tensorrt_build import DATA_GPU, install
+from tests.runtime.backends.test_tensorrt_build import install
 
 
 @pytest.fixture
 def trt(monkeypatch: pytest.MonkeyPatch) -> Any:
     """TensorRT 10.3 and no other, on a GPU."""
-    module, _ = install("10.3.0", monkeypatch)
+    module = install("10.3.0", monkeypatch)
     monkeypatch.setattr(generations, "installed", lambda name: name == "tensorrt")
-    monkeypatch.setattr(driver, "gpus", lambda: ([DATA_GPU], ""))
     return module
 
 
@@ -86,7 +85,7 @@ def test_auto_without_tensorrt_says_what_is_missing(
 
 
 def test_auto_without_a_gpu_says_nothing(artifacts_here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "gpus", lambda: ([], "no driver"))
+    monkeypatch.setattr(driver, "_library", lambda: (None, "no driver: not installed"))
     said: List[str] = []
     artifact = read_artifact(artifacts_here / "lite0" / "lite0.fp32.onnx")
     assert open_backend(artifact, say=said.append).name == "onnxruntime" and not said

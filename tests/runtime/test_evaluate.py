@@ -16,7 +16,9 @@ import pytest
 
 from runtime.artifacts.artifact import read_artifact
 from runtime.errors import UserError
+from runtime.evaluate import main
 from runtime.measure.dataset import read_dataset
+from tests.in_process import called
 
 REPOSITORY = Path(__file__).parents[2]
 PICTURES = Path(__file__).parents[1] / "data"
@@ -35,10 +37,17 @@ def lite0(folder):
     return read_artifact(folder / "lite0" / "lite0.fp32.onnx")
 
 
-def evaluate(
-    folder: Path, tmp_path: Path, *arguments: object, program: Tuple[str, str] = ("-m", "runtime.evaluate")
-) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "EFFICIENTNET_ARTIFACTS": str(folder), "PYTHONPATH": str(REPOSITORY)}
+@pytest.fixture
+def evaluate(folder, tmp_path, monkeypatch):
+    """Calls the command in this process, from a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(folder))
+    return lambda *arguments: called(main, "--variant", "lite0", *arguments)
+
+
+def started(tmp_path: Path, *arguments: object, program: Tuple[str, str] = ("-m", "runtime.evaluate")):
+    """The command in a process of its own, from the folder and with the environment that `evaluate` has set."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, *program, "--variant", "lite0", *map(str, arguments)]
     return subprocess.run(command, cwd=str(tmp_path), env=environment, capture_output=True, text=True, timeout=600)
 
@@ -103,7 +112,7 @@ def test_what_can_not_be_meant_is_an_error(lite0, tmp_path, files, sentence):
 
 
 @pytest.mark.smoke
-def test_figures_and_pictures_that_can_not_be_read(folder, tmp_path):
+def test_figures_and_images_that_can_not_be_read(evaluate, tmp_path):
     for i in range(6):
         shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path / f"corgi{i}.jpg"))
     shutil.copy(str(PICTURES / "lighthouse.jpg"), str(tmp_path / "light.jpg"))
@@ -115,7 +124,7 @@ def test_figures_and_pictures_that_can_not_be_read(folder, tmp_path):
         "gone.jpg,1",
     ]
     (tmp_path / "labels.csv").write_text("file,label\n" + "\n".join(rows) + "\n")
-    done = evaluate(folder, tmp_path, "--data", tmp_path, "--reference", "fp16", "--json")
+    done = started(tmp_path, "--data", tmp_path, "--reference", "fp16", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["n"], result["labelled"], result["unreadable"]) == (7, 7, 2)
@@ -126,25 +135,23 @@ def test_figures_and_pictures_that_can_not_be_read(folder, tmp_path):
     assert not list((tmp_path / "reports").iterdir())
 
 
-def test_pictures_without_labels_give_agreement_alone(folder, tmp_path):
+def test_pictures_without_labels_give_agreement_alone(evaluate, tmp_path):
     (tmp_path / "data").mkdir()
     shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path / "data"))
-    done = evaluate(folder, tmp_path, "--data", "data", "--reference", "fp16")
-    assert done.returncode == 0, done.stderr
-    assert "not measured: the images have no labels" in done.stdout and "same class  100.0 %" in done.stdout
+    done = evaluate("--data", "data", "--reference", "fp16")
+    assert done.status == 0, done.err
+    assert "not measured: the images have no labels" in done.out and "same class  100.0 %" in done.out
 
 
-def test_labels_of_another_set_are_an_error_and_not_0_percent(folder, tmp_path):
+def test_labels_of_another_set_are_an_error_and_not_0_percent(evaluate, tmp_path):
     for i in range(70):
         shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path / f"{i}.jpg"))
     (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{i}.jpg,{i % 10}\n" for i in range(70)))
-    done = evaluate(folder, tmp_path, "--data", tmp_path)
-    assert done.returncode == 2 and "another label set" in done.stderr
-    assert (
-        evaluate(folder, tmp_path, "--data", tmp_path).returncode == 2
-    )  # nor does a second run take it for interrupted
-    done = evaluate(folder, tmp_path, "--data", tmp_path, "--force", "--json")
-    assert json.loads(done.stdout)["top1"] == 0
+    done = evaluate("--data", tmp_path)
+    assert done.status == 2 and "another label set" in done.err
+    assert evaluate("--data", tmp_path).status == 2  # nor does a second run take it for interrupted
+    done = evaluate("--data", tmp_path, "--force", "--json")
+    assert json.loads(done.out)["top1"] == 0
 
 
 # Killed when it tells of the 21st image, in the third batch: from within, so that it can't have ended before.
@@ -157,7 +164,7 @@ runpy.run_module("runtime.evaluate", run_name="__main__", alter_sys=True)
 """
 
 
-def test_an_interrupted_evaluation_goes_on_to_the_same_figures(folder, tmp_path):
+def test_an_interrupted_evaluation_goes_on_to_the_same_figures(evaluate, tmp_path):
     rows = []
     for i in range(40):
         name = f"{i}.jpg"
@@ -166,13 +173,13 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_figures(folder, tmp_path)
     with open(str(tmp_path / "labels.csv"), "w", newline="") as file:
         csv.writer(file).writerows([("file", "label"), *rows])
     arguments = ("--data", tmp_path, "--reference", "fp16", "--json")
-    whole = json.loads(evaluate(folder, tmp_path, *arguments, "--fresh").stdout)
-    killed = evaluate(folder, tmp_path, *arguments, program=("-c", KILLED))
+    whole = json.loads(evaluate(*arguments, "--fresh").out)
+    killed = started(tmp_path, *arguments, program=("-c", KILLED))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     (journal,) = (tmp_path / "reports").glob(".evaluation*")
     assert len(journal.read_text().splitlines()) == 21
-    done = evaluate(folder, tmp_path, *arguments)
-    assert "going on" in done.stderr
-    again = json.loads(done.stdout)
+    done = evaluate(*arguments)
+    assert "going on" in done.err
+    again = json.loads(done.out)
     del whole["images_per_second"], again["images_per_second"]
     assert again == whole

@@ -1,4 +1,4 @@
-"""python -m runtime.infer as people use it: in a process of its own."""
+"""python -m runtime.infer: what it prints and how it ends; once, and where the process matters, in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Set, Tuple, Union
+from typing import Any, Dict, List, Set, Tuple, Union
 
 import pytest
 
 from runtime.artifacts.artifact import read_artifact
+from runtime.infer import main
+from tests.in_process import Done, called
 
 ROOT = Path(__file__).resolve().parents[2]
 CORGI = ROOT / "tests" / "data" / "corgi.jpg"
@@ -24,14 +26,6 @@ LIGHTHOUSE = CORGI.with_name("lighthouse.jpg")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals, pipes and file names are those of POSIX")
 
 Argument = Union[str, bytes, Path]
-
-
-class Done(NamedTuple):
-    """What a run left: exit status, standard output and standard error."""
-
-    status: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -50,8 +44,7 @@ def start(*arguments: Argument, program: Any = ("-m", "runtime.infer"), **option
 
 
 def infer(*arguments: Argument, stdin: bytes = b"", **environment: str) -> Done:
-    process = start(*arguments, env={**os.environ, **environment})
-    return finished(process, stdin)
+    return called(main, *arguments, stdin=stdin, **environment)
 
 
 def finished(process: subprocess.Popen[bytes], stdin: bytes = b"") -> Done:
@@ -74,7 +67,7 @@ def blocks(out: str) -> Dict[str, List[str]]:
 @pytest.mark.smoke
 def test_images(here: Path, photographs: Dict[Path, Set[int]], model: Path) -> None:
     labels = read_artifact(model).labels
-    done = infer(*photographs)
+    done = finished(start(*photographs))
     assert (done.status, done.err) == (0, "")
     answers = blocks(done.out)
     assert list(answers) == [str(photograph) for photograph in photographs]
@@ -299,7 +292,7 @@ def test_file_names(here: Path) -> None:
 def test_terminal_without_unicode(here: Path, environment: Dict[str, str]) -> None:
     name = "Käfer 甲虫.jpg"
     shutil.copy(str(CORGI), str(here / name))
-    done = infer("--top", "1", name, "gone ä.jpg", **environment)
+    done = finished(start("--top", "1", name, "gone ä.jpg", env={**os.environ, **environment}))
     assert done.status == 1 and "gone" in done.err
     shown, best = done.out.splitlines()
     assert shown.startswith("K") and shown.endswith(".jpg") and "corgi" in best

@@ -22,7 +22,8 @@ from runtime.images import folder as folder_module
 from runtime.images.capture import Camera, NoCamera, is_camera
 from runtime.images.folder import Folder
 from runtime.images.live import Event, Frame, Stop
-from runtime.watch import watch
+from runtime.watch import main, watch
+from tests.in_process import called
 from tests.interruptible import interruptible
 from tests.patience import LONG, until
 from tests.runtime.fake_classifier import FakeClassifier
@@ -339,10 +340,9 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_video_file(tmp_path: Path, artifacts: Path, video: Path) -> None:
     """Every frame, in order, with the right class: so the colours are right too."""
-    process = command(tmp_path, artifacts, video, "--top", "1")
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0 and err == ""
-    started, *lines, stopped = map(json.loads, out.splitlines())
+    done = called(main, video, "--top", "1", EFFICIENTNET_ARTIFACTS=str(artifacts))
+    assert (done.status, done.err) == (0, "")
+    started, *lines, stopped = map(json.loads, done.out.splitlines())
     assert started["event"] == "started" and started["variant"] == "lite0"
     assert [line["frame"] for line in lines] == list(range(1, 31))
     assert [line["predictions"][0]["index"] for line in lines] == [264] * 20 + [437] * 10
@@ -377,30 +377,19 @@ def test_a_video_played_as_a_camera_keeps_its_own_pace(video: Path) -> None:
     watched.end()
 
 
-def test_sentences(tmp_path: Path, artifacts: Path) -> None:
+def test_sentences(tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for arguments, says in (
         (("nowhere.mp4",), "There is no nowhere.mp4: give a folder"),
         ((".", "--rate", "0"), "--rate: '0' is not a number above 0"),
         ((".", "--min-probability", "70"), "'70' is not a number from 0 to 1"),
         ((".", "--variant", "b9"), "make export VARIANT=b9"),
     ):
-        process = command(tmp_path, artifacts, *arguments)
-        out, err = process.communicate(timeout=LONG)
-        assert (process.returncode, out) == (2, "") and says in err and "Traceback" not in err
+        done = called(main, *arguments, EFFICIENTNET_ARTIFACTS=str(artifacts))
+        assert (done.status, done.out) == (2, "") and says in done.err
 
 
-def test_without_opencv(tmp_path: Path, artifacts: Path) -> None:
-    (tmp_path / "barred").mkdir()
-    (tmp_path / "barred" / "cv2.py").write_text("raise ImportError(\"No module named 'cv2'\")")
-    program = (
-        "import sys, runpy; sys.path.insert(0, 'barred'); sys.argv[0] = 'watch'; "
-        "runpy.run_module('runtime.watch', run_name='__main__')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, "0"],
-        cwd=str(tmp_path),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "EFFICIENTNET_ARTIFACTS": str(artifacts)},
-    )
-    assert done.returncode == 2 and "pip install opencv-python-headless" in done.stderr
+def test_without_opencv(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    done = called(main, "0", EFFICIENTNET_ARTIFACTS=str(artifacts))
+    assert done.status == 2 and "pip install opencv-python-headless" in done.err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...errors import UserError
 
-OUT_OF_MEMORY = 2
+OUT_OF_MEMORY, NO_GPU = 2, 100
 
 # https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html, cudaError. Those that users meet.
 MEANINGS = {
@@ -14,9 +14,9 @@ MEANINGS = {
     "so start worker processes with 'spawn'",
     4: "the CUDA driver is being unloaded: the process is ending",
     34: "the CUDA library found is a stub for building, not the driver's: take its folder out of LD_LIBRARY_PATH",
-    35: "the NVIDIA driver is older than this CUDA needs: update the driver, or install a CUDA binding for the older one",
+    35: "the NVIDIA driver is older than this CUDA needs: update the driver",
     46: "another process holds the GPU for itself alone (exclusive compute mode), or it is unavailable",
-    100: "the driver finds no CUDA GPU",
+    NO_GPU: "the driver finds no CUDA GPU",
     101: "there is no GPU of that number",
     201: "no CUDA context is current on this thread, or it was destroyed",
     209: "there is no code for this GPU in the program: it was built for another compute capability",
@@ -29,27 +29,31 @@ MEANINGS = {
     719: "a kernel failed on the GPU; this process can't use the GPU any more",
     801: "this GPU or driver does not support the operation",
     802: "the GPU system is not ready yet: its fabric manager must be running",
-    803: "the NVIDIA kernel module and the driver library are of different versions: restart the machine",
+    803: "the kernel module and the library of the NVIDIA driver differ in version, as after an update: restart the machine; in "
+    "a container, start it again",
     804: "the CUDA compatibility library supports data-centre GPUs only: take it out of LD_LIBRARY_PATH",
     900: "the operation is not allowed while a stream is being captured",
     901: "the capture was invalidated by an operation that can't be captured",
-    999: "the driver met an unknown error; after a suspend, reloading the nvidia_uvm module or a restart helps",
+    999: "the driver met an unknown error: after a suspend, reload the nvidia_uvm module or restart the machine; in a container, "
+    "check that it was started with the GPU (docker run --gpus all, or --runtime nvidia on a Jetson)",
 }
 
 
-class CudaError(RuntimeError):
+class CudaError(UserError):
     """A CUDA call failed. call: its name, code: CUDA's number or -1 if that is not known, meaning: in words."""
 
+    status = 1
+
     def __init__(self, call: str, code: int, detail: str = "") -> None:
-        self.call, self.code = call, code
+        self.call, self.code = call.partition("_v")[0], code
         self.meaning = MEANINGS.get(code) or detail or "no meaning known"
-        super().__init__(f"{call} failed: {self.meaning}{f' (CUDA error {code})' if code >= 0 else ''}.")
+        super().__init__(f"{self.call} failed: {self.meaning}{f' (CUDA error {code})' if code >= 0 else ''}.")
 
 
 class OutOfDeviceMemory(UserError):
     """The GPU's memory is full, or the host's that can be page-locked."""
 
-    status = 1
+    status, code, meaning = 1, OUT_OF_MEMORY, MEANINGS[OUT_OF_MEMORY]
 
     def __init__(self, wanted: str = "", free: int = 0, total: int = 0) -> None:
         """wanted: what there was no room for, "12.3 MB on the GPU"; free, total: bytes of the GPU's memory if known."""
@@ -62,4 +66,8 @@ class OutOfDeviceMemory(UserError):
 
 def failure(call: str, code: int, detail: str = "") -> Exception:
     """The exception for a CUDA call that returned `code`."""
-    return OutOfDeviceMemory(f"CUDA ({call})") if code == OUT_OF_MEMORY else CudaError(call, code, detail)
+    return (
+        OutOfDeviceMemory(f"CUDA ({call.partition('_v')[0]})")
+        if code == OUT_OF_MEMORY
+        else CudaError(call, code, detail)
+    )

@@ -1,4 +1,4 @@
-"""A GPU through pycuda, which on a Jetson is built against JetPack's own CUDA. It has no CUDA graphs.
+"""A GPU whose context, memory and streams are pycuda's; events and graphs, which pycuda lacks or hides, are the driver's.
 
 pycuda keeps a stack of contexts of its own per thread, beside CUDA's: a thread that ends with one on it aborts the
 process, and an object can only be freed while the very context object that it was made in is on top (pycuda's
@@ -9,17 +9,17 @@ around every use. `pycuda.autoinit` is not used: it makes a second context, and 
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Callable, Dict, Sequence, Tuple
+from typing import Any, Callable, Dict, Tuple
 
 import numpy as np
 import pycuda
 import pycuda.driver as cuda
 
-from . import Base, Context, Graph, Held
-from .driver import Gpu, code_of
-from .errors import OUT_OF_MEMORY, CudaError, failure
+from .context import Context, Held
+from .device import DEVICEMAP, NON_BLOCKING, Device, Stream
+from .driver import Gpu
+from .errors import OUT_OF_MEMORY, failure
 
-_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: independent of the default stream, which torch works on
 _contexts: Dict[int, Any] = {}
 
 
@@ -28,8 +28,7 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except cuda.Error as error:  # "cuMemAlloc failed: out of memory"; the number is not told
         call, _, detail = str(error).partition(" failed: ")
-        text = detail.partition(" - ")[0]  # a remark of pycuda's own may follow
-        told = failure(call, OUT_OF_MEMORY if isinstance(error, cuda.MemoryError) else code_of(text), detail)
+        told = failure(call, OUT_OF_MEMORY if isinstance(error, cuda.MemoryError) else -1, detail)
     del function, arguments  # or a traceback would keep a stream, which is freed with its object, beyond free()
     raise told
 
@@ -44,74 +43,32 @@ def _primary_context(index: int) -> Any:
     return _contexts[index]
 
 
-class _Memory(Held):
-    def __init__(self, context: Context, nbytes: int) -> None:
-        allocation = _call(cuda.mem_alloc, max(nbytes, 1))
-        self.address, self.nbytes = int(allocation), nbytes
-        super().__init__(context, lambda: _call(allocation.free))
-
-
-class _Event(Held):
+class _Stream(Stream):
     def __init__(self, context: Context) -> None:
-        self.holder = [_call(cuda.Event)]
-        super().__init__(context, self.holder.clear)  # freed with its object, which nothing else may hold
-
-    def milliseconds_since(self, earlier: _Event) -> float:
-        return _call(self.holder[0].time_since, earlier.holder[0])
+        holder = [_call(cuda.Stream, NON_BLOCKING)]
+        self.handle: int = holder[0].handle
+        Held.__init__(self, context, holder.clear)  # freed with its object, which nothing else may hold
 
 
-class _Stream(Held):
-    def __init__(self, context: Context) -> None:
-        self._holder = [_call(cuda.Stream, _NON_BLOCKING)]
-        self.handle: int = self._holder[0].handle
-        super().__init__(context, self._holder.clear)
-
-    def copy_in(self, memory: _Memory, array: np.ndarray) -> None:
-        _call(cuda.memcpy_htod_async, memory.address, array, self._holder[0])
-
-    def copy_out(self, array: np.ndarray, memory: _Memory) -> None:
-        _call(cuda.memcpy_dtoh_async, array, memory.address, self._holder[0])
-
-    def record(self, event: _Event) -> None:
-        _call(event.holder[0].record, self._holder[0])
-
-    def synchronize(self) -> None:
-        _call(self._holder[0].synchronize)
-
-    def capture(self, function: Callable[[], None]) -> Graph:
-        raise CudaError("capturing with pycuda, which has no CUDA graphs,", 801)
-
-
-class PyCuda(Base):
-    """See runtime.backends.cuda.Device."""
+class PyCuda(Device):
+    """See runtime.backends.cuda.device.Device."""
 
     def __init__(self, gpu: Gpu) -> None:
-        primary = _primary_context(gpu.index)
-        context = Context(lambda: _call(primary.push), lambda: _call(cuda.Context.pop))
-        super().__init__(f"pycuda {pycuda.VERSION_TEXT}", gpu, context)
+        super().__init__(gpu)
+        self.name = f"pycuda {pycuda.VERSION_TEXT}"
 
-    def memory(self, nbytes: int) -> _Memory:
-        """See runtime.backends.cuda.Device."""
-        with self._room_for(nbytes, "on the GPU"):
-            return _Memory(self._context, nbytes)
-
-    def pinned(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
-        """See runtime.backends.cuda.Device."""
-        nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        with self._room_for(nbytes, "of page-locked host memory"):
-            array = _call(cuda.pagelocked_empty, tuple(shape), np.dtype(dtype))
-        self._pins[array.ctypes.data] = Held(self._context, lambda: _call(array.base.free))
-        return array
-
-    def stream(self) -> _Stream:
-        """See runtime.backends.cuda.Device."""
+    def stream(self) -> Stream:
         return _Stream(self._context)
 
-    def event(self) -> _Event:
-        """See runtime.backends.cuda.Device."""
-        return _Event(self._context)
+    def _open(self, index: int) -> Context:
+        primary = _primary_context(index)
+        return Context(lambda: _call(primary.push), lambda: _call(cuda.Context.pop))
 
-    def used_memory(self) -> Tuple[int, int]:
-        """See runtime.backends.cuda.Device."""
-        free, total = _call(cuda.mem_get_info)
-        return int(free), int(total)
+    def _memory(self, nbytes: int) -> Tuple[int, Callable[[], object]]:
+        allocation = _call(cuda.mem_alloc, nbytes)
+        return int(allocation), lambda: _call(allocation.free)
+
+    def _host(self, nbytes: int, shared: bool) -> Tuple[int, int, Callable[[], object]]:
+        array = _call(cuda.pagelocked_empty, (nbytes,), np.dtype(np.uint8), "C", DEVICEMAP if shared else 0)
+        on_gpu = int(_call(array.base.get_device_pointer)) if shared else 0
+        return array.ctypes.data, on_gpu, lambda: _call(array.base.free)

@@ -43,6 +43,7 @@ class TensorRt:
     ) -> None:
         """`engine`: just that file, never built anew. `rebuild=False`: no building. `trust`: without a manifest too."""
         site = open_site(module)
+        self._loaded: Any = None
         if engine is not None:
             path, content = engine, checked_engine(engine, wanted_of(artifact, site), trust)
         else:
@@ -51,15 +52,15 @@ class TensorRt:
         try:
             with self._device:
                 try:
-                    self._runtime, self._engine = deserialize(site, content, path)
+                    self._loaded = deserialize(site, content, path)
                 except UserError as error:
                     if engine is not None or not rebuild:
                         raise
                     say(f"building {path.name}: {error}")
                     path.unlink()
                     path, content = fitting_engine(artifact, site, True, False, say)
-                    self._runtime, self._engine = deserialize(site, content, path)
-                self._runner: Any = Runner(site.trt, self._engine, self._device)
+                    self._loaded = deserialize(site, content, path)
+                self._runner: Any = Runner(site.trt, self._loaded.engine, self._device, self._loaded.log)
         except BaseException:
             self._device.close()
             raise
@@ -97,6 +98,5 @@ class TensorRt:
         self._runner.close()
         with self._device:  # contexts before the engine, the engine before its runtime, all before the context
             self._runner = None
-            self._engine = None
-            self._runtime = None
+            self._loaded = None
         self._device.close()

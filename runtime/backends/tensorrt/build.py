@@ -11,12 +11,13 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, NamedTuple, Optional
 
 from ...errors import UserError
 from ...peak_memory import peak_bytes
 from ...whole_file import write_whole
 from .generations import Generation, load
+from .log import log_of
 from .options import BuildOptions, capability
 
 MEMORY_HINT = (
@@ -74,7 +75,7 @@ def build(
     Raises UserError for options that this generation can't do, BuildError with TensorRT's reason if it refuses.
     """
     _check(generation, options)
-    log = _log(trt, verbose)
+    log = log_of(trt, verbose)
     builder = trt.Builder(log)
     flags = 0
     if generation.explicit_batch:
@@ -87,7 +88,7 @@ def build(
     parser = trt.OnnxParser(network, log)
     if not parser.parse(onnx):
         errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
-        raise BuildError(_sentence("can't read the network", errors + log.errors))
+        raise BuildError(_sentence("can't read the network", " ".join([*errors, log.said()])))
     config = builder.create_builder_config()
     if not typed:
         if options.precision != "fp32":
@@ -120,7 +121,7 @@ def build(
 
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        raise BuildError(_sentence("can't build the network", log.errors))
+        raise BuildError(_sentence("can't build the network", log.said()))
     cache = config.get_timing_cache() if generation.timing_cache else None
     return Built(bytes(serialized), bytes(cache.serialize()) if cache is not None else b"", fallbacks)
 
@@ -186,32 +187,12 @@ def _use_timing_cache(config: Any, content: bytes) -> None:
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
-def _sentence(what: str, errors: List[str]) -> str:
-    said = " ".join(" ".join(dict.fromkeys(errors)).split())
+def _sentence(what: str, said: str) -> str:
     for pattern, meaning in REASONS:
         found = re.search(pattern, said, re.IGNORECASE)
         if found:
             return f"TensorRT {what}: {found.expand(meaning)}.\nIt says: {said[:400]}"
-    return f"TensorRT {what}. It says: {said[:600] or 'nothing'}"
-
-
-def _log(trt: Any, verbose: bool) -> Any:
-    """A logger that keeps errors, and prints all there is to stderr if `verbose`."""
-
-    class Log(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: List[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message)
-            elif re.search("insufficient memory|out of memory", message, re.IGNORECASE):
-                self.errors.append(message)  # a warning each time a kernel is passed over for want of memory
-            if verbose:
-                print(message, file=sys.stderr)
-
-    return Log()
+    return f"TensorRT {what}. It says: {said[:600]}"
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from ...artifacts.artifact import Artifact
 from ...errors import UserError
 from ...images.preprocess import Preprocessing
-from ..cuda import Device, open_device
+from ..cuda import open_device
 from .loader import Site, checked_engine, deserialize, make_engine, source_of, wanted_of
 from .manifest import engine_path, read_manifest
 from .options import BuildOptions
@@ -47,23 +47,18 @@ def compare_with_fp16(artifact: Artifact, site: Site, options: BuildOptions) -> 
                 name: deserialize(site, checked_engine(path, wanted_of(sources[name], site)), path)
                 for name, path in engines.items()
             }
-            runners = {name: Runner(site.trt, engine, device) for name, (_, engine) in loaded.items()}
+            runners = {name: Runner(site.trt, it.engine, device, it.log) for name, it in loaded.items()}
             try:
                 times = in_turns({name: runner.timed for name, runner in runners.items()}, images)
+                lines = verdict(times, best)
+                if times["fp16"] < FASTER * times["int8"]:
+                    layers = {name: runner.profiled(images[name], ROUNDS, WARM) for name, runner in runners.items()}
+                    lines += blame(layers["int8"], layers["fp16"])
             finally:
                 for runner in runners.values():
                     runner.close()
-            lines = verdict(times, best)
-            if times["fp16"] < FASTER * times["int8"]:
-                layers = {
-                    name: layer_times(site.trt, engine, device, images[name]) for name, (_, engine) in loaded.items()
-                }
-                lines += blame(layers["int8"], layers["fp16"])
             runners.clear()
-            for name in list(loaded):  # an engine before its runtime
-                runtime, engine = loaded.pop(name)
-                del engine
-                del runtime
+            loaded.clear()
     finally:
         device.close()
     return lines
@@ -106,45 +101,6 @@ def verdict(times: Dict[str, float], batch: int) -> List[str]:
     if int8 > FASTER * fp16:
         return [f"{measured}: INT8 is SLOWER, {int8 / fp16:.2f} times the time. Use PRECISION=fp16 here."]
     return [f"{measured}: INT8 is no faster. PRECISION=fp16 loses less accuracy for the same time."]
-
-
-def layer_times(trt: Any, engine: Any, device: Device, images: np.ndarray) -> Dict[str, float]:
-    """Mean milliseconds of each of the engine's layers, by TensorRT's name for it. `device` must be current."""
-    totals: Dict[str, float] = {}
-
-    class Profiler(trt.IProfiler):
-        def __init__(self) -> None:
-            trt.IProfiler.__init__(self)
-
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            totals[layer_name] = totals.get(layer_name, 0.0) + ms
-
-    context, profiler, stream = engine.create_execution_context(), Profiler(), device.stream()
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    memories, host = [], device.pinned(images.shape, images.dtype)
-    try:
-        for name in names:
-            if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
-                context.set_input_shape(name, images.shape)
-        for name in names:
-            count = int(np.prod(tuple(context.get_tensor_shape(name))))
-            memories.append(device.memory(4 * count))  # no tensor of ours is wider than FP32
-            context.set_tensor_address(name, memories[-1].address)
-            if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
-                host[...] = images
-                stream.copy_in(memories[-1], host)
-        for attempt in range(WARM + ROUNDS):
-            if attempt == WARM:
-                context.profiler = profiler  # from here on each execution reports its layers
-            context.execute_async_v3(stream.handle)
-            stream.synchronize()
-    finally:
-        del context  # before the memory that it was told of
-        for memory in memories:
-            memory.free()
-        device.free_pinned(host)
-        stream.free()
-    return {name: total / ROUNDS for name, total in totals.items()}
 
 
 def blame(int8: Dict[str, float], fp16: Dict[str, float]) -> List[str]:

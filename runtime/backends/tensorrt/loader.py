@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 from ...artifacts.artifact import Artifact, artifact_path, read_artifact
 from ...artifacts.onnx_metadata import verify
@@ -12,6 +12,7 @@ from ...errors import UserError
 from ..cuda.driver import Gpu, gpus
 from .builder_process import build_engine
 from .generations import Generation, load
+from .log import log_of
 from .manifest import (
     Manifest,
     Wanted,
@@ -47,7 +48,7 @@ def open_site(module: str, target: Optional[str] = None, index: int = 0) -> Site
     trt, row = load(module)
     if target is not None:
         return Site(trt, row, target, None)
-    found, why = gpus()
+    found, why, _ = gpus()
     if len(found) <= index:
         rtx = " With TensorRT-RTX, TARGET=sm_89 builds for another machine's." if row.targets else ""
         raise UserError(f"{module} needs an NVIDIA GPU, and there is none. {why.rstrip('.')}.{rtx}")
@@ -140,31 +141,22 @@ def checked_engine(path: Path, wanted: Wanted, trust: bool = False) -> bytes:
     return read_engine(path, manifest)
 
 
-def deserialize(site: Site, content: bytes, path: Path) -> Tuple[Any, Any]:
-    """(runtime, engine); the runtime must outlive the engine. The GPU's context must be current.
+class Loaded(NamedTuple):
+    """An engine in TensorRT's hands. A tuple lets go of its last item first: the engine, its runtime, its log."""
 
-    Raises UserError with what TensorRT says if it refuses.
-    """
-    errors: List[str] = []
-    log = _log(site.trt, errors)
+    log: Any
+    runtime: Any
+    engine: Any
+
+
+def deserialize(site: Site, content: bytes, path: Path) -> Loaded:
+    """The GPU's context must be current. Raises UserError with what TensorRT says if it refuses."""
+    log = log_of(site.trt)
     runtime = site.trt.Runtime(log)
     engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
-        said = " ".join(" ".join(dict.fromkeys(errors)).split())[:400]
-        raise UserError(f"TensorRT {site.trt.__version__} refuses {path.name}. It says: {said or 'nothing'}")
-    return runtime, engine
-
-
-def _log(trt: Any, errors: List[str]) -> Any:
-    class Log(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                errors.append(message)
-
-    return Log()
+        raise UserError(f"TensorRT {site.trt.__version__} refuses {path.name}. It says: {log.said()[:400]}")
+    return Loaded(log, runtime, engine)
 
 
 def artifact_of(engine: Path) -> Artifact:

@@ -8,21 +8,23 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from ...errors import UserError
-from ..cuda import Device, Graph
+from ..cuda.device import Buffer, Device, Graph
 from ..cuda.errors import CudaError, OutOfDeviceMemory
+from .tensors import Tensors
 
-_DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}  # of trt.DataType
 _PATIENCE = 2  # runs of one batch size, one after another, before it is captured as a graph
 _CLOSING = 10.0  # seconds that close() waits for runs in other threads; one that takes longer hangs
 
 
-class TensorRtError(RuntimeError):
-    """TensorRT refused a call that should have worked. It wrote the reason to its own log, on stderr."""
+class TensorRtError(UserError):
+    """TensorRT refused a call that should have worked; the text says what it logged."""
+
+    status = 1
 
 
 class ContextRefused(UserError):
@@ -42,25 +44,23 @@ class Stages(NamedTuple):
 class Runner:
     """One engine, ready to run on `device`. Several threads may call it at once.
 
-    Each call takes a slot (an execution context, a stream, page-locked and GPU buffers for the largest batch, events),
-    the first one to run beside others makes another, and all are kept: in the long run nothing is allocated but answers.
+    Each call takes a slot (an execution context, a stream, buffers for the largest batch, events), the first one to run
+    beside others makes another, and all are kept: in the long run nothing is allocated but answers.
 
-    With `graphs`, and a device that can capture, a batch size that comes twice in a row is captured as a CUDA graph and
+    With `graphs` a batch size that comes twice in a row is captured as a CUDA graph and
     replayed while it keeps coming. Another size drops it: after a change of shape, replaying what was captured from the
     same context is undefined (TensorRT's developer guide, "CUDA Graphs").
     """
 
-    def __init__(self, trt: Any, engine: Any, device: Device, graphs: bool = True) -> None:
+    def __init__(self, trt: Any, engine: Any, device: Device, log: Any = None, graphs: bool = True) -> None:
         """`engine`: an ICudaEngine of the module `trt` with one input [-1, 3, S, S] or, in uint8, [-1, S, S, 3], and an
-        output [-1, classes] or several, vectors or maps, FP32 or FP16, made while `device` was current. Raises UserError if
-        it is another kind of engine, or the GPU has no memory for its buffers.
+        output [-1, classes] or several, vectors or maps, FP32 or FP16, made while `device` was current. `log`: log_of what
+        its runtime was made with. Raises UserError if it is another kind of engine, or the GPU has no memory for its buffers.
         """
-        self._spec = spec = _Spec.of(trt, engine)
-        self.outputs = [output.name for output in spec.outputs]  # in the order in which run_all gives them
-        self.min_batch, self.max_batch = spec.min_batch, spec.max_batch
-        self._slots = _Slots(trt, engine, device, spec, "" if graphs else "not asked for")
-        if not device.can_capture:
-            self._slots.no_graphs = f"{device.name} has none"
+        self._tensors = tensors = Tensors.of(trt, engine)
+        self.outputs = [output.name for output in tensors.outputs]  # in the order in which run_all gives them
+        self.min_batch, self.max_batch = tensors.min_batch, tensors.max_batch
+        self._slots = _Slots(trt, engine, device, tensors, log, "" if graphs else "not asked for")
         self._end = weakref.finalize(self, self._slots.close)  # also at exit: contexts must go before the device does
         try:
             with device, self._slots.borrowed():
@@ -71,8 +71,9 @@ class Runner:
 
     @property
     def description(self) -> str:
-        """How it runs, for reports: "CUDA graphs", or "no CUDA graphs: pycuda 2024.1 has none"."""
-        return f"no CUDA graphs: {self._slots.no_graphs}" if self._slots.no_graphs else "CUDA graphs"
+        """How it runs, for reports: "CUDA graphs", or "no CUDA graphs: ..." with the reason; on an integrated GPU "no copies"."""
+        graphs = f"no CUDA graphs: {self._slots.no_graphs}" if self._slots.no_graphs else "CUDA graphs"
+        return f"{graphs}, no copies" if self._slots.device.gpu.integrated else graphs
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """`images` as the engine takes them, of a type that its input can hold -> logits float32 [N, classes], a new array;
@@ -93,82 +94,44 @@ class Runner:
         logits = self._run(images, stages)[0]
         return logits, Stages(*(float(sum(column)) for column in zip(*stages))) if stages else Stages(0.0, 0.0, 0.0)
 
+    def profiled(self, images: np.ndarray, rounds: int, warm: int) -> Dict[str, float]:
+        """Mean milliseconds of each of the engine's layers, by TensorRT's name for it, over `rounds` runs of `images`, at most
+        the largest batch, after `warm` others. A layer at a time: their sum is more than a run takes."""
+        with self._slots.device, self._slots.borrowed(once=True) as slot:
+            return slot.profiled(images, rounds, warm)
+
     def close(self) -> None:
         """Waits for runs in other threads, then frees everything but the engine, which its owner may now drop. Callable
         from any thread, more than once."""
         self._end()
 
     def _run(self, images: np.ndarray, stages: Optional[List[Stages]]) -> List[np.ndarray]:
-        spec = self._spec
-        if images.shape[1:] != spec.shape or not np.can_cast(images.dtype, spec.input_dtype, "same_kind"):
+        tensors = self._tensors
+        if images.shape[1:] != tensors.shape or not np.can_cast(images.dtype, tensors.input_dtype, "same_kind"):
             raise ValueError(
-                f"This engine takes {np.dtype(spec.input_dtype)} images [N, {', '.join(map(str, spec.shape))}], "
+                f"This engine takes {np.dtype(tensors.input_dtype)} images [N, {', '.join(map(str, tensors.shape))}], "
                 f"not {images.dtype} {list(images.shape)}."
             )
-        answers = [np.empty((len(images), *output.shape), np.float32) for output in spec.outputs]
+        answers = [np.empty((len(images), *output.shape), np.float32) for output in tensors.outputs]
         with self._slots.device, self._slots.borrowed() as slot:
-            for start in range(0, len(images), spec.max_batch):
-                part = images[start : start + spec.max_batch]
+            for start in range(0, len(images), tensors.max_batch):
+                part = images[start : start + tensors.max_batch]
                 slot.run(part, [answer[start : start + len(part)] for answer in answers], stages)
         return answers
-
-
-class _Output(NamedTuple):
-    name: str
-    shape: Tuple[int, ...]  # for one image: (classes,), or (C, H, W)
-    dtype: Any
-
-
-class _Spec(NamedTuple):
-    """What an engine takes and gives."""
-
-    input: str
-    shape: Tuple[int, ...]  # of one image: (3, S, S) or (S, S, 3)
-    input_dtype: Any
-    outputs: List[_Output]
-    min_batch: int
-    max_batch: int
-
-    @staticmethod
-    def of(trt: Any, engine: Any) -> _Spec:
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        outputs = [name for name in names if name not in inputs]
-        shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
-        ranks = [len(shapes[name]) for name in outputs]
-        if [len(shapes[name]) for name in inputs] != [4] or not ranks or set(ranks) - {2, 4}:
-            raise UserError(
-                f"This engine's tensors are {shapes}: not one input of images, and outputs of logits or maps."
-            )
-        source = inputs[0]
-        known = {getattr(trt.DataType, name): dtype for name, dtype in _DTYPES.items()}
-        takes, gives = engine.get_tensor_dtype(source), [engine.get_tensor_dtype(name) for name in outputs]
-        if takes not in known or not all(kind in (trt.DataType.FLOAT, trt.DataType.HALF) for kind in gives):
-            given = ", ".join(map(str, gives))
-            raise UserError(
-                f"This engine takes {takes} and gives {given}: choose FP32 or FP16 for both, or an input of UINT8."
-            )
-        results = [_Output(name, shapes[name][1:], known[kind]) for name, kind in zip(outputs, gives)]
-        batch = shapes[source][0]
-        lowest, highest = batch, batch  # an engine without a dynamic batch
-        if batch < 0:
-            low, _, high = engine.get_tensor_profile_shape(source, 0)
-            lowest, highest = int(tuple(low)[0]), int(tuple(high)[0])
-        return _Spec(source, shapes[source][1:], known[takes], results, lowest, highest)
 
 
 class _Slots:
     """The slots of one engine. Whoever runs borrows one; an idle one is taken again before another is made."""
 
-    def __init__(self, trt: Any, engine: Any, device: Device, spec: _Spec, no_graphs: str) -> None:
-        self.device, self.spec, self.no_graphs = device, spec, no_graphs
+    def __init__(self, trt: Any, engine: Any, device: Device, tensors: Tensors, log: Any, no_graphs: str) -> None:
+        self.trt, self.device, self.tensors, self.log, self.no_graphs = trt, device, tensors, log, no_graphs
         self._engine = engine
         # Before 10.0 two contexts must not use one profile at a time (8.5's NvInferRuntime.h, createExecutionContext):
         # there an engine serves as many threads at once as it has equal profiles, and the others wait for their turn.
         self._profiles: Optional[List[int]] = None
         if int(trt.__version__.split(".")[0]) in (8, 9):
             shapes = [
-                [tuple(shape) for shape in engine.get_tensor_profile_shape(spec.input, index)]
+                [tuple(shape) for shape in engine.get_tensor_profile_shape(tensors.input, index)]
                 for index in range(engine.num_optimization_profiles)
             ]
             self._profiles = [index for index, shape in enumerate(shapes) if shape == shapes[0]][::-1]
@@ -177,8 +140,9 @@ class _Slots:
         self._change = threading.Condition()
 
     @contextlib.contextmanager
-    def borrowed(self) -> Iterator[_Slot]:
-        """A slot for one run; the device must be current. One whose run failed is freed: work may be left in its stream."""
+    def borrowed(self, once: bool = False) -> Iterator[_Slot]:
+        """A slot for one run; the device must be current. One whose run failed is freed, since work may be left in its stream,
+        and so is one that is used just `once`."""
         slot, profile = self._take()
         try:
             if slot is None:
@@ -189,7 +153,9 @@ class _Slots:
                 slot.free()
             self._give_back(None, profile)
             raise
-        self._give_back(slot, profile)
+        if once:
+            slot.free()
+        self._give_back(None if once else slot, profile)
 
     def _take(self) -> Tuple[Optional[_Slot], int]:
         with self._change:
@@ -234,69 +200,100 @@ class _Slot:
     """What one run needs at a time."""
 
     def __init__(self, slots: _Slots, engine: Any, profile: int) -> None:
-        device, spec = slots.device, slots.spec
+        device, tensors = slots.device, slots.tensors
         self.profile = profile
-        self._slots, self._spec = slots, spec
+        self._slots, self._tensors = slots, tensors
         self._batch, self._streak, self._patience = 0, 0, _PATIENCE
         self._graph: Optional[Graph] = None
         self._frees: List[Callable[[], None]] = []
         try:
             self._stream = self._own(device.stream())
             self._events = [self._own(device.event()) for _ in range(4)]
-            self._host_in = self._pinned((spec.max_batch, *spec.shape), spec.input_dtype)
-            self._host_out = [self._pinned((spec.max_batch, *output.shape), output.dtype) for output in spec.outputs]
-            self._memory_in = self._own(device.memory(self._host_in.nbytes))
-            self._memory_out = [self._own(device.memory(host.nbytes)) for host in self._host_out]
+            self._input: Buffer = self._own(device.buffer((tensors.max_batch, *tensors.shape), tensors.input_dtype))
+            self._outputs: List[Buffer] = [
+                self._own(device.buffer((tensors.max_batch, *output.shape), output.dtype)) for output in tensors.outputs
+            ]
             self._context = engine.create_execution_context()
             if self._context is None:
-                free, total = device.used_memory()
+                free, total = device.free_memory()
                 raise ContextRefused(
-                    f"TensorRT can't make an execution context for this engine; its log says why. {free / 1e6:,.0f} of "
+                    f"TensorRT can't make an execution context for this engine. It says: {self._said()}. {free / 1e6:,.0f} of "
                     f"{total / 1e6:,.0f} MB of the GPU's memory are free: if that is little, close other programs that use "
                     "the GPU, or build the engine for smaller batches."
                 )
             if self._context.active_optimization_profile != profile:
                 done = self._context.set_optimization_profile_async(profile, self._stream.handle)
                 self._check(done, "set_optimization_profile_async")
-            outputs = zip((output.name for output in spec.outputs), self._memory_out)
-            for name, memory in ((spec.input, self._memory_in), *outputs):
-                self._check(self._context.set_tensor_address(name, memory.address), "set_tensor_address")
+            outputs = zip((output.name for output in tensors.outputs), self._outputs)
+            for name, buffer in ((tensors.input, self._input), *outputs):
+                self._check(self._context.set_tensor_address(name, buffer.address), "set_tensor_address")
         except BaseException:
             self.free()
             raise
 
     def run(self, images: np.ndarray, answers: List[np.ndarray], stages: Optional[List[Stages]]) -> None:
         """`images` [n, ...] -> `answers` [n, ...], n at most the largest batch; appends its times to `stages`."""
-        n = len(images)
-        batch = max(n, self._spec.min_batch)
-        np.copyto(self._host_in[:n], images, casting="same_kind")
-        self._host_in[n:batch] = 0
+        n, batch = len(images), self._filled(images)
         stream, events = self._stream, self._events if stages is not None else None
         if events:
             stream.record(events[0])
-        stream.copy_in(self._memory_in, self._host_in[:batch])
+        stream.copy_in(self._input, batch)
         if events:
             stream.record(events[1])
         self._compute(batch)
         if events:
             stream.record(events[2])
-        for host, memory in zip(self._host_out, self._memory_out):
-            stream.copy_out(host[:n], memory)
+        for output in self._outputs:
+            stream.copy_out(output, n)
         if events:
             stream.record(events[3])
         stream.synchronize()
-        for answer, host in zip(answers, self._host_out):
-            answer[...] = host[:n]
+        for answer, output in zip(answers, self._outputs):
+            answer[...] = output.host[:n]
         if stages is not None and events:
             stages.append(Stages(*(later.milliseconds_since(earlier) for earlier, later in zip(events, events[1:]))))
 
-    def _compute(self, batch: int) -> None:
+    def profiled(self, images: np.ndarray, rounds: int, warm: int) -> Dict[str, float]:
+        """See Runner.profiled. The profiler stays in the context, so the slot can't be used again."""
+        trt, totals = self._slots.trt, {}  # type: Any, Dict[str, float]
+
+        class Profiler(trt.IProfiler):
+            def __init__(self) -> None:
+                trt.IProfiler.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                totals[layer_name] = totals.get(layer_name, 0.0) + ms
+
+        batch = self._filled(images)
+        self._stream.copy_in(self._input, batch)
+        self._shape(batch)
+        for _ in range(warm):
+            self._enqueue()
+            self._stream.synchronize()
+        self._profiler = self._context.profiler = Profiler()  # from here on each execution reports its layers
+        for _ in range(rounds):
+            self._enqueue()
+            self._stream.synchronize()
+        return {name: total / rounds for name, total in totals.items()}
+
+    def _filled(self, images: np.ndarray) -> int:
+        """Puts `images` into the input's buffer; the number that is run, with zeros for what is missing of the least batch."""
+        n, host = len(images), self._input.host
+        batch = max(n, self._tensors.min_batch)
+        np.copyto(host[:n], images, casting="same_kind")
+        host[n:batch] = 0
+        return batch
+
+    def _shape(self, batch: int) -> None:
         if batch != self._batch:
             self._drop_graph()
             self._batch = self._streak = 0  # until the shape is set
-            shape = (batch, *self._spec.shape)
-            self._check(self._context.set_input_shape(self._spec.input, shape), f"set_input_shape{shape}")
+            shape = (batch, *self._tensors.shape)
+            self._check(self._context.set_input_shape(self._tensors.input, shape), f"set_input_shape{shape}")
             self._batch = batch
+
+    def _compute(self, batch: int) -> None:
+        self._shape(batch)
         if self._graph is None and self._streak >= self._patience and self._capturable():
             self._patience = min(2 * self._patience, 1 << 16)  # sizes that keep changing are not worth capturing
             try:
@@ -320,16 +317,14 @@ class _Slot:
 
     def _check(self, done: bool, call: str) -> None:
         if not done:
-            raise TensorRtError(f"TensorRT's {call} failed; what it logged before this says why.")
+            raise TensorRtError(f"TensorRT's {call} failed. It says: {self._said()}")
+
+    def _said(self) -> str:
+        return self._slots.log.said()[:400] if self._slots.log is not None else "nothing"
 
     def _own(self, thing: Any) -> Any:
         self._frees.append(thing.free)
         return thing
-
-    def _pinned(self, shape: Tuple[int, ...], dtype: Any) -> np.ndarray:
-        array = self._slots.device.pinned(shape, dtype)
-        self._frees.append(lambda: self._slots.device.free_pinned(array))
-        return array
 
     def _drop_graph(self) -> None:
         if self._graph is not None:

@@ -60,15 +60,22 @@ def test_labels_follow_their_pictures(tmp_path: Path) -> None:
     assert images.labels.tolist() == [6, 9]
 
 
-@pytest.mark.parametrize(
-    "table",
-    ["file,label\n000.png,ten\n", "name\n000.png\n", f"file,label\n000.png,{CLASSES}\n", "file,label\n../000.png,1\n"],
-)
+@pytest.mark.parametrize("table", ["name\n000.png\n", "file,label\n../000.png,1\n"])
 def test_a_damaged_table_of_labels_is_an_error(tmp_path: Path, table: str) -> None:
     folder = write_images(tmp_path, 1)
     (folder / "labels.csv").write_text(table)
     with pytest.raises(UserError, match="labels.csv"):
         read_folder(folder, PREPROCESSING, CLASSES)
+
+
+@pytest.mark.parametrize("label", ["ten", str(CLASSES)])
+def test_labels_of_another_data_set_are_left_unread(tmp_path: Path, label: str) -> None:
+    folder = write_images(tmp_path, 3)
+    (folder / "labels.csv").write_text(f"file,label\n000.png,1\n001.png,{label}\n")
+    images = read_folder(folder, PREPROCESSING, CLASSES)
+    assert len(images) == 3 and images.labels is None
+    (warning,) = images.warnings
+    assert f"{label} for 001.png" in warning
 
 
 def test_digest_knows_pictures_and_labels(tmp_path: Path) -> None:

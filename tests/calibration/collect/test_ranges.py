@@ -68,6 +68,35 @@ def test_percentile_and_extremes() -> None:
     assert percentile(histogram, 0.9) == pytest.approx(1.7, rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["99.9", "99.99", "99.999"])
+def test_percentiles_are_those_that_they_are_called_by(name: str) -> None:
+    values = np.random.default_rng(0).standard_t(3, (400_000, 1)).astype(np.float32)
+    histogram = Histogram(1)
+    histogram.add(values)
+    above = np.mean(np.abs(values) > METHODS[name](histogram))
+    assert above == pytest.approx(1 - float(name) / 100, rel=0.5), above
+
+
+def test_entropy_cuts_a_long_tail_off_and_no_more() -> None:
+    """Bell-shaped values of deviation 1 and a few that lie far out: a limit near the bell's edge keeps its shape best."""
+    random = np.random.default_rng(0)
+    values = np.concatenate([random.normal(0, 1, 200_000), random.uniform(60, 100, 20)]).astype(np.float32)
+    histogram = Histogram(1)
+    histogram.add(values[:, None])
+    assert 3 < METHODS["entropy"](histogram) < 20
+
+
+def test_an_error_that_the_bias_takes_off_costs_no_range() -> None:
+    """A channel that always has the same large value is wrong by the same amount in every image, if it is cut off."""
+    random = np.random.default_rng(0)
+    values = np.stack([np.full(20_000, 10.0), random.normal(0, 0.1, 20_000)], 1).astype(np.float32)
+    histogram = Histogram(2)
+    histogram.add(values)
+    assert choose(histogram, [np.ones(2)]).limit < 1
+    shifted = choose(histogram, [np.ones(2)], shifted=True)
+    assert shifted.scale < 1 / LEVELS
+
+
 def test_every_method_gives_a_range_within_the_values() -> None:
     histogram = Histogram(4)
     histogram.add(heavy_tailed())

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from calibration.collect.ranges import LEVELS
-from calibration.layer_graph import LayerGraph, chunks, open_session, run, sqnr, watched
+from calibration.layer_graph import LayerGraph, chunks, logits_of, open_session, sqnr, watched
 from calibration.quantise.placement import (
     TARGETS,
     offset_site,
@@ -156,7 +156,7 @@ def test_smoothing_gives_each_channel_its_own_range(batch: np.ndarray) -> None:
         network.weights[weight] = network.weights[weight] * factor
     network.weights[before.bias] = network.weights[before.bias] * by_channel.ravel()
     prepared = prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
-    trials = Trials(network, batch, run(open_session(network.to_model(), 1), [batch]))
+    trials = Trials(network, batch, logits_of(open_session(network.to_model(), 1), [batch]))
     plain, smoothed = prepared.layers[name], prepared.smoothed(name)
     assert np.array_equal(smoothed.weight, plain.weight) and np.array_equal(smoothed.scale, plain.scale)
     quiet, loud = (damage(prepared, name, one, trials, 1) for one in (smoothed, plain))
@@ -178,7 +178,7 @@ def test_smoothing_only_where_it_costs_next_to_nothing(network: LayerGraph) -> N
 
 
 def test_int8_computes_nearly_what_fp32_does(prepared: Prepared, batch: np.ndarray) -> None:
-    reference = run(open_session(prepared.network.to_model(), 1), [batch])
+    reference = logits_of(open_session(prepared.network.to_model(), 1), [batch])
     graph = quantised_graph(prepared.network, prepared.layers, prepared.identities)
     logits = simulate(graph, [batch], 1)
     assert sqnr(reference, logits) > 20

@@ -58,6 +58,20 @@ def test_dead_channel_and_layer_without_signal() -> None:
     assert (rounded[2] == 127).all() and np.isfinite(scale).all()
 
 
+@pytest.mark.parametrize("name", ["first/depthwise", "stem"])
+def test_bias_counts_no_error_where_the_kernel_sees_padding(network: LayerGraph, name: str) -> None:
+    """An input that is 0.1 too large everywhere: padding is zero, and is not."""
+    layer = network.layer(name)
+    weight, side = network.weights[layer.weight], network.shapes[layer.input][2]
+    off = np.pad(np.full((side, side), 0.1), [layer.pads[0::2], layer.pads[1::2]])
+    windows = np.lib.stride_tricks.sliding_window_view(off, [layer.kernel] * 2)[:: layer.stride, :: layer.stride]
+    expected = np.einsum("hwij,ocij->o", windows, weight) / np.prod(windows.shape[:2])
+    inputs = network.shapes[layer.input][1]
+    mean = np.zeros((len(weight), layer.kernel**2) if layer.depthwise else inputs * layer.kernel**2)
+    bias = corrected_bias(layer, weight, weight, np.zeros(len(weight)), mean, np.full(inputs, 0.1), side)
+    np.testing.assert_allclose(bias, -expected, rtol=1e-4, atol=1e-6)
+
+
 def test_bias_takes_off_the_mean_error(network: LayerGraph) -> None:
     layer = network.layer("first/expand")
     random = np.random.default_rng(0)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from calibration.layer_graph import LayerGraph, chunks, open_session, run
+from calibration.layer_graph import LayerGraph, chunks, logits_of, open_session
 from calibration.quantise.placement import TARGETS, quantised_graph
 from calibration.quantise.prepare import prepare
 from calibration.report.speed import Speed, measure_speed, openvino_logits, verdict
-from tests.calibration.small_network import SIDE, small_model
+from tests.calibration.small_network import SIDE, small_model, write_artifact
 
 
-def test_every_engine_is_measured_against_fp32(network: LayerGraph, batch: np.ndarray) -> None:
+def test_every_engine_is_measured_against_fp32(network: LayerGraph, batch: np.ndarray, tmp_path: Path) -> None:
     prepared = prepare(network, TARGETS["cpu"], lambda: chunks(batch), 1)
     graph = quantised_graph(network, prepared.layers, prepared.identities)
-    speeds = measure_speed(network.to_model(), graph, SIDE, 1)
+    speeds = measure_speed(network.to_model(), graph, write_artifact(tmp_path, small_model()), 1)
     assert [speed.engine for speed in speeds[:2]] == ["FP32, onnxruntime", "INT8, onnxruntime"]
     assert speeds[0].gain == 1 and all(speed.milliseconds > 0 for speed in speeds)
     assert speeds[1].gain == speeds[0].milliseconds / speeds[1].milliseconds
@@ -34,9 +36,11 @@ def test_verdict_names_the_best_engine_or_says_that_it_is_not_worth_it() -> None
     assert saturated.startswith("not worth it") and "9.5 % fewer images" in saturated
 
 
-def test_openvino_is_judged_by_what_it_answers() -> None:
+def test_openvino_is_judged_by_what_it_answers(tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
     network = LayerGraph(small_model())
     batch = np.random.default_rng(0).normal(0, 0.7, (4, 3, SIDE, SIDE)).astype(np.float32)
-    logits = openvino_logits(network.to_model(), [batch[:3], batch[3:]], SIDE)
-    assert logits is not None and np.allclose(logits, run(open_session(network.to_model(), 1), [batch]), atol=1e-3)
+    logits = openvino_logits(network.to_model(), [batch[:3], batch[3:]], write_artifact(tmp_path, small_model()))
+    assert logits is not None and np.allclose(
+        logits, logits_of(open_session(network.to_model(), 1), [batch]), atol=1e-3
+    )

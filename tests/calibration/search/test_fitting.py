@@ -10,10 +10,13 @@ import pytest
 import calibration.search.fitting
 from calibration.cache import Cache
 from calibration.collect.images import read_folder, split
-from calibration.layer_graph import LayerGraph, open_session, run
+from calibration.layer_graph import LayerGraph, logits_of, open_session
 from calibration.quantise.placement import TARGETS
 from calibration.quantise.prepare import prepare
+from calibration.run import Run
 from calibration.search.fitting import refined
+from calibration.search.sensitivity import damage
+from calibration.search.trials import Trials
 from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_images
 
 
@@ -28,16 +31,20 @@ def test_a_range_far_too_wide_shrinks_and_channels_that_differ_are_smoothed(
     network.weights[before.bias] = network.weights[before.bias] * by_channel.ravel()
     images = read_folder(write_images(tmp_path / "photos", 24), PREPROCESSING, CLASSES)
     fit, held_out = split(len(images))
-    reference = run(open_session(network.to_model(), 1), images.batches())
+    reference = logits_of(open_session(network.to_model(), 1), images.batches())
     cache, found = Cache(tmp_path / "cache", "0" * 64), []
+    run = Run(network, "tensorrt", images, fit, held_out, reference, cache, 1)
     for _ in range(2):
         prepared = prepare(network, TARGETS["tensorrt"], lambda: images.batches(fit), 1)
         stretched = prepared.layers[wide].range.stretched(12, prepared.histogram_low(wide))
         prepared.layers[wide] = prepared.with_range(wide, stretched)
-        damages = refined(prepared, "tensorrt", images, reference, fit, held_out, cache, 1, lambda *_: None)
+        damages = refined(run, prepared)
         found.append((damages, prepared.layers))
         monkeypatch.setattr(calibration.search.fitting, "damage", None)  # the second time, nothing is tried
     (damages, layers), (again, same) = found
+    trials = Trials(network, np.concatenate(list(images.batches(held_out))), reference[held_out])
+    for name, layer in layers.items():  # judged on images that nothing was fitted on
+        assert damages[name] == pytest.approx(damage(prepared, name, layer, trials, 1), rel=1e-3), name
     assert layers[wide].range.scale < stretched.scale / 4
     assert layers[smoothed].factors is not None
     assert damages == again and list(damages) == list(layers)

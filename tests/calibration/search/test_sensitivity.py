@@ -1,4 +1,4 @@
-"""Which layers stay in float: those that do most damage for their MACs, and as few as the budget takes."""
+"""Which layers stay in higher precision: those that do most damage for their MACs, and as few as the budget takes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.layer_graph import LayerGraph, chunks, open_session, run
+from calibration.budget import DEFAULT_BUDGET, Budget
+from calibration.layer_graph import LayerGraph, chunks, logits_of, open_session
 from calibration.quantise.placement import TARGETS, share_in_int8
 from calibration.quantise.prepare import Prepared, prepare
-from calibration.search.sensitivity import DEFAULT_BUDGET, Budget, Point, damage, order, refine, search
+from calibration.search.sensitivity import damage, order, refine, search
 from calibration.search.trials import Trials
 
 
@@ -42,11 +43,11 @@ def test_order_keeps_within_the_allowance(network: LayerGraph, prepared: Prepare
 
 
 def test_search_finds_the_fewest_that_meet_the_budget(prepared: Prepared) -> None:
-    def measure(model: onnx.ModelProto) -> tuple[float, float, float]:
+    def measure(model: onnx.ModelProto) -> tuple[float, float, float, int]:
         kept = len(prepared.layers) - sum(
             node.op_type == "DequantizeLinear" and node.name.endswith("weight_dq") for node in model.graph.node
         )
-        return min(1.0, 0.9 + 0.02 * kept), 0.0, 10.0 + kept
+        return min(1.0, 0.9 + 0.02 * kept), 0.0, 10.0 + kept, 0
 
     best, points, met = search(prepared, flat(prepared), Budget(agreement=0.96), measure)
     assert met and len(best.kept) == 3
@@ -62,8 +63,8 @@ def test_what_does_much_damage_for_its_macs_stays_in_higher_precision_though_the
     share = network.layer(cheapest).macs / network.macs
     quiet = dict.fromkeys(prepared.layers, 1e-9)
 
-    def measure(model: onnx.ModelProto) -> tuple[float, float, float]:
-        return 1.0, 0.0, 30.0
+    def measure(model: onnx.ModelProto) -> tuple[float, float, float, int]:
+        return 1.0, 0.0, 30.0, 0
 
     for decibel_for_a_percent, kept in ((0.3, ()), (0.7, (cheapest,))):
         taken_off = 10**-2.5 * (1 - 10 ** (-decibel_for_a_percent / 10)) / 0.01 * share
@@ -76,14 +77,8 @@ def test_what_does_much_damage_for_its_macs_stays_in_higher_precision_though_the
     assert best.kept == ()  # whoever gives a budget gets the fewest
 
 
-def test_budget_in_points_and_in_classes() -> None:
-    point = Point((), 1.0, agreement=0.99, lost=0.4, sqnr=20)
-    assert Budget(points=0.4).met(point) and not Budget(points=0.3).met(point)
-    assert Budget(agreement=0.99).met(point) and not Budget(agreement=0.995).met(point)
-
-
 def test_refining_never_does_more_damage(network: LayerGraph, prepared: Prepared, batch: np.ndarray) -> None:
-    trials = Trials(network, batch, run(open_session(network.to_model(), 1), [batch]))
+    trials = Trials(network, batch, logits_of(open_session(network.to_model(), 1), [batch]))
     name = "first/depthwise"
     narrow = prepared.layers[name].range.stretched(0.2, 0)
     prepared.layers[name] = prepared.with_range(name, narrow)

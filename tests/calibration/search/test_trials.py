@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.layer_graph import LayerGraph, chunks, open_session, run
+from calibration.layer_graph import LayerGraph, chunks, logits_of, open_session
 from calibration.quantise.placement import TARGETS, quantised_graph
 from calibration.quantise.prepare import prepare
 from calibration.search.sensitivity import damage
@@ -20,7 +20,7 @@ from tests.calibration.small_network import small_model
 def test_every_layer_does_the_same_damage_from_the_middle_on(batch: np.ndarray, relu6: bool) -> None:
     network = LayerGraph(small_model(relu6=relu6))
     prepared = prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
-    reference = run(open_session(network.to_model(), 1), [batch])
+    reference = logits_of(open_session(network.to_model(), 1), [batch])
     whole, moving = Trials(network, batch, reference), Trials(network, batch, reference)
     starts, offsets = [], 0
     for name, layer in prepared.layers.items():

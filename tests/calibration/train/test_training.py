@@ -10,7 +10,7 @@ import torch
 
 from calibration.collect.images import CalibrationImages, read_folder, split
 from calibration.collect.ranges import half_precision
-from calibration.layer_graph import LayerGraph, open_session, run, sqnr
+from calibration.layer_graph import LayerGraph, logits_of, open_session, sqnr
 from calibration.quantise.placement import TARGETS, quantised_graph
 from calibration.quantise.prepare import Prepared, prepare
 from calibration.search.sensitivity import simulate
@@ -33,7 +33,7 @@ def images(tmp_path: Path) -> CalibrationImages:
     return read_folder(write_images(tmp_path / "photos", 40), PREPROCESSING, CLASSES)
 
 
-def logits_of(prepared: Prepared, images: CalibrationImages, kept: tuple[str, ...] = ()) -> np.ndarray:
+def int8_logits(prepared: Prepared, images: CalibrationImages, kept: tuple[str, ...] = ()) -> np.ndarray:
     graph = quantised_graph(prepared.network, prepared.layers, prepared.identities, kept)
     return simulate(graph, images.batches(), 1)
 
@@ -44,8 +44,8 @@ def test_torch_computes_what_the_graph_says(
 ) -> None:
     with torch.no_grad():
         ours = TorchGraph(prepared, kept)(torch.from_numpy(np.concatenate(list(images.batches())))).numpy()
-    theirs = logits_of(prepared, images, kept)
-    exact = run(open_session(prepared.network.to_model(), 1), images.batches())
+    theirs = int8_logits(prepared, images, kept)
+    exact = logits_of(open_session(prepared.network.to_model(), 1), images.batches())
     assert sqnr(theirs, ours) > sqnr(exact, ours) + 20  # sums in another order turn single roundings
 
 
@@ -53,11 +53,11 @@ def test_training_brings_the_logits_nearer_also_on_pictures_not_trained_on(
     prepared: Prepared, images: CalibrationImages
 ) -> None:
     fit, held_out = split(len(images))
-    exact = run(open_session(prepared.network.to_model(), 1), images.batches())
+    exact = logits_of(open_session(prepared.network.to_model(), 1), images.batches())
     for name, layer in prepared.layers.items():  # far too wide: something to win back
         prepared.layers[name] = prepared.with_range(name, layer.range.stretched(12, prepared.histogram_low(name)))
     trained = train(prepared, images, fit, (), Schedule(epochs=8, batch=6, weights=0.02, least_crop=0.8), 1)
-    before, after = logits_of(prepared, images), logits_of(trained, images)
+    before, after = int8_logits(prepared, images), int8_logits(trained, images)
     assert sqnr(exact[fit], after[fit]) > sqnr(exact[fit], before[fit]) + 0.5
     assert sqnr(exact[held_out], after[held_out]) > sqnr(exact[held_out], before[held_out]) + 0.3
 

@@ -1,34 +1,101 @@
-"""FAKES of pycuda and cuda-bindings, which follow the rules of the real ones, over a FAKE driver.
+"""A FAKE CUDA driver, for tests of our own logic where there is no GPU, and a FAKE pycuda over it.
 
-Their names and argument orders were held against pycuda 2025.1.2 and cuda-bindings 12.9 and 13.5.
+The driver has the functions of runtime.backends.cuda.driver.FUNCTIONS, with what really takes pointers taking pointers. Work
+waits in its stream until someone waits for that. The GPU's memory has addresses that no CPU has, and those that the GPU has
+for the host's are others again, so that neither can be taken for the other. Wrong use is an AssertionError: bytes beyond
+a buffer, something freed twice or used afterwards, a copy from memory that is not page-locked. FAKE pycuda's names and
+manners were held against pycuda 2025.1.2.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import sys
 import threading
 import types
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
-from runtime.backends import cuda
 from runtime.backends.cuda import driver
 
 TEXTS = {1: "invalid argument", 2: "out of memory", 201: "invalid device context", 700: "an illegal memory access"}
-ROOM = 1 << 20  # bytes the FAKE GPU has
+ROOM = 1 << 30  # bytes the FAKE GPU has
+PRIMARY = 0x7_0000_0001  # handles have more than 32 bits, as the real ones may
+_ON_GPU, _MAPPED = 1 << 50, 1 << 51  # where its memory begins for it, and what is the host's
+
+
+class Thing(NamedTuple):
+    """What was made and not freed yet. content: bytes, of memory."""
+
+    kind: str
+    content: Optional[np.ndarray] = None
 
 
 class Library:
-    """A FAKE libcuda: what the driver layer calls through ctypes, with what really takes pointers taking pointers."""
+    """The FAKE libcuda. What tests may read and set on it:
+
+    code: what cuInit returns; fail_next: the code that the next call fails with; fail_at: the n-th thing made fails for want
+    of memory; count, name, capability, memory, integrated: of the GPU. made: how many of each kind were ever made; leaks():
+    what is left; problems: what went wrong where nothing could be raised. stack: of contexts, of this thread.
+    """
 
     def __init__(self, code: int = 0, count: int = 1) -> None:
-        self.code, self.count = code, count
-        self.stacks, self.problems = threading.local(), []  # type: Any, List[str]
-        self.living: Dict[int, Any] = {}
-        self.retained = 0
-        self.fail_next = 0  # the code that the next call fails with
+        self.code, self.count, self.fail_next, self.fail_at = code, count, 0, 0
+        self.name, self.capability, self.memory, self.integrated = "NVIDIA Fake 4090", (8, 9), ROOM, False
+        self.problems: List[str] = []
+        self.made: Dict[str, int] = {}
+        self.living: Dict[int, Thing] = {}
+        self.waiting: Dict[int, List[Callable[[], None]]] = {}  # by stream
+        self.capturing: Dict[int, List[Callable[[], None]]] = {}  # by stream, and by graph
+        self.broken: Dict[int, bool] = {}  # captures that can't end well, by stream
+        self.marks: Dict[int, Optional[float]] = {}  # when each event was passed
+        self.retained, self._clock, self._stacks, self._lock = (
+            0,
+            itertools.count(),
+            threading.local(),
+            threading.RLock(),
+        )
+        self._handles, self._addresses = itertools.count(0x10_0000_0010, 0x10), itertools.count(_ON_GPU, ROOM << 4)
+
+    # For tests and for the FAKE TensorRT
+
+    @property
+    def stack(self) -> List[int]:
+        if not hasattr(self._stacks, "now"):
+            self._stacks.now = []
+        return self._stacks.now
+
+    def check(self, what: str) -> None:
+        """What every use of the GPU needs."""
+        assert self.stack and self.stack[-1] == PRIMARY, f"{what}: no CUDA context is current on this thread"
+
+    def destroyed(self, name: str) -> None:
+        if not self.stack or self.stack[-1] != PRIMARY:
+            self.problems.append(f"{name} was destroyed where no CUDA context was current")
+
+    def leaks(self) -> List[str]:
+        return sorted(thing.kind for thing in self.living.values())
+
+    def bytes_at(self, address: int, nbytes: int) -> np.ndarray:
+        """`nbytes` as the GPU sees them at `address`."""
+        for start, thing in list(self.living.items()):
+            if thing.kind == "mapped":
+                start += _MAPPED
+            elif thing.kind != "memory":
+                continue
+            assert thing.content is not None
+            if start <= address and address + nbytes <= start + len(thing.content):
+                return thing.content[address - start :][:nbytes]
+        raise AssertionError(f"an illegal memory access was encountered: {nbytes} bytes at {address:#x}")
+
+    def enqueue(self, stream: int, work: Callable[[], None]) -> None:
+        """Gives `stream` something to do when somebody waits for it, or to capture."""
+        assert stream in self.waiting, f"{stream:#x} is no stream"
+        self.capturing.get(stream, self.waiting[stream]).append(work)
+
+    # The driver
 
     def cuInit(self, flags: int) -> int:
         return self.code
@@ -46,152 +113,177 @@ class Library:
         return 0
 
     def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:
-        name.value = b"NVIDIA GeForce RTX 4090"
+        name.value = self.name.encode()
         return 0
 
     def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:
-        value._obj.value = {75: 8, 76: 9}[attribute]
+        major, minor = self.capability
+        value._obj.value = {75: major, 76: minor, 18: int(self.integrated), 19: 1}[attribute]
         return 0
 
     def cuDeviceTotalMem_v2(self, memory: Any, device: Any) -> int:
-        memory._obj.value = 24 << 30
+        memory._obj.value = self.memory
         return 0
 
-    def cuGetErrorString(self, code: int, text: Any) -> int:
-        text._obj.value = TEXTS.get(code, f"text of {code}").encode()
+    def cuDevicePrimaryCtxRetain(self, context: Any, device: Any) -> int:
+        self.retained += 1
+        context._obj.value = PRIMARY
         return 0
 
-    # What the two FAKE packages below do with it
+    def cuCtxPushCurrent_v2(self, context: int) -> int:
+        self.stack.append(context)
+        return 0
 
-    @property
-    def stack(self) -> List[str]:
-        if not hasattr(self.stacks, "now"):
-            self.stacks.now = []
-        return self.stacks.now
+    def cuCtxPopCurrent_v2(self, context: Any) -> int:
+        if not self.stack:
+            return 201
+        context._obj.value = self.stack.pop()
+        return 0
+
+    def cuMemGetInfo_v2(self, free: Any, total: Any) -> int:
+        used = sum(len(thing.content) for thing in self.living.values() if thing.content is not None)
+        free._obj.value, total._obj.value = self.memory - used, self.memory
+        return self.current()
+
+    def cuMemAlloc_v2(self, address: Any, nbytes: int) -> int:
+        return self.make(address, "memory", nbytes)
+
+    def cuMemHostAlloc(self, address: Any, nbytes: int, flags: int) -> int:
+        assert flags in (0, 2)
+        return self.make(address, "mapped" if flags else "pinned", nbytes)
+
+    def cuMemHostGetDevicePointer_v2(self, address: Any, host: int, flags: int) -> int:
+        assert self.living[host].kind == "mapped"
+        address._obj.value = host + _MAPPED
+        return self.current()
+
+    def cuMemFree_v2(self, address: int) -> int:
+        return self.drop(address, "memory")
+
+    def cuMemFreeHost(self, address: int) -> int:
+        return self.drop(address, "pinned", "mapped")
+
+    def cuMemcpyHtoDAsync_v2(self, target: int, source: int, nbytes: int, stream: int) -> int:
+        code, there, here = self.current(), self.bytes_at(target, nbytes), self._page_locked(source, nbytes)
+        if code == 0:
+            self.enqueue(stream, lambda: np.copyto(there, here))
+        return code
+
+    def cuMemcpyDtoHAsync_v2(self, target: int, source: int, nbytes: int, stream: int) -> int:
+        code, there, here = self.current(), self.bytes_at(source, nbytes), self._page_locked(target, nbytes)
+        if code == 0:
+            self.enqueue(stream, lambda: np.copyto(here, there))
+        return code
+
+    def cuStreamCreate(self, stream: Any, flags: int) -> int:
+        assert flags == 1, "a stream that waits for the default stream"
+        code = self.make(stream, "stream")
+        self.waiting[stream._obj.value or 0] = []
+        return code
+
+    def cuStreamDestroy_v2(self, stream: int) -> int:
+        return self.drop(stream, "stream")
+
+    def cuStreamSynchronize(self, stream: int) -> int:
+        if stream in self.capturing:
+            return 900
+        code = self.current()
+        assert stream in self.living, "a stream was used after it was freed"
+        waiting, self.waiting[stream] = self.waiting[stream], []
+        for work in waiting if code == 0 else []:
+            work()
+        return code
+
+    def cuStreamBeginCapture_v2(self, stream: int, mode: int) -> int:
+        assert mode == 1, "a capture that other threads can break"
+        self.capturing[stream], self.broken[stream] = [], False
+        return self.current()
+
+    def cuStreamEndCapture(self, stream: int, graph: Any) -> int:
+        works = self.capturing.pop(stream)
+        code = 901 if self.broken.pop(stream) else self.make(graph, "graph")
+        if code == 0:
+            self.capturing[graph._obj.value] = works
+        return code
+
+    def cuGraphInstantiateWithFlags(self, ready: Any, graph: int, flags: int) -> int:
+        code = self.make(ready, "executable graph")
+        if code == 0:
+            self.capturing[ready._obj.value] = self.capturing[graph]
+        return code
+
+    def cuGraphDestroy(self, graph: int) -> int:
+        return self.drop(graph, "graph")
+
+    def cuGraphExecDestroy(self, ready: int) -> int:
+        return self.drop(ready, "executable graph")
+
+    def cuGraphLaunch(self, ready: int, stream: int) -> int:
+        assert self.living[ready].kind == "executable graph"
+        for work in self.capturing[ready]:
+            self.enqueue(stream, work)
+        return self.current()
+
+    def cuEventCreate(self, event: Any, flags: int) -> int:
+        return self.make(event, "event")
+
+    def cuEventDestroy_v2(self, event: int) -> int:
+        return self.drop(event, "event")
+
+    def cuEventRecord(self, event: int, stream: int) -> int:
+        assert self.living[event].kind == "event"
+        self.marks[event] = None
+        self.enqueue(stream, lambda: self.marks.update({event: float(next(self._clock))}))
+        return self.current()
+
+    def cuEventElapsedTime(self, spent: Any, start: int, end: int) -> int:
+        began, ended = self.marks[start], self.marks[end]
+        assert began is not None and ended is not None, "an event was read before the stream got there"
+        spent._obj.value = ended - began
+        return self.current()
+
+    # How it keeps account
 
     def current(self) -> int:
         failed, self.fail_next = self.fail_next, 0
-        return failed or (0 if self.stack and self.stack[-1] == "primary" else 201)
+        return failed or (0 if self.stack and self.stack[-1] == PRIMARY else 201)
 
-    def make(self, size: int = 0) -> Tuple[int, int]:
-        """(code, address) of something new."""
-        code = self.current() or (2 if size > ROOM else 0)
-        if code:
-            return code, 0
-        content = np.zeros(max(size, 8), np.uint8)
-        self.living[content.ctypes.data] = content
-        return 0, content.ctypes.data
+    def make(self, handle: Any, kind: str, nbytes: int = 0) -> int:
+        with self._lock:
+            code = self.current() or (2 if nbytes > self.memory else 0)
+            if code == 0:
+                self.made[kind] = self.made.get(kind, 0) + 1
+                code = 2 if self.fail_at and sum(self.made.values()) >= self.fail_at else 0
+            if code == 0:
+                content = np.full(nbytes, 0xA5, np.uint8) if nbytes else None  # what nobody wrote is nonsense, not zero
+                where = next(self._addresses if kind == "memory" else self._handles)
+                if kind in ("pinned", "mapped") and content is not None:
+                    where = content.ctypes.data
+                self.living[where] = Thing(kind, content)
+                handle._obj.value = where
+            return code
 
-    def drop(self, address: int) -> int:
-        code = self.current()
-        if code == 0 and self.living.pop(address, None) is None:
-            self.problems.append("freed twice")
-        return code
+    def drop(self, handle: int, *kinds: str) -> int:
+        with self._lock:
+            code = self.current()
+            thing = self.living.pop(handle, None) if code == 0 else None
+            if code == 0:
+                self.capturing.pop(handle, None)
+            if thing is not None and thing.content is not None:
+                thing.content[:] = 0x5A
+            if code == 0 and (thing is None or thing.kind not in kinds):
+                self.problems.append(f"{' or '.join(kinds)} freed twice, or freed as something else")
+            return code
 
-
-class Handle:
-    def __init__(self, address: int) -> None:
-        self.address = address
-        self.capturing: Any = None
-        self.when = 0.0
-
-    def __int__(self) -> int:
-        return self.address
-
-
-def fake_cuda_bindings(library: Library) -> Dict[str, Any]:
-    """The FAKE modules `cuda`, `cuda.bindings` and `cuda.bindings.driver`: functions give (code, results...)."""
-    module: Any = types.ModuleType("cuda.bindings.driver")
-
-    def made(size: int = 0) -> Tuple[int, Handle]:
-        code, address = library.make(size)
-        return code, Handle(address)
-
-    def cuDevicePrimaryCtxRetain(device: int) -> Any:
-        library.retained += 1
-        return 0, "primary"
-
-    def cuCtxPushCurrent(context: str) -> Any:
-        library.stack.append(context)
-        return (0,)
-
-    def cuCtxPopCurrent() -> Any:
-        return (0, library.stack.pop()) if library.stack else (201, None)
-
-    def cuMemAllocHost(bytesize: int) -> Any:
-        return library.make(bytesize)
-
-    def copy(target: int, source: int, size: int, stream: Handle) -> Any:
-        code = library.current()
-        if stream.capturing is not None:
-            stream.capturing.append(lambda: ctypes.memmove(int(target), int(source), size))
-        elif code == 0:
-            ctypes.memmove(int(target), int(source), size)
-        return (code,)
-
-    def cuStreamSynchronize(hStream: Handle) -> Any:
-        return (900 if hStream.capturing is not None else library.current(),)
-
-    def cuEventRecord(hEvent: Handle, hStream: Handle) -> Any:
-        hEvent.when = len(library.living) + 1.5
-        return (library.current(),)
-
-    def cuStreamBeginCapture(hStream: Handle, mode: str) -> Any:
-        assert mode == "thread-local"
-        hStream.capturing = []
-        return (library.current(),)
-
-    def cuStreamEndCapture(hStream: Handle) -> Any:
-        code, graph = made()
-        graph.capturing, hStream.capturing = hStream.capturing, None
-        return code, graph
-
-    def cuGraphInstantiate(hGraph: Handle, flags: int) -> Any:
-        code, ready = made()
-        ready.capturing = hGraph.capturing
-        return code, ready
-
-    def cuGraphLaunch(hGraphExec: Handle, hStream: Handle) -> Any:
-        for work in hGraphExec.capturing:
-            work()
-        return (library.current(),)
-
-    for function in (
-        cuDevicePrimaryCtxRetain,
-        cuCtxPushCurrent,
-        cuCtxPopCurrent,
-        cuMemAllocHost,
-        cuStreamSynchronize,
-        cuEventRecord,
-        cuStreamBeginCapture,
-        cuStreamEndCapture,
-        cuGraphInstantiate,
-        cuGraphLaunch,
-    ):
-        setattr(module, function.__name__, function)
-    for name in (
-        "cuMemFree",
-        "cuMemFreeHost",
-        "cuStreamDestroy",
-        "cuEventDestroy",
-        "cuGraphDestroy",
-        "cuGraphExecDestroy",
-    ):
-        setattr(module, name, lambda thing: (library.drop(int(thing)),))
-    module.cuInit = lambda flags: (library.code,)
-    module.cuDeviceGet = lambda ordinal: (0, ordinal)
-    module.cuMemAlloc = made
-    module.cuStreamCreate = module.cuEventCreate = lambda flags: made()
-    module.cuMemcpyHtoDAsync = module.cuMemcpyDtoHAsync = copy
-    module.cuEventElapsedTime = lambda start, end: (0, end.when - start.when)
-    module.cuMemGetInfo = lambda: (library.current(), ROOM // 2, ROOM)
-    for name, value in (("cuMemAlloc", made), ("cuMemFree", module.cuMemFree)):
-        value.__name__ = name
-    module.CUstreamCaptureMode = types.SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL="thread-local")
-    module.CUstream_flags = types.SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
-    bindings: Any = types.ModuleType("cuda.bindings")
-    bindings.driver = module
-    return {"cuda": types.ModuleType("cuda"), "cuda.bindings": bindings, "cuda.bindings.driver": module}
+    def _page_locked(self, address: int, nbytes: int) -> np.ndarray:
+        for start, thing in list(self.living.items()):
+            if (
+                thing.kind == "pinned"
+                and thing.content is not None
+                and 0 <= address - start <= len(thing.content) - nbytes
+            ):
+                return thing.content[address - start :][:nbytes]
+        raise AssertionError(f"a copy with {address:#x}, {nbytes} bytes, which are not page-locked or the GPU's own")
 
 
 def fake_pycuda(library: Library) -> Dict[str, Any]:
@@ -216,7 +308,7 @@ def fake_pycuda(library: Library) -> Dict[str, Any]:
         def push(self) -> None:
             if on_top():
                 library.stack.pop()
-            library.stack.append("primary")
+            library.stack.append(PRIMARY)
             own.contexts = [*getattr(own, "contexts", []), self]
 
         @staticmethod
@@ -224,7 +316,7 @@ def fake_pycuda(library: Library) -> Dict[str, Any]:
             library.stack.pop()
             own.contexts.pop()
             if on_top():
-                library.stack.append("primary")
+                library.stack.append(PRIMARY)
 
         def __del__(self) -> None:
             library.problems.append("the primary context was released while others may hold it")
@@ -240,21 +332,19 @@ def fake_pycuda(library: Library) -> Dict[str, Any]:
     class Owned:
         """Made in the context on top of pycuda's stack; only with the very same one on top can it be freed."""
 
-        def __init__(self, flags: int = 0) -> None:
-            self.make(0)
-
-        def make(self, size: int) -> None:
+        def __init__(self, call: str, create: Any, destroy: Any) -> None:
             self.context, self.address = on_top(), 0
             if self.context is None:
                 raise Error("explicit_context_dependent failed: invalid device context - no currently active context?")
-            code, self.address = library.make(size)
-            check("cuMemAlloc", code)
+            handle = ctypes.c_void_p()
+            check(call, create(ctypes.byref(handle)))
+            self.address, self.destroy = handle.value or 0, destroy
 
         def free(self) -> None:
             if on_top() is not self.context:
                 library.problems.append(f"{type(self).__name__} in out-of-thread context could not be cleaned up")
             elif self.address:
-                library.drop(self.address)
+                self.destroy(self.address)
             self.address = 0
 
         def __del__(self) -> None:
@@ -265,82 +355,54 @@ def fake_pycuda(library: Library) -> Dict[str, Any]:
         handle = property(lambda self: self.address)
 
         def __init__(self, flags: int = 0) -> None:
-            assert flags == 1, "a stream that waits for the default stream"
-            super().__init__()
-
-        def synchronize(self) -> None:
-            check("cuStreamSynchronize", library.current())
-
-    class Event(Owned):
-        when = 0.0
-
-        def record(self, stream: Stream) -> None:
-            self.when = len(library.living) + 1.5
-
-        def time_since(self, start: Event) -> float:
-            return self.when - start.when
+            super().__init__("cuStreamCreate", lambda it: library.cuStreamCreate(it, flags), library.cuStreamDestroy_v2)
 
     class DeviceAllocation(Owned):
         def __int__(self) -> int:
             return self.address
 
     class PagelockedHostAllocation(Owned):
-        @property
-        def __array_interface__(self) -> Any:
-            return {"data": (self.address, False), "shape": (self.size,), "typestr": "|u1", "version": 3}
+        def get_device_pointer(self) -> int:
+            pointer = ctypes.c_void_p()
+            check(
+                "cuMemHostGetDevicePointer",
+                library.cuMemHostGetDevicePointer_v2(ctypes.byref(pointer), self.address, 0),
+            )
+            return pointer.value or 0
 
     def mem_alloc(nbytes: int) -> DeviceAllocation:
-        made = DeviceAllocation.__new__(DeviceAllocation)
-        made.make(nbytes)
-        return made
+        return DeviceAllocation("cuMemAlloc", lambda it: library.cuMemAlloc_v2(it, nbytes), library.cuMemFree_v2)
 
-    def pagelocked_empty(shape: Any, dtype: Any) -> np.ndarray:
-        made: Any = PagelockedHostAllocation.__new__(PagelockedHostAllocation)
-        made.size = int(np.prod(shape)) * dtype.itemsize
-        made.make(made.size)
-        return Pinned(shape, dtype, made)
+    def pagelocked_empty(shape: Any, dtype: Any, order: str = "C", mem_flags: int = 0) -> np.ndarray:
+        size = int(np.prod(shape)) * dtype.itemsize
+        made = PagelockedHostAllocation(
+            "cuMemHostAlloc", lambda it: library.cuMemHostAlloc(it, size, mem_flags), library.cuMemFreeHost
+        )
+        return Pinned(shape, dtype, made, size)
 
     class Pinned(np.ndarray):
         """An array whose base is the allocation itself, as with pycuda."""
 
-        def __new__(cls, shape: Any, dtype: Any, allocation: Any) -> Any:
-            memory = (ctypes.c_char * allocation.size).from_address(allocation.address)
-            made = super().__new__(cls, shape, dtype, memory)
+        def __new__(cls, shape: Any, dtype: Any, allocation: Any, size: int) -> Any:
+            made = super().__new__(cls, shape, dtype, (ctypes.c_char * size).from_address(allocation.address))
             made._allocation = allocation
             return made
 
         base = property(lambda self: self._allocation)  # type: ignore[assignment]
 
-    def copy(target: Any, source: Any, stream: Stream) -> None:
-        array, address, inwards = (source, target, True) if isinstance(source, np.ndarray) else (target, source, False)
-        check("cuMemcpyAsync", library.current())
-        addresses = (address, array.ctypes.data) if inwards else (array.ctypes.data, address)
-        ctypes.memmove(*addresses, array.nbytes)
-
-    def init() -> None:
-        check("cuInit", library.code)
-
-    def mem_get_info() -> Tuple[int, int]:
-        return ROOM // 2, ROOM
-
-    for thing in (Error, MemoryError, Context, Device, Stream, Event, mem_alloc, pagelocked_empty, init, mem_get_info):
+    for thing in (Error, MemoryError, Context, Device, Stream, mem_alloc, pagelocked_empty):
         setattr(module, thing.__name__, thing)
-    module.memcpy_htod_async = module.memcpy_dtoh_async = copy
+    module.init = lambda: check("cuInit", library.code)
     package: Any = types.ModuleType("pycuda")
     package.driver, package.VERSION_TEXT = module, "2025.1.2"
     return {"pycuda": package, "pycuda.driver": module}
 
 
-FAKES = {"pycuda": fake_pycuda, "cuda-bindings": fake_cuda_bindings}
-
-
-def install(library: Library, names: Any, patch: Any) -> None:
-    """Puts the FAKE packages `names` and the FAKE driver in the real ones' places, which then seem not to be installed."""
-    patch.setattr(driver, "_library", lambda: library)
-    for module in ("pycuda", "pycuda.driver", "cuda", "cuda.bindings", "cuda.bindings.driver"):
+def install(library: Library, patch: Any, pycuda: bool = False) -> None:
+    """Puts the FAKE driver in the real one's place, and FAKE pycuda if there shall be one."""
+    patch.setattr(driver, "_library", lambda: (library, ""))
+    patch.delitem(sys.modules, "runtime.backends.cuda.pycuda_device", raising=False)
+    for module in ("pycuda", "pycuda.driver"):
         patch.setitem(sys.modules, module, None)
-    for name in names:
-        for module, fake in FAKES[name](library).items():
-            patch.setitem(sys.modules, module, fake)
-    for module, _ in cuda.LIBRARIES.values():
-        patch.delitem(sys.modules, module, raising=False)
+    for module, fake in fake_pycuda(library).items() if pycuda else ():
+        patch.setitem(sys.modules, module, fake)

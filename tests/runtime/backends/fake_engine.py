@@ -9,7 +9,6 @@ from typing import Any, List, Tuple
 import numpy as np
 
 from tests.runtime.backends.fake_bindings import Dims, Fake, log_error, needs_gpu
-from tests.runtime.backends.fake_device import STREAMS
 
 HEADER = b"FAKE TENSORRT ENGINE\n"
 DTYPES = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(uint8)": "UINT8"}
@@ -166,23 +165,21 @@ class FakeExecutionContext(Fake):
         return self._trt.capturable_after is not None and self._executed >= self._trt.capturable_after
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        trt, owner, stream = self._trt, self._owner, STREAMS.get(stream_handle)
+        trt, owner, gpu = self._trt, self._owner, self._trt.device
         needs_gpu(trt, "execute_async_v3")
         source, results = owner._session.get_inputs()[0], owner._session.get_outputs()
-        if stream_handle not in (0, *STREAMS):
-            raise AssertionError(f"execute_async_v3 on {stream_handle:#x}, which is no stream")
         if source.name not in self._shapes or {source.name, *(each.name for each in results)} - set(self._addresses):
             log_error(
                 trt, "Error Code 3: API Usage Error (neither address nor allocator is set, or a shape is missing)"
             )
             return False
         if (
-            stream is not None
-            and stream.capturing is not None
+            gpu is not None
+            and stream_handle in gpu.capturing
             and not FakeExecutionContext.is_stream_capturable(self, 0)
         ):
             log_error(trt, "Error Code 1: Cuda Runtime (operation not permitted when stream is capturing)")
-            stream.broken = True
+            gpu.broken[stream_handle] = True
             return False
         self.__dict__["_executed"] += 1
         shape = self._shapes[source.name]  # what follows is fixed now and done when the stream gets there
@@ -199,17 +196,17 @@ class FakeExecutionContext(Fake):
             for name, _ in owner._header["layers"] if profiler is not None else []:
                 profiler.report_layer_time(name, 0.01)
 
-        if stream is None:
+        if gpu is None:
             work()
         else:
-            stream.enqueue(work)
+            gpu.enqueue(stream_handle, work)
         return True
 
 
 def _view(trt: Any, address: int, shape: Tuple[int, ...], dtype: Any) -> np.ndarray:
     nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if trt.device is not None:
-        trt.device.check_range(address, nbytes)
+        return trt.device.bytes_at(address, nbytes).view(dtype).reshape(shape)
     return np.frombuffer((ctypes.c_char * nbytes).from_address(address), dtype).reshape(shape)
 
 

@@ -6,7 +6,7 @@ the fake does not imitate a NotImplementedError. "Engines" hold the ONNX and run
 anything about speed, memory, or which layers the real one supports.
 
 How they refuse is in fake_bindings.py, how engines run in fake_engine.py, and the FAKE GPU that they run on in
-fake_device.py.
+fake_cuda.py.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def fake_module(version: str) -> Any:
 
     calls: every (class, member) used. faults: {"Class.method": text}: that method logs the text as an error and fails.
     gpu: the "SM89" that engines are built for and run on. dla_cores. capturable_after: executions of a context before
-    it can be captured, None for never. device: a FakeDevice that must be current wherever the real one needs a GPU.
+    it can be captured, None for never. device: the FAKE driver on which it runs, current wherever the real one needs a GPU.
     timed: the layers of the last build that no timing cache held. living: [class] -> how many objects exist.
     """
     column = VERSIONS.index(version)

@@ -13,12 +13,13 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Iterator, List, Tuple
+from typing import Any, Iterator, List
 
 import numpy as np
 import pytest
 
 from runtime.artifacts.artifact import Artifact, read_artifact, sealed
+from runtime.backends.cuda import driver
 from runtime.backends.cuda.driver import Gpu
 from runtime.backends.tensorrt import backend, build, builder_process, compare, loader, manifest
 from runtime.backends.tensorrt.generations import GENERATIONS, generation
@@ -27,10 +28,10 @@ from runtime.command import parse_size
 from runtime.errors import UserError
 from tests.runtime.artifacts.changed_artifacts import linked, unsealed
 from tests.runtime.artifacts.onnx_bytes import taking_pixels
-from tests.runtime.backends.fake_device import FakeDevice
+from tests.runtime.backends import fake_cuda
 from tests.runtime.backends.fake_tensorrt import VERSIONS, fake_module
 
-DATA_GPU = Gpu(0, "NVIDIA Fake 4090", (8, 9), 8 << 30, 12040)
+DATA_GPU = Gpu(0, "NVIDIA Fake 4090", (8, 9), fake_cuda.ROOM, 12020)
 
 
 @pytest.fixture
@@ -46,23 +47,20 @@ def version(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def trt(version: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The fake of `version` in TensorRT's place, on a FAKE GPU; builds run in this process."""
-    module, devices = install(version, monkeypatch)
+    module = install(version, monkeypatch)
     yield module
-    for device in devices:
-        assert not device.violations and not device.leaks()
+    assert not module.device.problems and not module.device.leaks()
 
 
-def install(version: str, monkeypatch: pytest.MonkeyPatch, gpu: Gpu = DATA_GPU) -> Tuple[Any, List[FakeDevice]]:
-    module, devices = fake_module(version), []
+def install(version: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The FAKE TensorRT of `version`, on the FAKE driver `device` of it."""
+    module = fake_module(version)
+    module.device = fake_cuda.Library()
+    fake_cuda.install(module.device, monkeypatch)
 
     def load(name: str) -> Any:
         assert name == module.__name__
         return module, generation(name, module.__version__)
-
-    def device(*_: Any, **__: Any) -> FakeDevice:
-        devices.append(FakeDevice())
-        module.device = devices[-1]
-        return devices[-1]
 
     def run(request: Any, name: str) -> Any:
         out, own = io.StringIO(), (sys.stdin, sys.stdout)
@@ -78,11 +76,8 @@ def install(version: str, monkeypatch: pytest.MonkeyPatch, gpu: Gpu = DATA_GPU) 
 
     for place in (loader, build):
         monkeypatch.setattr(place, "load", load)
-    monkeypatch.setattr(loader, "gpus", lambda: ([gpu], ""))
-    for place in (backend, compare):
-        monkeypatch.setattr(place, "open_device", device)
     monkeypatch.setattr(builder_process, "_run", run)
-    return module, devices
+    return module
 
 
 def artifact(folder: Path, precision: str) -> Artifact:
@@ -357,7 +352,7 @@ def test_options_reach_tensorrt(trt: Any, folder: Path) -> None:
 
 @pytest.mark.parametrize("version", ["rtx-1.7.1"], indirect=True)
 def test_rtx_builds_for_another_gpu(trt: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "gpus", lambda: ([], "no driver"))
+    monkeypatch.setattr(driver, "_library", lambda: (None, "no driver"))
     site = loader.open_site("tensorrt_rtx", "sm_120")
     path, made = loader.make_engine(artifact(folder, "int8"), site, BuildOptions("int8", target="sm_120"))
     assert path.name == "lite0.int8.rtx-sm120.engine" and made.capability == "sm_120" and made.gpu == ""

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import pytest
 
@@ -18,6 +18,7 @@ from runtime.backends.tensorrt.options import Batch, BuildOptions
 from runtime.errors import UserError
 from runtime.serving.batching import DEFAULT, batching_of
 from runtime.serving.repository import Wanted, models_of, write_repository
+from runtime.sweep.rows import Row
 from tests.runtime.artifacts.changed_artifacts import unsealed
 from tests.runtime.sweep.sweep_rows import report, row, summary
 
@@ -193,11 +194,8 @@ def test_mistakes_are_said_before_anything_is_written(folder: Path) -> None:
     assert not (folder / "triton").exists()
 
 
-def of_batches(milliseconds: Dict[int, float], **more: Any) -> Any:
-    rows = [row("lite0", "fp32", ms, batch=batch, **more) for batch, ms in milliseconds.items()]
-    return [
-        {**each, "stages": {"decode": summary(1.0), "compute": summary(each["total"]["p50"] - 1.0)}} for each in rows
-    ]
+def of_batches(milliseconds: Dict[int, float], **more: Any) -> List[Row]:
+    return [row("lite0", "fp32", ms, batch=batch, **more) for batch, ms in milliseconds.items()]
 
 
 def test_batching_follows_the_sweep() -> None:
@@ -222,8 +220,8 @@ def test_a_sweep_that_does_not_know_says_so() -> None:
 
 
 def test_the_network_alone_is_judged_by_its_own_stages() -> None:
-    rows = of_batches({1: 10.0, 8: 50.0})
-    rows[1]["stages"]["compute"] = summary(72.0)  # what is gained is gained in decoding
+    stages = {"decode": summary(1.0), "compute": summary(72.0)}  # what is gained is gained in decoding
+    rows = [*of_batches({1: 10.0}), *of_batches({8: 50.0}, stages=stages)]
     found = batching_of(report(rows), "lite0", "fp32", ("onnxruntime",), network=True)
     assert not found.dynamic
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional
 
-from runtime.sweep.rows import Report, Row
+from runtime.sweep.rows import Key, Report, Row
 
 
 def summary(p50: float, spread: float = 0.01) -> Dict[str, float]:
@@ -20,32 +20,44 @@ def summary(p50: float, spread: float = 0.01) -> Dict[str, float]:
     }
 
 
-def row(
-    variant: str = "b0", precision: str = "fp32", ms: float = 10.0, top1: Optional[float] = None, **more: Any
-) -> Row:
-    """One that was measured; `top1` with an interval of a point each way, None: not measured."""
-    found: Row = {
+def timing(variant: str = "b0", precision: str = "fp32", ms: float = 10.0, **more: Any) -> Dict[str, Any]:
+    """A row of runtime.bench's JSON."""
+    return {
         "variant": variant,
         "precision": precision,
         "backend": "onnxruntime 1.31, CPU",
         "backend_name": "onnxruntime",
-        "backend_asked": "auto",
+        "model": f"{variant}.{precision}.onnx",
+        "sha256": "0" * 64,
         "batch": 1,
         "resolution": 224,
+        "input": "float32",
         "multiply_adds": 386_000_000,
         "parameters": 5_288_548,
         "file_mb": 21.0,
         "random": False,
         "noisy": False,
-        "model": f"{variant}.{precision}.onnx",
-        "sha256": "0" * 64,
+        "total": summary(ms),
+        "stages": {"decode": summary(1), "compute": summary(ms - 1)},
+        "throughput_per_s": 1000 / ms,
+        "cold_start_ms": 400.0,
+        "load_ms": 300.0,
+        "ratio_to_first": {"median": 1.0, "low": 1.0, "high": 1.0},
+        **more,
+    }
+
+
+def row(
+    variant: str = "b0", precision: str = "fp32", ms: float = 10.0, top1: Optional[float] = None, **more: Any
+) -> Row:
+    """One that was measured; `top1` with an interval of a point each way, None: not measured. `more`: by name in JSON."""
+    found = {
+        **timing(variant, precision, ms),
+        "backend_asked": "auto",
         "artifact": f"artifacts/{variant}/{variant}.{precision}.onnx",
         "foreign": False,
         "warnings": [],
         "site": {},
-        "total": summary(ms),
-        "stages": {"decode": summary(1), "compute": summary(ms - 1)},
-        "throughput_per_s": 1000 / ms,
     }
     if top1 is not None:
         found.update(
@@ -55,20 +67,13 @@ def row(
             top5_interval=[98.0, 99.5],
             pictures=500,
             data="photos",
+            accuracy_key="1f",
         )
-    return {**found, **more}
+    return Row.from_json({**found, **more})
 
 
 def failed(variant: str, precision: str, reason: str) -> Row:
-    return {
-        "variant": variant,
-        "precision": precision,
-        "backend_name": "auto",
-        "backend_asked": "auto",
-        "batch": 1,
-        "site": {},
-        "reason": reason,
-    }
+    return Row(Key(variant, precision, "auto", 1), reason=reason)
 
 
 def report(rows: List[Row], name: str = "trial", machine: Optional[Dict[str, Any]] = None) -> Report:

@@ -35,13 +35,13 @@ FAMILY = report(
 )
 def test_the_most_accurate_within_the_limits(limits, chosen):
     best = choose(FAMILY, limits).row
-    assert (best["variant"], best["precision"]) == chosen
+    assert (best.variant, best.precision) == chosen
 
 
 def test_among_equals_the_fastest_and_never_what_is_only_published():
     two = report([row("slow", ms=9, top1=80), row("fast", ms=7, top1=80), row("told", ms=1, published_top1=99.0)])
-    assert choose(two, {}).row["variant"] == "fast"
-    assert frontier(two.rows) == [two.rows[1]]
+    assert choose(two, {}).row.variant == "fast"
+    assert [each.row for each in frontier(two.rows)] == [two.rows[1]]
 
 
 def test_what_the_neighbours_cost():
@@ -75,5 +75,5 @@ def test_where_no_accuracy_was_measured_nothing_is_chosen():
 
 def test_batches_do_not_mix():
     both = report([row(ms=5, top1=77.0), row(ms=30, top1=90.0, batch=8)])
-    assert choose(both, {}).row["batch"] == 1
-    assert choose(both, {}, batch=8).row["batch"] == 8
+    assert choose(both, {}).row.batch == 1
+    assert choose(both, {}, batch=8).row.batch == 8

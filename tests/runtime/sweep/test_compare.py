@@ -33,7 +33,7 @@ def test_rows_are_matched_by_what_was_measured_and_the_rest_is_named():
     two = report(
         [row("b0", ms=5), row("b0", backend_name="tensorrt")], machine={"cpu": "new", "load": {"busy": 2}, "cores": 4}
     )
-    assert [(pair.a["variant"], pair.change) for pair in pairs(one, two)] == [("b0", -0.5)]
+    assert [(pair.a.variant, pair.change) for pair in pairs(one, two)] == [("b0", -0.5)]
     text = table(one, two)
     assert "only in A: b1 fp32 onnxruntime, b0 fp32 onnxruntime" in text and "only in B: b0 fp32 tensorrt" in text
     assert "old" in text and "new" in text and "busy" not in text and "cores" not in text

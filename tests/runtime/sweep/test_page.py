@@ -1,4 +1,4 @@
-"""The page and the picture: nothing from elsewhere, nothing hidden, and what is published looks it."""
+"""The page and the chart: nothing from elsewhere, nothing hidden, and what is published looks it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from runtime.sweep.__main__ import write_report
 from runtime.sweep.page import page
-from runtime.sweep.rows import as_csv, facts, frontier, read_rows, write_rows
+from runtime.sweep.rows import as_csv, flattened, frontier, read_rows, write_rows
 from tests.runtime.sweep.sweep_rows import failed, report, row
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -75,10 +75,10 @@ def test_the_table_marks_what_is_published_and_gives_int8_and_random_weights_no_
 
 
 def test_only_what_was_measured_is_on_the_frontier():
-    assert [(each["variant"], each["precision"]) for each in frontier(ROWS)] == [("b0", "int8"), ("b0", "fp32")]
+    assert [(each.row.variant, each.row.precision) for each in frontier(ROWS)] == [("b0", "int8"), ("b0", "fp32")]
 
 
-def test_the_picture_is_drawn_and_fits_into_the_page():
+def test_the_chart_is_drawn_and_fits_into_the_page():
     pytest.importorskip("matplotlib")
     from runtime.sweep import chart
 
@@ -95,10 +95,10 @@ def test_the_picture_is_drawn_and_fits_into_the_page():
     assert set(re.findall(r'(?:url\(|href=")#([^")]*)', text)) <= set(ids)
 
 
-def test_where_there_is_no_picture_the_page_says_why(tmp_path, monkeypatch, capsys):
+def test_where_there_is_no_chart_the_page_says_why(tmp_path, monkeypatch, capsys):
     (tmp_path / "sweep.png").write_bytes(b"of another day")
     assert write_report(report([row(random=True), failed("b0", "int8", "broken")]), tmp_path) == ["sweep.html"]
-    assert "nothing is known of any accuracy" in capsys.readouterr().err and not (tmp_path / "sweep.png").exists()
+    assert "no accuracy is known" in capsys.readouterr().err and not (tmp_path / "sweep.png").exists()
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # not installed
     assert write_report(report(ROWS), tmp_path) == ["sweep.html"]
     assert "pip install matplotlib" in capsys.readouterr().err
@@ -111,12 +111,12 @@ def test_the_files_hold_every_row(tmp_path):
     write_rows(written, tmp_path)
     assert read_rows(tmp_path) == read_rows(tmp_path / "sweep.json") == written
     table = list(csv.DictReader(io.StringIO(as_csv(ROWS))))
-    assert [line["variant"] for line in table] == [each["variant"] for each in ROWS]
+    assert [line["variant"] for line in table] == [each.variant for each in ROWS]
     assert (table[0]["p50_ms"], table[0]["top1_low"], table[0]["decode_ms"]) == ("10", "76.0", "1")
     assert table[-1]["p50_ms"] == "" and "no memory" in table[-1]["reason"]
 
 
-def test_facts_of_a_nested_record():
+def test_a_nested_record_as_lines():
     record = {
         "cpu": "x",
         "gpus": [{"name": "Orin"}],
@@ -124,7 +124,7 @@ def test_facts_of_a_nested_record():
         "clocks_mhz": {"cpu": [100, 200]},
         "none": [],
     }
-    assert facts(record) == [
+    assert flattened(record) == [
         ("cpu", "x"),
         ("gpus name", "Orin"),
         ("clocks locked", "no"),

@@ -18,13 +18,15 @@ from runtime.artifacts.third_party import import_onnx
 from runtime.errors import UserError
 from runtime.sweep import artifacts as making
 from runtime.sweep import run as running
+from runtime.sweep.__main__ import main
 from runtime.sweep.children import Failed, reason, run_module
 from runtime.sweep.plan import Foreign, Plan, backends_of, batches_of, foreign_of, precisions_of, variants_of
-from runtime.sweep.rows import read_rows
+from runtime.sweep.rows import Row, read_rows
 from runtime.sweep.run import sweep
+from tests.in_process import called
 from tests.interruptible import interruptible
 from tests.runtime.artifacts.changed_artifacts import unsealed
-from tests.runtime.sweep.sweep_rows import row
+from tests.runtime.sweep.sweep_rows import timing
 
 REPOSITORY = Path(__file__).parents[3]
 PICTURES = Path(__file__).parents[2] / "data"
@@ -69,15 +71,10 @@ class Commands:
 
     @staticmethod
     def bench(words: List[str]) -> str:
+        artifacts = [read_artifact(model) for model in option(words, "--models").split(",")]
         rows = [
-            row(
-                read_artifact(model).variant,
-                read_artifact(model).precision,
-                10.0,
-                batch=int(batch),
-                model=Path(model).name,
-            )
-            for model in option(words, "--models").split(",")
+            timing(each.variant, each.precision, batch=int(batch), model=each.path.name, sha256=each.metadata["sha256"])
+            for each in artifacts
             for batch in option(words, "--batch").split(",")
         ]
         result = {"rows": rows, "machine": {"cpu": "a CPU"}, "warnings": ["busy"], "failed": []}
@@ -121,10 +118,10 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
     return fake
 
 
-def go(wanted: Plan, name: str = "trial") -> Dict[Tuple[str, str, int], Dict[str, Any]]:
+def go(wanted: Plan, name: str = "trial") -> Dict[Tuple[str, str, int], Row]:
     report = sweep(wanted, Path("reports") / name, say=lambda text: None)
     assert read_rows(Path("reports") / name) == report
-    return {(each["variant"], each["precision"], each["batch"]): each for each in report.rows}
+    return {(each.variant, each.precision, each.batch): each for each in report.rows}
 
 
 @pytest.mark.smoke
@@ -135,14 +132,14 @@ def test_what_is_missing_is_made_and_everything_measured(commands, tmp_path):
         variants=["b0", "b1"], precisions=["fp32", "int8"], data=Path("photos"), calib=Path("photos"), batches=[1, 8]
     )
     rows = go(wanted)
-    assert len(rows) == 8 and all(each["total"]["p50"] == 10 for each in rows.values())
+    assert len(rows) == 8 and all(each.milliseconds == 10 for each in rows.values())
     assert [option(words, "--variant") for words in commands.of("export")] == ["b1"]
     assert [option(words, "--variant") for words in commands.of("calibration")] == ["b0", "b1"]
     # a variant's precisions are measured in turns, and its accuracy once for all batch sizes
     assert [option(words, "--models").count(".onnx") for words in commands.of("bench")] == [2, 2]
     assert len(commands.of("evaluate")) == 4
-    assert rows["b1", "int8", 8]["top1"] == 50 and rows["b1", "int8", 8]["agreement"] == 100
-    assert rows["b0", "fp32", 1]["published_top1"] == 77.7
+    assert rows["b1", "int8", 8].accuracy.top1 == 50 and rows["b1", "int8", 8].accuracy.agreement == 100
+    assert rows["b0", "fp32", 1].published_top1 == 77.7
 
 
 def test_what_fails_is_a_row_with_its_reason_and_not_the_end(commands, tmp_path):
@@ -164,11 +161,11 @@ def test_what_fails_is_a_row_with_its_reason_and_not_the_end(commands, tmp_path)
     write_artifact(Path("artifacts"), "b4", "fp32").write_bytes(b"damaged")
     rows = go(plan(variants=["b1", "b2", "b3", "b4"], precisions=["fp32", "fp16"], data=Path("photos")))
     assert len([words for words in commands.of("export") if "b1" in words]) == 1  # not once for each precision
-    assert rows["b1", "fp32", 1]["reason"] == rows["b1", "fp16", 1]["reason"] == "No weights for b1 were found."
-    assert rows["b2", "fp16", 1]["reason"] == "ended by signal 11"
-    assert rows["b2", "fp32", 1]["total"] and rows["b2", "fp32", 1]["top1"] == 50  # measured alone
-    assert rows["b3", "fp32", 1]["total"] and rows["b3", "fp32", 1]["accuracy_reason"] == "labels of another set"
-    assert "b4.fp32.onnx" in rows["b4", "fp32", 1]["reason"]
+    assert rows["b1", "fp32", 1].reason == rows["b1", "fp16", 1].reason == "No weights for b1 were found."
+    assert rows["b2", "fp16", 1].reason == "ended by signal 11"
+    assert rows["b2", "fp32", 1].latency and rows["b2", "fp32", 1].accuracy.top1 == 50  # measured alone
+    assert rows["b3", "fp32", 1].latency and rows["b3", "fp32", 1].accuracy_reason == "labels of another set"
+    assert "b4.fp32.onnx" in rows["b4", "fp32", 1].reason
 
 
 def test_a_second_run_measures_only_what_has_changed(commands, tmp_path):
@@ -203,12 +200,12 @@ def test_random_weights_lie_apart_and_never_get_an_accuracy(commands, tmp_path):
     rows = go(plan(random=True, data=Path("photos")))
     assert option(commands.of("export")[0], "--weights") == "random"
     assert Path("artifacts/random/b0/b0.fp32.onnx").is_file() and not Path("artifacts/b0").exists()
-    assert not commands.of("evaluate") and "top1" not in rows["b0", "fp32", 1]
+    assert not commands.of("evaluate") and rows["b0", "fp32", 1].accuracy is None
 
 
 def test_a_device_without_the_makers_says_so(commands, monkeypatch):
     monkeypatch.setattr(making.importlib.util, "find_spec", lambda name: None)
-    assert "copy it here" in go(plan())["b0", "fp32", 1]["reason"]
+    assert "copy it here" in go(plan())["b0", "fp32", 1].reason
 
 
 @pytest.mark.parametrize(
@@ -288,7 +285,7 @@ class Watched:
     second = False
     def write(self, text):
         sys.__stderr__.write(text)
-        self.second = self.second or text.startswith("[2/3] second")
+        self.second = self.second or text.startswith("[2/2] second")
         if self.second and "in turns" in text:
             os.killpg(0, signal.SIGINT)
     def __getattr__(self, name):
@@ -299,7 +296,7 @@ runpy.run_module("runtime.sweep", run_name="__main__", alter_sys=True)
 """
 
 
-def test_for_real_interrupted_and_gone_on_with(model, tmp_path):
+def test_for_real_interrupted_and_gone_on_with(model, tmp_path, monkeypatch):
     for name in ("first", "second"):
         path = artifact_path(name, "fp32", tmp_path / "artifacts")
         path.parent.mkdir(parents=True)
@@ -308,7 +305,6 @@ def test_for_real_interrupted_and_gone_on_with(model, tmp_path):
     for picture in ("corgi.jpg", "lighthouse.jpg"):
         shutil.copy(str(PICTURES / picture), str(tmp_path / "photos"))
     (tmp_path / "photos" / "labels.csv").write_text("file,label\ncorgi.jpg,264\nlighthouse.jpg,437\n")
-    foreign_copy(model, tmp_path / "theirs.onnx")
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     environment.pop("EFFICIENTNET_ARTIFACTS", None)
     command = [
@@ -321,8 +317,6 @@ def test_for_real_interrupted_and_gone_on_with(model, tmp_path):
         "fp32",
         "--data",
         "photos",
-        "--onnx",
-        "theirs.onnx",
         "--seconds",
         "0.3",
         "--threads",
@@ -340,25 +334,17 @@ def test_for_real_interrupted_and_gone_on_with(model, tmp_path):
     )
     assert done.returncode == 130, done.stderr
     kept = read_rows(tmp_path / "reports" / "sweep").rows
-    assert [each["variant"] for each in kept] == ["first"] and kept[0]["top1"] == 100
+    assert [each.variant for each in kept] == ["first"] and kept[0].accuracy.top1 == 100
 
     done = subprocess.run(command, cwd=str(tmp_path), env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     rows = read_rows(tmp_path / "reports" / "sweep").rows
     assert rows[0] == kept[0]
-    assert [(each["variant"], each["top1"]) for each in rows] == [("first", 100), ("second", 100), ("theirs", 100)]
-    assert all(each["total"]["p50"] > 0 and "decode" in each["stages"] for each in rows)
+    assert [(each.variant, each.accuracy.top1) for each in rows] == [("first", 100), ("second", 100)]
+    assert all(each.milliseconds > 0 and "decode" in each.latency.stages for each in rows)
     files = {path.name for path in (tmp_path / "reports" / "sweep").iterdir() if path.is_file()}
     assert {"sweep.csv", "sweep.json", "sweep.html"} <= files
-    chosen = subprocess.run(
-        [*command[:3], "--choose", "--max-ms", "60000"],
-        cwd=str(tmp_path),
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert chosen.returncode == 0 and ".fp32.onnx" in chosen.stdout
-    assert (
-        subprocess.run([*command[:3], "--choose", "--max-ms", "0.001"], cwd=str(tmp_path), env=environment).returncode
-        == 1
-    )
+    monkeypatch.chdir(tmp_path)
+    chosen = called(main, "--choose", "--max-ms", "60000")
+    assert chosen.status == 0 and ".fp32.onnx" in chosen.out
+    assert called(main, "--choose", "--max-ms", "0.001").status == 1

@@ -1,6 +1,6 @@
 """Other tools' INT8 quantisers and ours, each called in a process of its own so that time and peak memory are its own.
 
-python -c "from calibration.quantisers import quantise_here; ..."   (calibration.compare does that)
+python -c "from tests.benchmarks.quantisers import quantise_here; ..."   (compare_int8 does that)
 """
 
 from __future__ import annotations
@@ -117,11 +117,10 @@ class _Preprocessed(CalibrationImages):
 
 
 def _ours(source: Path, target: Path, pictures: CalibrationPictures, options: Mapping[str, Any]) -> None:
-    from calibration.search.sensitivity import DEFAULT_BUDGET
-    from calibration.stage import calibrate
+    from calibration.stage import Request, calibrate
 
     artifact = read_artifact(source)
-    calibrate(artifact, _Preprocessed(pictures, source), None, DEFAULT_BUDGET, folder=target.parent, **options)
+    calibrate(Request(artifact, _Preprocessed(pictures, source), **options), target.parent)
     artifact_path(artifact.variant, "int8", target.parent).replace(target)
 
 

@@ -16,14 +16,14 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from calibration import compare
-from calibration.compare import NAMES, macs_in_int8
-from calibration.layer_graph import open_session, run
-from calibration.quantisers import METHODS, TOOLS, CalibrationPictures, Method
+from calibration.layer_graph import logits_of, open_session
 from models.dead_leaves import dead_leaves
 from runtime.artifacts.artifact import artifact_path
 from runtime.errors import UserError
 from runtime.images.preprocess import preprocess
+from tests.benchmarks import compare_int8 as compare
+from tests.benchmarks.compare_int8 import NAMES, macs_in_int8
+from tests.benchmarks.quantisers import METHODS, TOOLS, CalibrationPictures, Method
 from tests.calibration.small_network import CLASSES, PREPROCESSING, SIDE, small_model, write_artifact
 
 PICTURES = 8
@@ -50,7 +50,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, picture in zip(names, dead_leaves(PICTURES, SIDE)):
         Image.fromarray((255 * picture.transpose(1, 2, 0)).astype(np.uint8)).save(folder / name)
     batch = np.stack([preprocess(folder / name, PREPROCESSING) for name in names])
-    classes = run(open_session(small_model(), 1), [batch]).argmax(1).tolist()
+    classes = logits_of(open_session(small_model(), 1), [batch]).argmax(1).tolist()
     assert len(set(classes)) > 1
     with open(folder / "labels.csv", "w", newline="") as file:
         csv.writer(file).writerows([("file", "label"), *zip(names, classes)])
@@ -77,7 +77,7 @@ def test_a_row_for_every_method(artifacts, images, tmp_path):
         [
             sys.executable,
             "-m",
-            "calibration.compare",
+            "tests.benchmarks.compare_int8",
             "--variant",
             "small",
             "--calib",

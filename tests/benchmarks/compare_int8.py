@@ -1,4 +1,4 @@
-"""INT8 as other tools make it, beside ours: python -m calibration.compare --variant v2-b0 --calib photos/ --data labelled/
+"""INT8 as other tools make it, beside ours: python -m tests.benchmarks.compare_int8 --variant v2-b0 --calib A --data B
 
 Each tool quantises in a process of its own, so that time and peak memory are its own, from the same images. What
 comes out is judged here, in one run, on the same images and on the same kernels: with Q/DQ computed as written, in
@@ -25,14 +25,14 @@ import numpy as np
 import onnx
 
 from calibration.collect.images import CalibrationImages, read_folder
-from calibration.layer_graph import LayerGraph, open_session, run, sqnr, top1_agreement
-from calibration.quantisers import METHODS, TOOLS, Method
+from calibration.layer_graph import LayerGraph, logits_of, open_session, sqnr, top1_agreement
 from calibration.report.result import written
 from calibration.stage import read_network
 from runtime.artifacts.artifact import artifacts_folder, find_artifact, read_artifact, require_classes, sealed
 from runtime.command import run as run_command
 from runtime.errors import UserError
 from runtime.whole_file import write_whole
+from tests.benchmarks.quantisers import METHODS, TOOLS, Method
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Row:
 FP32 = "fp32"
 NAMES = (FP32, *(method.name for method in METHODS))
 
-_ROOT = str(Path(__file__).parents[1])
-_CHILD = "import sys; from calibration.quantisers import quantise_here; quantise_here(sys.argv[1])"
+_ROOT = str(Path(__file__).parents[2])
+_CHILD = "import sys; from tests.benchmarks.quantisers import quantise_here; quantise_here(sys.argv[1])"
 
 
 def macs_in_int8(model: onnx.ModelProto, network: LayerGraph) -> float:
@@ -99,12 +99,12 @@ def compare(
     rows = np.arange(len(pictures))[:limit]
     labels = None if pictures.labels is None else pictures.labels[rows]
     say("judging fp32")
-    reference = run(open_session(network.to_model(), threads), pictures.batches(rows))
+    reference = logits_of(open_session(network.to_model(), threads), pictures.batches(rows))
 
     def judged(name: str, about: str, model: onnx.ModelProto) -> Row:
         say(f"judging {name}")
         share = macs_in_int8(model, network)
-        logits = run(open_session(model, threads, integer=False), pictures.batches(rows))
+        logits = logits_of(open_session(model, threads, integer=False), pictures.batches(rows))
         agreement, noise = 100 * top1_agreement(reference, logits), sqnr(reference, logits)
         return Row(name, about, _top1(logits, labels), agreement, noise, 100 * share)
 
@@ -131,7 +131,7 @@ def compare(
 def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> list[str]:
     """The lines to print."""
     width = max(len(row.name) for row in rows)
-    lines = [f"{'':<{width}}   top-1 %  same class %  SQNR dB  INT8 MACs %   time s  peak MB"]
+    lines = [f"{'':<{width}}   top-1 %   agreement %  SQNR dB  INT8 MACs %   time s  peak MB"]
     for row in rows:
         if row.reason:
             lines.append(f"{row.name:<{width}}   {row.reason}")
@@ -220,7 +220,7 @@ def _tried(
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m calibration.compare",
+        prog="python -m tests.benchmarks.compare_int8",
         description="Quantises a variant with onnxruntime's and NVIDIA's tools and judges them beside FP32 and ours.",
     )
     parser.add_argument("--variant", required=True, metavar="NAME", help="an exported variant")
