@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
-from ..artifacts.artifact import RANDOM_WEIGHTS, Artifact
-from ..errors import UserError
-from ..measure.dataset import Sample
+from ..artifacts.artifact import RANDOM_WEIGHTS
+from ..measure.dataset import samples_digest
 from ..measure.evaluation import (
+    LabelCheck,
+    LabelError,
     Record,
-    believable,
     read_samples,
     record_of,
     reference_path,
@@ -43,7 +42,6 @@ def evaluate_spread(options: argparse.Namespace, fleet: Fleet) -> Dict[str, Any]
     samples = read_samples(options.data, artifacts[0], options.labels, options.limit)
     if artifacts[0].random:
         print(f"{artifacts[0].path}: {RANDOM_WEIGHTS}", file=sys.stderr)
-    asked = {"samples": _digest(samples)}
     task = Task(
         artifacts,
         options,
@@ -51,26 +49,37 @@ def evaluate_spread(options: argparse.Namespace, fleet: Fleet) -> Dict[str, Any]
         growing=False,
         form=lambda _: recorded,
         entries=lambda: (Entry(sample.path, str(Path(sample.path).absolute())) for sample in samples),
-        asked=asked,
+        asked={"samples": samples_digest(samples)},
     )
     folder = Folder(Store(own_folder(task, "evaluation")), ".jsonl")
-    checked = _Checked(folder, samples, artifacts[0], options.force)
+    check, progress = LabelCheck(samples, artifacts[0], options.force), Progress("evaluating")
+    before = 0  # images that an interrupted run had done
+
+    def seen(done: int, of: int, parts: List[Part]) -> None:
+        nonlocal before
+        before = before if parts else done
+        progress(done, of)
+        for part in parts:
+            for record in _read(folder, part.group):
+                check.add(record)
+
     began = time.perf_counter()
     with folder.store.mine():
         try:
-            job, groups = finish(task, folder, checked.seen, options.fresh)
-            checked.end()
-        except UserError:
-            if checked.wrong:
-                folder.remove()  # what it holds would be gone on with
+            job, groups = finish(task, folder, seen, options.fresh)
+            records = [record for group in range(len(groups)) for record in _read(folder, group)]
+            whole = LabelCheck(samples, artifacts[0], options.force)
+            for record in records:
+                whole.add(record)
+            whole.finish()
+        except LabelError:
+            folder.remove()  # or the next run would continue it
             raise
         finally:
-            checked.progress.end()
-        records = [record for group in range(len(groups)) for record in _read(folder, group)]
+            progress.end()
         reference = artifacts[1] if options.reference else None
         result = summary(records, samples, artifacts[0], job["description"], reference)
-        done = len(samples) - checked.progress.first
-        result["images_per_second"] = round(done / max(time.perf_counter() - began, 1e-9), 2)
+        result["images_per_second"] = round((len(samples) - before) / max(time.perf_counter() - began, 1e-9), 2)
         folder.remove()
     return result
 
@@ -86,52 +95,3 @@ def recorded(
 def _read(folder: Folder, group: int) -> Iterator[Record]:
     for line in (folder.store.read(f"{RESULTS}/{folder.name(group)}") or b"").splitlines():
         yield Record(*json.loads(line))
-
-
-class _Checked:
-    """Looks at the records from the first image on, as far as they are there without a gap: labels of another label set are
-    found out early, as on one machine."""
-
-    def __init__(self, folder: Folder, samples: Sequence[Sample], artifact: Artifact, force: bool) -> None:
-        self.folder, self.progress, self.wrong = folder, Progress("evaluated"), False
-        self.there: Set[int] = set()
-        self.next = 0
-        self.waiting: List[Record] = []
-        self.force, self.check = force, believable(self._in_order(), samples, artifact, force)
-
-    def _in_order(self) -> Iterator[Record]:
-        while self.waiting:
-            yield self.waiting.pop(0)
-
-    def seen(self, done: int, of: int, parts: List[Part]) -> None:
-        self.progress(done, of)
-        if not parts and done:  # an interrupted evaluation is gone on with: its labels were looked at
-            self.force = True
-        self.there.update(part.group for part in parts)
-        while not self.force and self.next in self.there:
-            self.waiting += _read(self.folder, self.next)
-            self.next += 1
-            while self.waiting:
-                self._look()
-
-    def end(self) -> None:
-        if not self.force:
-            self._look()
-
-    def _look(self) -> None:
-        try:
-            next(self.check, None)
-        except UserError:
-            self.wrong = True
-            raise
-
-
-def _digest(samples: Sequence[Sample]) -> str:
-    digest = hashlib.sha256()
-    for sample in samples:
-        try:
-            size = Path(sample.path).stat().st_size
-        except OSError:
-            size = -1
-        digest.update(f"{sample.path!r} {sample.label} {size}\n".encode())
-    return digest.hexdigest()

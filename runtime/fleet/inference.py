@@ -38,7 +38,7 @@ def infer(options: argparse.Namespace, fleet: Fleet) -> int:
         asked=asked,
     )
     folder = Folder(Store(options.out or own_folder(task, "infer")))
-    progress = Progress("classified")
+    progress = Progress("classifying")
     with folder.store.mine():
         try:
             job, groups = finish(task, folder, lambda done, of, _: progress(done, of), options.fresh)

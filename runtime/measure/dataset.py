@@ -9,11 +9,13 @@ import os
 import re
 import unicodedata
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..artifacts.artifact import Artifact
+from ..digest import sha256_of_facts
 from ..errors import UserError
 from ..images.find import below
+from .label_files import match_files
 
 _SPLITS = {"train", "val", "valid", "validation", "test"}
 _MOST_BYTES = 256 << 20  # of a list of labels: ImageNet's for 1.3 million images has 40 MB
@@ -59,8 +61,16 @@ class ClassNames:
         return found
 
     def require(self, words: Iterable[str], where: str) -> Dict[str, int]:
-        """The class of each word. Raises UserError that names those that mean none, with a hint."""
+        """The class of each word. Raises UserError that names those that mean none, with a hint.
+
+        Among numbers one more than the last index gets through, as a class that the model has not: such labels count from 1, and
+        label_order says so once the images show it.
+        """
         found = {word: self.index(word) for word in words}
+        one_more = str(self.artifact.classes)
+        numbers = all(re.fullmatch(r"\d{1,9}", word) for word in found)
+        if found.get(one_more, 0) is None and numbers and ("0" not in found or len(found) > self.artifact.classes):
+            found[one_more] = self.artifact.classes
         unknown = sorted(word for word, index in found.items() if index is None)
         if unknown:
             near = difflib.get_close_matches(_plain(unknown[0]), self.known, n=1)
@@ -87,17 +97,7 @@ def read_dataset(folder: Path, artifact: Artifact, labels: Optional[Path] = None
     if labels is not None:
         rows = read_labels(labels)
         classes = names.require({word for _, word in rows}, str(labels))
-        files = {os.path.relpath(path, str(folder)): path for path in below(str(folder))}
-        by_stem = {os.path.splitext(os.path.basename(name))[0]: name for name in files}
-        samples = []
-        for name, word in rows:
-            found = name if name in files else by_stem.get(os.path.splitext(os.path.basename(name))[0], name)
-            if found not in files and (os.path.isabs(found) or ".." in Path(found).parts):
-                raise UserError(f"{labels}: {found} does not lie in {folder}.")
-            samples.append(Sample(found, files.get(found, os.path.join(str(folder), name)), classes[word]))
-        if samples and not any(sample.path in files.values() for sample in samples[:100]):
-            raise UserError(f"None of the files that {labels} names is in {folder}: {samples[0].name}, say.")
-        return samples
+        return _listed(rows, classes, folder, labels)
     paths = [(os.path.relpath(path, str(folder)), path) for path in below(str(folder))]
     if not paths:
         raise UserError(f"The folder {folder} has no images.")
@@ -115,6 +115,42 @@ def read_dataset(folder: Path, artifact: Artifact, labels: Optional[Path] = None
         raise UserError(f"{folder} holds {' and '.join(sorted(tops))}: give one of them, {folder / max(tops)} say.")
     classes = names.require(tops, str(folder))
     return [Sample(name, path, classes[name.split(os.sep)[0]]) for name, path in paths]
+
+
+def _listed(rows: Sequence[Tuple[str, str]], classes: Dict[str, int], folder: Path, labels: Path) -> List[Sample]:
+    """The samples that a list names; one whose file is missing is named, and counts as unreadable later."""
+    files = {os.path.relpath(path, str(folder)): path for path in below(str(folder))}
+    try:
+        found = match_files([name for name, _ in rows], list(files), str(folder))
+    except UserError as error:
+        raise UserError(f"{labels} names images ambiguously: {error}") from None
+    if rows and not any(found):
+        raise UserError(f"None of the files that {labels} names is in {folder}: {rows[0][0]}, say.")
+    words: Dict[str, str] = {}
+    for file, (_, word) in zip(found, rows):
+        if file is not None and classes[words.setdefault(file, word)] != classes[word]:
+            raise UserError(f"{labels} lists {file} twice, as {words[file]} and as {word}: leave the right one.")
+    return [
+        Sample(file or name, files[file] if file else _nowhere(folder, name), classes[word])
+        for file, (name, word) in zip(found, rows)
+    ]
+
+
+def _nowhere(folder: Path, name: str) -> str:
+    """A path for a listed file that is not there. The name itself may lead out of the folder, or to another image of it."""
+    return os.path.join(str(folder), ".missing", re.sub(r"[^\w.-]", "_", name))
+
+
+def samples_digest(samples: Sequence[Sample]) -> str:
+    """Tells one data set from another: of the files' paths and sizes, and their labels."""
+
+    def size(path: str) -> int:
+        try:
+            return os.stat(path).st_size
+        except OSError:
+            return -1
+
+    return sha256_of_facts([(os.fsencode(each.path).hex(), each.label, size(each.path)) for each in samples])
 
 
 def read_labels(path: Path) -> List[Tuple[str, str]]:

@@ -5,28 +5,31 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from ..artifacts.artifact import PRECISIONS, RANDOM_WEIGHTS, Artifact, find_artifact
 from ..errors import UserError
 from ..networks.classifier import Classifier
+from ..networks.network import NotFiniteError
 from ..networks.pipeline import Answer, overlapped
 from .accuracy import mcnemar, paired_difference, wilson
 from .dataset import Sample, read_dataset
+from .label_order import Seen, doubt
 
-_SUSPICIOUS = 64  # labelled images without one hit in the top five: the labels must mean something else
+_FIRST_LOOK = 512  # labelled images after which their labels are checked for the first time; then after twice as many
 
 
 class Record(NamedTuple):
     """What is kept of one image."""
 
     row: int  # in the data set
-    top: List[int]  # likeliest classes, best first; empty: the image could not be read
+    top: List[int]  # likeliest classes, best first; empty: the image could not be read, or the network failed on it
     reference: Optional[int]  # the reference's class
     signal: float  # power of the reference's logits
     noise: float  # power of the difference of the logits
+    not_finite: bool = False  # the network answered with NaN or infinity
 
 
 def evaluate(
@@ -40,8 +43,9 @@ def evaluate(
     """Accuracy of `classifier` on `samples`, and against `reference` where there is one; see `summary` for the keys.
 
     Streams: memory does not grow with the number of images but for a line each in `journal`, a file that lets an
-    interrupted evaluation go on where it stopped. Images that can't be read are counted and left out.
-    Raises UserError if labels seem to be of another label set (unless `force`), or the two models' classes differ.
+    interrupted evaluation go on where it stopped. Images that can't be read, or that a network answers with NaN or infinity,
+    are counted and left out. Raises UserError if the labels seem to be of another label set or in another order (unless
+    `force`), or the two models' classes differ.
     """
     if reference:
         require_comparable(classifier.artifact, reference.artifact)
@@ -49,11 +53,15 @@ def evaluate(
     records = _journalled(journal, len(samples), batch)
     began, start = time.perf_counter(), len(records)
     with _appending(journal) as note:
-        found = _records(classifier, samples, reference, start, batch)
-        for record in believable(found, samples, classifier.artifact, force or start > 0):
+        check = LabelCheck(samples, classifier.artifact, force)
+        for record in records:
+            check.add(record)
+        for record in _records(classifier, samples, reference, start, batch):
             note(record)
             records.append(record)
+            check.add(record)
             progress(len(records), len(samples))
+        check.finish()
     used = reference.artifact if reference else None
     result = summary(records, samples, classifier.artifact, classifier.backend.description, used)
     result["images_per_second"] = round((len(samples) - start) / max(time.perf_counter() - began, 1e-9), 2)
@@ -88,33 +96,57 @@ def require_comparable(ours: Artifact, reference: Artifact) -> None:
         )
 
 
-def believable(
-    records: Iterable[Record], samples: Sequence[Sample], artifact: Artifact, force: bool = False
-) -> Iterator[Record]:
-    """`records`, from the first on. Raises UserError once their labels seem to be of another label set, unless `force`."""
-    labelled = hits = 0
-    wrong: Optional[Record] = None
-    for record in records:
-        yield record
-        label = samples[record.row].label
-        labelled += bool(record.top) and label is not None
-        hits += label in record.top
-        wrong = wrong or (record if record.top and label is not None else None)
-        if wrong and not force and not artifact.random and labelled >= _SUSPICIOUS and hits == 0:
-            sample, labels = samples[wrong.row], artifact.labels
-            raise UserError(
-                f"None of the first {labelled} labels is among the model's best five. They are probably of another label "
-                f"set: {sample.name} is labelled {sample.label} ('{labels[sample.label or 0]}'), the model sees "
-                f"'{labels[wrong.top[0]]}'. --force evaluates all the same."
+class LabelError(UserError):
+    """The labels do not mean the model's classes."""
+
+
+class LabelCheck:
+    """Watches the records of an evaluation, in whatever order they come, for labels that do not mean the model's classes.
+
+    Looks at powers of two, so that a data set of millions is not evaluated for nothing, and at the end.
+    """
+
+    def __init__(self, samples: Sequence[Sample], artifact: Artifact, force: bool = False) -> None:
+        self.samples, self.artifact, self.off = samples, artifact, force or artifact.random
+        self.labelled: List[Record] = []
+        self.next = _FIRST_LOOK
+
+    def add(self, record: Record) -> None:
+        """Raises LabelError with what the labels seem to be."""
+        if record.top and self.samples[record.row].label is not None:
+            self.labelled.append(record)
+        if len(self.labelled) >= self.next:
+            self.next *= 2
+            self.finish()
+
+    def finish(self) -> None:
+        """The same, for all records there are."""
+        if self.off or not self.labelled:
+            return
+        said = self._doubt([record.top[0] for record in self.labelled])
+        references = [record.reference for record in self.labelled]
+        if said and None not in references:  # labels that suit the reference are right, whatever this model does
+            said = self._doubt([reference or 0 for reference in references])
+        if said:
+            wrong = min(self.labelled, key=lambda record: (self.samples[record.row].label == record.top[0], record.row))
+            sample, labels = self.samples[wrong.row], self.artifact.labels
+            raise LabelError(
+                f"The labels are probably of another label set or in another order. {said} For example, {sample.name} is "
+                f"labelled {sample.label} ('{_name(sample, labels)}'), and the model sees '{labels[wrong.top[0]]}'. "
+                "--force evaluates them as they are."
             )
+
+    def _doubt(self, found: Sequence[int]) -> Optional[str]:
+        truth = [self.samples[record.row].label or 0 for record in self.labelled]
+        return doubt([Seen(*each) for each in zip(truth, found)], self.artifact)
 
 
 def summary(
     records: Sequence[Record], samples: Sequence[Sample], ours: Artifact, backend: str, reference: Optional[Artifact]
 ) -> Dict[str, Any]:
-    """The figures, shares in %: n, unreadable; top1, top5 with intervals (None without labels or with random weights);
-    agreement, sqnr_db, difference (points of top-1, negative: worse than the reference) and flipped. `backend`: what ran
-    it, in words."""
+    """The figures, shares in %: n, unreadable, not_finite; top1, top5 with intervals (None without labels or with random
+    weights); agreement, sqnr_db, difference (points of top-1, negative: worse than the reference) and flipped. `backend`:
+    what ran it, in words."""
     seen = [record for record in records if record.top]
     known = [record for record in seen if samples[record.row].label is not None]
     labels = ours.labels
@@ -126,7 +158,8 @@ def summary(
         "backend": backend,
         "n": len(seen),
         "labelled": len(known),
-        "unreadable": len(records) - len(seen),
+        "unreadable": sum(not record.top and not record.not_finite for record in records),
+        "not_finite": sum(record.not_finite for record in records),
         "top1": None,
         "top5": None,
     }
@@ -180,7 +213,7 @@ def _records(
 def record_of(row: int, answer: Answer) -> Record:
     """What is kept of the networks' answer to the image in `row`; of two, the second is the reference."""
     if answer.error is not None:
-        return Record(row, [], None, 0.0, 0.0)
+        return Record(row, [], None, 0.0, 0.0, isinstance(answer.error, NotFiniteError))
     logits = answer.logits[0]
     top = [int(index) for index in np.argsort(-logits, kind="stable")[:5]]
     if len(answer.logits) == 1:
@@ -242,4 +275,6 @@ def _percent(interval: Tuple[float, float]) -> List[float]:
 
 
 def _name(sample: Sample, labels: Sequence[str]) -> Optional[str]:
-    return None if sample.label is None else labels[sample.label]
+    if sample.label is None:
+        return None
+    return labels[sample.label] if sample.label < len(labels) else str(sample.label)

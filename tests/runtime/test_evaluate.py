@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,13 +13,16 @@ import sys
 from pathlib import Path
 from typing import Tuple
 
+import numpy as np
 import pytest
 
-from runtime.artifacts.artifact import read_artifact
+from runtime.artifacts.artifact import read_artifact, sealed
 from runtime.errors import UserError
 from runtime.evaluate import main
 from runtime.measure.dataset import read_dataset
+from runtime.networks.network import Network
 from tests.in_process import called
+from tests.runtime.artifacts.changed_artifacts import unsealed
 
 REPOSITORY = Path(__file__).parents[2]
 PICTURES = Path(__file__).parents[1] / "data"
@@ -93,7 +97,7 @@ def test_lists_of_labels_beside_the_pictures(lite0, tmp_path, file, text):
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
-        ({"labels.csv": "file,label\ncorgi.jpg,1000\n"}, "labels are not classes"),
+        ({"labels.csv": "file,label\ncorgi.jpg,1001\n"}, "labels are not classes"),
         ({"labels.csv": "picture;class\ncorgi.jpg;1\n"}, "is no list of labels"),
         ({"labels.csv": "file,label\nelsewhere.jpg,1\n"}, "None of the files"),
         ({"val.txt": "490\n361\n171\n"}, "ILSVRC's ground truth has numbers of its own"),
@@ -140,7 +144,7 @@ def test_pictures_without_labels_give_agreement_alone(evaluate, tmp_path):
     shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path / "data"))
     done = evaluate("--data", "data", "--reference", "fp16")
     assert done.status == 0, done.err
-    assert "not measured: the images have no labels" in done.out and "same class  100.0 %" in done.out
+    assert "not measured: the images have no labels" in done.out and "agreement   100.0 % in top-1" in done.out
 
 
 def test_labels_of_another_set_are_an_error_and_not_0_percent(evaluate, tmp_path):
@@ -152,6 +156,57 @@ def test_labels_of_another_set_are_an_error_and_not_0_percent(evaluate, tmp_path
     assert evaluate("--data", tmp_path).status == 2  # nor does a second run take it for interrupted
     done = evaluate("--data", tmp_path, "--force", "--json")
     assert json.loads(done.out)["top1"] == 0
+
+
+def test_labels_counted_from_1_are_an_error_that_says_so(evaluate, tmp_path):
+    """With one hit among the first: the only class whose number is right so."""
+    crops = tmp_path / "photos"
+    crops.mkdir()
+    for i in range(24):
+        shutil.copy(str(PICTURES / ("corgi.jpg" if i % 2 else "lighthouse.jpg")), str(crops / f"{i}.jpg"))
+    rows = [f"{i}.jpg,{(CORGI if i % 2 else LIGHTHOUSE) + (i > 0)}\n" for i in range(24)]
+    (crops / "labels.csv").write_text("file,label\n" + "".join(rows))
+    done = evaluate("--data", crops)
+    assert done.status == 2 and not list((tmp_path / "reports").iterdir())
+    assert re.search(r"counted from 1.* 4\.2% of 24 .* 95\.8% with 1 subtracted", done.err), done.err
+
+
+def test_nan_and_infinity_are_failures_that_are_counted(evaluate, tmp_path, monkeypatch):
+    """As an FP16 engine gives them for bright images: such an image has no class, and the exit status says it."""
+    from PIL import Image
+
+    network = Network.logits
+
+    def overflowing(self: Network, batch: np.ndarray) -> np.ndarray:
+        logits = network(self, batch).copy()
+        bright = batch.reshape(len(batch), -1).mean(axis=1)
+        logits[bright > 0.9] = np.nan
+        logits[bright < -0.9, 5] = np.inf
+        return logits
+
+    monkeypatch.setattr(Network, "logits", overflowing)
+    (tmp_path / "photos").mkdir()
+    shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path / "photos"))
+    for name, grey in (("white", 255), ("black", 0)):
+        Image.new("RGB", (64, 64), (grey,) * 3).save(str(tmp_path / "photos" / f"{name}.png"))
+    (tmp_path / "photos" / "labels.csv").write_text("file,label\ncorgi.jpg,264\nwhite.png,0\nblack.png,0\n")
+    done = evaluate("--data", "photos", "--json")
+    result = json.loads(done.out, parse_constant=pytest.fail)
+    assert done.status == 1
+    assert (result["n"], result["not_finite"], result["unreadable"], result["top1"]) == (1, 2, 0, 100)
+    done = evaluate("--data", "photos")
+    assert done.status == 1 and "failed      2: the network's answer holds NaN or infinity" in done.out
+
+
+def test_a_reference_of_another_network_is_a_sentence(evaluate, lite0, tmp_path):
+    graph, metadata = unsealed(lite0.path)
+    labels = json.dumps([f"class {i}" for i in range(10)])
+    other = tmp_path / "other.fp32.onnx"
+    other.write_bytes(sealed(graph, "fp32", {**metadata, "variant": "other", "classes": "10", "labels": labels})[0])
+    (tmp_path / "photos").mkdir()
+    shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path / "photos"))
+    done = evaluate("--data", "photos", "--reference", other)
+    assert done.status == 2 and done.err.startswith("error: ") and "other.fp32.onnx" in done.err
 
 
 # Killed when it tells of the 21st image, in the third batch: from within, so that it can't have ended before.
