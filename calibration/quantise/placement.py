@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibration.collect.ranges import Range, half_precision
 from calibration.layer_graph import Layer, LayerGraph
+from calibration.quantise.blocks import depthwise_end
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,24 @@ def smoothing_site(network: LayerGraph, layer: Layer) -> bool:
 
 
 def quantised_graph(
-    network: LayerGraph, layers: Mapping[str, Quantised], identities: Mapping[str, Range], kept: Collection[str] = ()
+    network: LayerGraph,
+    layers: Mapping[str, Quantised],
+    identities: Mapping[str, Range],
+    kept: Collection[str] = (),
+    outputs: Mapping[str, Range] | None = None,
 ) -> onnx.ModelProto:
-    """`network` with `layers` (by name) in int8 except those `kept`, and Q/DQ on the identity of each Add named in
-    `identities` whose branch ends in an int8 layer. Opset and all else as in the network."""
+    """`network` with `layers` (by name) in INT8 except those `kept`, and Q/DQ on the identity of each Add named in
+    `identities` whose branch ends in an INT8 layer. Opset and all else as in the network.
+
+    `outputs`: ranges of what depthwise layers and their activations give, by layer. Whoever reads it reads it behind one
+    Q/DQ pair, so that the INT8 kernel can write INT8.
+    """
     model = network.to_model()
     graph = model.graph
     chosen = {name: quantised for name, quantised in layers.items() if name not in kept}
+    ends = {
+        depthwise_end(network, network.layer(name)): found for name, found in (outputs or {}).items() if name in chosen
+    }
     branches = {residual.name: residual for residual in network.residuals}
     constants = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -165,6 +177,10 @@ def quantised_graph(
         elif node.name in identities and branches[node.name].branch in chosen:
             at = list(node.input).index(branches[node.name].identity)
             node.input[at] = pair(node.input[at], identities[node.name].scale)
+        if quantised is None:
+            for at, tensor in enumerate(node.input):
+                if tensor in ends:
+                    node.input[at] = pair(tensor, ends[tensor].scale)
         nodes.append(node)
     for name, offset in moved.items():
         constant(name, numpy_helper.to_array(constants[name]) + np.float32(offset))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import onnx
 
 from calibration.collect.ranges import Histogram, Range, choose, choose_factors, collect
 from calibration.layer_graph import Layer, LayerGraph, by_input
-from calibration.quantise.placement import Placement, Quantised, offset_site
+from calibration.quantise.blocks import FORMS, blocks, depthwise_end, higher_precision
+from calibration.quantise.placement import Placement, Quantised, offset_site, quantised_graph
 from calibration.quantise.rounding import collect_moments, corrected_bias, round_weights
 from runtime.progress import Report, silent
 
@@ -25,6 +27,23 @@ class Prepared:
     identities: dict[str, Range]  # by residual Add
     histograms: dict[str, Histogram]  # by tensor
     means: dict[str, np.ndarray]  # of what each output sees, by layer; as in Moments
+    outputs: dict[str, Range] = field(
+        default_factory=dict
+    )  # by depthwise layer, where others than one INT8 layer read it
+
+    def graph(self, forms: Mapping[str, str] | None = None, kept: Collection[str] = ()) -> onnx.ModelProto:
+        """The network in INT8 with the blocks in `forms` (by name; "chain" where none is given), `kept` layers besides in
+        higher precision."""
+        units = {block.project: block for block in blocks(self.network)}
+        forms = forms or {}
+        branches = {residual.name: residual.branch for residual in self.network.residuals}
+        identities = {
+            name: found
+            for name, found in self.identities.items()
+            if branches[name] not in units or FORMS[forms.get(units[branches[name]].name, "chain")].identity
+        }
+        kept = {*kept, *higher_precision(units.values(), forms)}
+        return quantised_graph(self.network, self.layers, identities, kept, self.outputs)
 
     def histogram_low(self, name: str) -> float:
         return self.histograms[self.network.layer(name).input].low
@@ -65,11 +84,12 @@ def prepare(
     residuals = network.residuals if placement.identities else []
     users = by_input(layers)
     streams = {residual.identity for residual in residuals}
-    histograms = collect(network, sorted({*users, *streams}), batches(), threads)
+    ends = shared_ends(network, layers)
+    histograms = collect(network, sorted({*users, *streams, *ends.values()}), batches(), threads)
     ranges = {}
     for tensor, histogram in histograms.items():
         gains = [_gain(network, layer) for layer in users.get(tensor, [])]
-        if tensor in streams:
+        if tensor in streams or not gains:
             gains.append(np.ones(len(histogram.counts)))
         shifted = placement.offsets and any(offset_site(network, layer) for layer in users.get(tensor, []))
         ranges[tensor] = choose(histogram, gains, shifted)
@@ -82,9 +102,22 @@ def prepare(
         {residual.name: ranges[residual.identity] for residual in residuals},
         histograms,
         {layer.name: moments[layer.name].mean for layer in layers},
+        {name: ranges[tensor] for name, tensor in ends.items()},
     )
     prepared.layers = {name: prepared.with_range(name, q.range) for name, q in prepared.layers.items()}
     return prepared
+
+
+def shared_ends(network: LayerGraph, layers: Collection[Layer]) -> dict[str, str]:
+    """What each depthwise layer of `layers` and its activation give, by layer, where not only layers read it: it needs a range
+    of its own."""
+    users = by_input(layers)
+    ends = {layer.name: depthwise_end(network, layer) for layer in layers if layer.depthwise}
+    return {
+        name: tensor
+        for name, tensor in ends.items()
+        if len(users.get(tensor, ())) < len(network.consumers.get(tensor, ()))
+    }
 
 
 def _gain(network: LayerGraph, layer: Layer) -> np.ndarray:
@@ -104,6 +137,8 @@ def to_arrays(prepared: Prepared) -> dict[str, np.ndarray]:
         arrays[f"layer/{name}/bias"], arrays[f"layer/{name}/mean"] = layer.bias, prepared.means[name]
     for name, identity in prepared.identities.items():
         arrays[f"identity/{name}/range"] = np.array([identity.scale, identity.offset])
+    for name, output in prepared.outputs.items():
+        arrays[f"output/{name}/range"] = np.array([output.scale, output.offset])
     for name, histogram in prepared.histograms.items():
         arrays[f"histogram/{name}/counts"] = histogram.counts
         arrays[f"histogram/{name}/extremes"] = np.array([histogram.low, histogram.high])
@@ -112,7 +147,7 @@ def to_arrays(prepared: Prepared) -> dict[str, np.ndarray]:
 
 def from_arrays(network: LayerGraph, arrays: dict[str, np.ndarray]) -> Prepared:
     """What `to_arrays` was given."""
-    names: dict[str, list[str]] = {"layer": [], "identity": [], "histogram": []}
+    names: dict[str, list[str]] = {"layer": [], "identity": [], "output": [], "histogram": []}
     for key in arrays:
         kind, _, rest = key.partition("/")
         name = rest.rpartition("/")[0]
@@ -125,6 +160,8 @@ def from_arrays(network: LayerGraph, arrays: dict[str, np.ndarray]) -> Prepared:
         prepared.means[name] = mean
     for name in names["identity"]:
         prepared.identities[name] = Range(*map(float, arrays[f"identity/{name}/range"]))
+    for name in names["output"]:
+        prepared.outputs[name] = Range(*map(float, arrays[f"output/{name}/range"]))
     for name in names["histogram"]:
         histogram = Histogram(0)
         histogram.counts = arrays[f"histogram/{name}/counts"]
