@@ -34,6 +34,11 @@ def canonical(name: str) -> str:
     return _variant(found) + dash + head if found else name
 
 
+def is_variant(name: str) -> bool:
+    """Whether `name` means one of the family's networks, with or without a head, in any spelling."""
+    return _MENTION.fullmatch(re.sub(r"-(embedding|features)$", "", name.strip())) is not None
+
+
 def _variant(found: "re.Match[str]") -> str:
     v2, v2_size, lite, lite_size, plain = (group and group.lower() for group in found.groups())
     return f"v2-{v2_size}" if v2 else f"lite{lite_size}" if lite else plain

@@ -15,10 +15,11 @@ from ..printable import printable
 from ..table import aligned
 from ..whole_file import write_whole
 from . import chart
+from .artifacts import folder_of
 from .choose import LIMITS, choose
 from .page import page
-from .plan import Plan, backends_of, batches_of, foreign_of, precisions_of, variants_of
-from .rows import Report, read_rows
+from .plan import Plan, backends_of, batches_of, foreign_of, precisions_of, require_variants, variants_of
+from .rows import Report, failures, read_rows
 from .run import sweep
 
 REPORTS = Path("reports")
@@ -51,6 +52,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         seconds=options.seconds,
         threads=options.threads,
     )
+    require_variants(plan.variants, folder_of(plan))
     fleet = fleet_of(options)
     if fleet is not None:
         require_ray(fleet.address)
@@ -91,7 +93,7 @@ def _table(report: Report) -> str:
     lines = [["variant", "precision", "backend", "batch", "ms", "top-1", "MB", ""]]
     for row in report.rows:
         top1 = "-" if row.top1 is None else f"{row.top1.top1:.1f}{'' if row.top1.measured else ' published'}"
-        note = row.reason or row.accuracy_reason or ("random weights" if row.random else "")
+        note = row.reason or row.accuracy_reason or ("random weights" if row.random else failures(row))
         ms = size = "-"
         if row.latency:
             ms, size = f"{row.latency.total.p50:.2f}{'!' if row.latency.noisy else ''}", f"{row.latency.file_mb:.1f}"

@@ -11,7 +11,9 @@ _PATIENCE = 3  # s that an interrupted child has to end by itself: Ctrl-C reache
 
 
 class Failed(Exception):
-    """A child ended with an error; the text is its reason, on one line."""
+    """A child ended with an error; the text is its reason, on one line. `output`: what it had printed to stdout."""
+
+    output = ""
 
 
 def run_module(module: str, *arguments: object) -> str:
@@ -43,10 +45,13 @@ def run_module(module: str, *arguments: object) -> str:
                 process.kill()
                 process.wait()
             raise
-        if status:
-            raise Failed(reason(lines, status))
         output.seek(0)
-        return output.read()
+        printed = output.read()
+        if status:
+            failed = Failed(reason(lines, status))
+            failed.output = printed
+            raise failed
+        return printed
 
 
 def reason(lines: List[str], status: int) -> str:

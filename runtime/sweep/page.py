@@ -7,7 +7,7 @@ from typing import Any, Callable, List, NamedTuple, Sequence
 
 from ..html_page import definitions, document, escape, tag
 from ..measure.timing import Timing
-from .rows import Measured, Report, Row, flattened, frontier, measured, title
+from .rows import Measured, Report, Row, failures, flattened, frontier, measured, title
 
 # By stage of the way from JPEG bytes to top-5; a stage without a colour takes the last.
 _STAGES = {
@@ -145,6 +145,7 @@ def _notes(timed: Sequence[Row]) -> List[str]:
     if unknown and len(unknown) < len(timed):
         notes.append(f"Not in the chart, since their accuracy is not known: {', '.join(unknown)}.")
     reasons = {row.accuracy_reason: title(row, backend=False) for row in timed if row.accuracy_reason}
+    notes += [f"{title(row, backend=False)}: {failures(row)}, and they are left out." for row in timed if failures(row)]
     return notes + [f"Accuracy of {name} could not be measured: {reason}" for reason, name in reasons.items()]
 
 

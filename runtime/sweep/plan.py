@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
 import platform
 import re
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..artifacts.artifact import PRECISIONS
 from ..artifacts.facts import NAME
 from ..artifacts.third_party import name_of
+from ..artifacts.variant_names import TIMM, canonical, is_variant
 from ..backends.backend import BACKENDS
 from ..errors import UserError
 
@@ -52,7 +54,7 @@ class Plan(NamedTuple):
 
 
 def variants_of(text: str) -> List[str]:
-    """`b0..b3,lite0` -> b0 b1 b2 b3 lite0. Raises UserError for a range that can't be meant."""
+    """`b0..b3,Lite0` -> b0 b1 b2 b3 lite0. Raises UserError for a range that can't be meant."""
     names: List[str] = []
     for word in _words(text):
         found = re.fullmatch(r"(.*?)(\d+)\.\.(.*?)(\d+)", word)
@@ -65,7 +67,29 @@ def variants_of(text: str) -> List[str]:
             names += [f"{stem}{number}" for number in range(int(first), int(last) + 1)]
         else:
             names.append(word)
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(name if name.startswith(TIMM) else canonical(name) for name in names))
+
+
+def require_variants(names: Sequence[str], folder: Path) -> None:
+    """Raises UserError unless each of `names` is of the family, one of timm's models, or a network that lies in `folder`."""
+    for name in names:
+        if not (is_variant(name) or name.startswith(TIMM) or (folder / name).is_dir()):
+            there = sorted(each.parent.name for each in folder.glob("*/*.fp32.onnx"))
+            hint = difflib.get_close_matches(name, [*_FAMILY, *there], n=1)
+            raise UserError(
+                f"There is no variant '{name}'.{f' Did you mean {hint[0]}?' if hint else ''} The family is {', '.join(_FAMILY)}"
+                f"{f'; exported besides: {own}' if (own := ', '.join(set(there) - set(_FAMILY))) else ''}."
+            )
+
+
+_FAMILY = (
+    *(f"b{i}" for i in range(8)),
+    *(f"v2-b{i}" for i in range(4)),
+    "v2-s",
+    "v2-m",
+    "v2-l",
+    *(f"lite{i}" for i in range(5)),
+)
 
 
 def precisions_of(text: str) -> List[str]:

@@ -35,7 +35,7 @@ class Accuracy:
     """runtime.evaluate's figures of one artifact on one backend, %; intervals are of 95 %."""
 
     data: str  # the data set's folder
-    images: int
+    images: int  # that could be read, and that the network did not fail on
     key: str  # of what the figures depend on
     top1: Optional[float] = None  # None without labels
     top1_interval: Optional[Interval] = None
@@ -47,6 +47,7 @@ class Accuracy:
     difference: Optional[float] = None  # points of top-1, against FP32
     difference_interval: Optional[Interval] = None
     mcnemar_p: Optional[float] = None
+    not_finite: Optional[int] = None  # images that the network answered with NaN or infinity: left out
 
     def to_json(self) -> Dict[str, Any]:
         return {name: value for each, name in _NAMES.items() if (value := getattr(self, each)) is not None}
@@ -236,6 +237,12 @@ def title(row: Row, backend: bool = True) -> str:
     """What a row is called: `b0 int8 on OpenVINO 2026.4, CPU`."""
     name = f"{row.variant} {row.precision}"
     return (f"{name} on {row.backend}" if backend else name) + (f", batch {row.batch}" if row.batch != 1 else "")
+
+
+def failures(row: Row) -> str:
+    """What is to be said of images that the network failed on; "" for none."""
+    count = row.accuracy.not_finite if row.accuracy else 0
+    return f"{count} image{'s'[: count != 1]} failed: NaN or infinity" if count else ""
 
 
 def flattened(value: Any, prefix: str = "") -> List[Tuple[str, str]]:

@@ -165,9 +165,14 @@ class _Sweep:
             arguments += [option, value] if value is not None else []
         arguments += self.fleet.arguments() if self.fleet else []
         try:
-            result = json.loads(run_module("runtime.evaluate", *arguments))
-        except Failed as error:
-            return error
+            printed = run_module("runtime.evaluate", *arguments)
+        except Failed as error:  # of some images, if there is a result
+            if not error.output:
+                return error
+            printed = error.output
+        result = json.loads(printed)
+        if not result["n"]:
+            return Failed("all images failed: NaN or infinity" if result["not_finite"] else "no image could be read")
         return Accuracy.from_json(
             {**result, "pictures": result["n"], "data": plan.data.resolve().name, "accuracy_key": key}
         )

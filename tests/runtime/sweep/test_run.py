@@ -20,8 +20,17 @@ from runtime.sweep import artifacts as making
 from runtime.sweep import run as running
 from runtime.sweep.__main__ import main
 from runtime.sweep.children import Failed, reason, run_module
-from runtime.sweep.plan import Foreign, Plan, backends_of, batches_of, foreign_of, precisions_of, variants_of
-from runtime.sweep.rows import Row, read_rows
+from runtime.sweep.plan import (
+    Foreign,
+    Plan,
+    backends_of,
+    batches_of,
+    foreign_of,
+    precisions_of,
+    require_variants,
+    variants_of,
+)
+from runtime.sweep.rows import Row, failures, read_rows
 from runtime.sweep.run import sweep
 from tests.in_process import called
 from tests.interruptible import interruptible
@@ -83,7 +92,9 @@ class Commands:
 
     @staticmethod
     def evaluate(words: List[str]) -> str:
-        return json.dumps({"n": 2, "top1": 50.0, "top1_interval": [9.5, 90.5], "top5": None, "agreement": 100.0})
+        return json.dumps(
+            {"n": 2, "not_finite": 0, "top1": 50.0, "top1_interval": [9.5, 90.5], "top5": None, "agreement": 100.0}
+        )
 
     @staticmethod
     def made(words: List[str]) -> str:
@@ -166,6 +177,32 @@ def test_what_fails_is_a_row_with_its_reason_and_not_the_end(commands, tmp_path)
     assert rows["b2", "fp32", 1].latency and rows["b2", "fp32", 1].accuracy.top1 == 50  # measured alone
     assert rows["b3", "fp32", 1].latency and rows["b3", "fp32", 1].accuracy_reason == "labels of another set"
     assert "b4.fp32.onnx" in rows["b4", "fp32", 1].reason
+
+
+def test_images_that_the_network_failed_on_are_told_beside_the_accuracy(commands, tmp_path):
+    (tmp_path / "photos").mkdir()
+
+    def evaluate(words):
+        error = Failed("evaluating 2 of 2")
+        error.output = json.dumps({"n": 2 - failing, "not_finite": failing, "top1": 50.0, "top1_interval": [9.5, 90.5]})
+        raise error
+
+    commands.answers.update(evaluate=evaluate)
+    failing = 1
+    assert failures(go(plan(data=Path("photos")))["b0", "fp32", 1]) == "1 image failed: NaN or infinity"
+    failing = 2
+    row = go(plan(data=Path("photos")), "all")["b0", "fp32", 1]
+    assert row.accuracy is None and row.accuracy_reason == "all images failed: NaN or infinity"
+
+
+def test_a_variant_that_does_not_exist_is_an_error_before_anything_is_done(commands, tmp_path):
+    done = called(main, "--variants", "b0,b99")
+    assert (done.status, commands.calls) == (2, []) and "no variant 'b99'. The family is b0" in done.err
+    assert not (tmp_path / "reports").exists()
+    (tmp_path / "artifacts" / "birds").mkdir(parents=True)
+    for name in ("birds", "timm:resnet50", "EfficientNet_B1", "tf_efficientnetv2_b0-features"):
+        require_variants(variants_of(name), tmp_path / "artifacts")
+    assert variants_of("B0..B1,efficientnet_b1") == ["b0", "b1"]
 
 
 def test_a_second_run_measures_only_what_has_changed(commands, tmp_path):
