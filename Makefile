@@ -82,7 +82,7 @@ finetune: $(VENV)/.finetune $(VENV)/.demo ## DATA=photos/ [VARIANT=lite0] [WEIGH
 # A Jetson's own Python has TensorRT and neither torch nor onnx; elsewhere TensorRT-RTX is installed. TARGET is a GPU here.
 .PHONY: engine
 engine: PRECISION ?= fp16
-engine: ## VARIANT=b1 [export's] [PRECISION=fp32|fp16|int8] [BATCH=1,8,32] [TARGET=sm_89] [WORKSPACE=512M] [OPT_LEVEL=0..5] [DLA=0] [BACKEND=] [VERBOSE=1] [FORCE=1]
+engine: ## VARIANT=b1 [export's] [PRECISION=fp32|fp16|int8] [BATCH=1,8,32] [TARGET=sm_89|any] [WORKSPACE=512M] [OPT_LEVEL=0..5] [DLA=0] [BACKEND=] [VERBOSE=1] [FORCE=1]
 	@$(call made,$(NAMED),$(PRECISION)) || $(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
 	@python=$(PYTHON); $(if $(TARGET),false,$(PYTHON) -c 'import tensorrt' 2>/dev/null) || \
 	 { $(MAKE) --quiet --no-print-directory $(VENV)/.engine && python=$(PY); } && \

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Sequence
 
@@ -11,20 +11,14 @@ from .command import parse_size, run
 
 if TYPE_CHECKING:
     from .backends.tensorrt.manifest import Manifest
+    from .backends.tensorrt.site import Site
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     from .artifacts.artifact import artifacts_folder, find_artifact, read_artifact, set_latest
-    from .backends.tensorrt.generations import MODULES, installed
-    from .backends.tensorrt.loader import existing_engine, make_engine, open_site, wanted_of
-    from .backends.tensorrt.manifest import mismatch, read_manifest
-    from .backends.tensorrt.options import (
-        PRECISIONS,
-        BuildOptions,
-        parse_batch,
-        parse_target,
-    )
-    from .errors import UserError
+    from .backends.backend import TENSORRT
+    from .backends.tensorrt.engine import engine_of
+    from .backends.tensorrt.options import ANY, PRECISIONS, BuildOptions, parse_batch, parse_target
 
     parser = argparse.ArgumentParser(
         prog="python -m runtime.engine",
@@ -42,8 +36,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--dla", type=int, metavar="CORE", help="Jetson: core of the deep learning accelerator; FP16, one batch"
     )
-    parser.add_argument("--target", metavar="SM", help="TensorRT-RTX: build for another machine's GPU, as sm_89")
-    parser.add_argument("--backend", choices=("auto", *MODULES), default="auto")
+    parser.add_argument(
+        "--target", metavar="SM", help="TensorRT-RTX: build for another machine's GPU, as sm_89, or any"
+    )
+    parser.add_argument("--backend", choices=("auto", *TENSORRT), default="auto")
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to read and write (default: artifacts)")
     parser.add_argument("--no-compare", action="store_true", help="don't time INT8 against FP16 afterwards")
     parser.add_argument("--force", action="store_true", help="build even if a fitting engine is there")
@@ -51,10 +47,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     given = parser.parse_args(argv)
 
     target = parse_target(given.target) if given.target else None
-    module = given.backend
-    if module == "auto":
-        wanted = ("tensorrt_rtx", "tensorrt") if target else MODULES
-        module = next((name for name in wanted if installed(name)), wanted[0])
     options = BuildOptions(
         given.precision,
         parse_batch(given.batch),
@@ -64,24 +56,23 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         target,
     )
     folder: Path = given.artifacts or artifacts_folder()
-    site = open_site(module, target)
-    artifact = read_artifact(find_artifact(given.variant, site.generation.sources[given.precision], folder))
-    path = existing_engine(artifact, site)
-    if path is not None and not given.force:
-        with contextlib.suppress(UserError):  # damaged, or made by hand: built anew
-            manifest = read_manifest(path)
-            if manifest.options == options and not mismatch(manifest, wanted_of(artifact, site)):
-                print(f"{path} is up to date ({told(manifest)}); --force builds it again")
-                return 0
-    path, manifest = make_engine(artifact, site, options, given.verbose)
-    print(f"{path}: {told(manifest)}")
+    site = _site([given.backend] if given.backend != "auto" else TENSORRT[::-1] if target else TENSORRT, target)
+    artifact = read_artifact(find_artifact(given.variant, site.generation.source(given.precision), folder))
+    engine = engine_of(artifact, site, given.precision)
+    manifest = None if given.force else engine.current(options)
+    if manifest is not None:
+        print(f"{engine.path} is up to date ({told(manifest)}); --force builds it again")
+        return 0
+    manifest = engine.build(options, given.verbose)
+    print(f"{engine.path}: {told(manifest)}")
     memory = f", at most {manifest.peak_memory / 2**20:.0f} MB" if manifest.peak_memory else ""
     print(f"built in {manifest.seconds:.1f} s{memory}")
     if manifest.fallbacks:
         layers = ", ".join(f"{name} ({kind})" for name, kind in manifest.fallbacks.items())
         print(f"{len(manifest.fallbacks)} layers that the DLA can't do run on the GPU: {layers}")
     if site.gpu is None:
-        print(f"For a GPU of {site.capability}; this machine has not run it.")
+        gpus = "any RTX GPU since Ampere (sm_80)" if target == ANY else f"a GPU of {site.capability}"
+        print(f"For {gpus}; this machine has not run it.")
         return 0
     set_latest(artifact.variant, folder, given.precision)
     if given.precision == "int8" and not given.no_compare:
@@ -91,10 +82,32 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
+def _site(modules: Sequence[str], target: Optional[str]) -> Site:
+    """The first of `modules` that is installed and works here. Raises UserError if none does."""
+    from .backends.tensorrt.generations import installed
+    from .backends.tensorrt.site import open_site
+    from .errors import UserError
+
+    failed = []
+    for module in [name for name in modules if installed(name)] or modules[:1]:
+        try:
+            site = open_site(module, target)
+        except UserError as error:
+            failed.append(str(error))
+            continue
+        for reason in failed:
+            print(f"building with {site.library}: {reason}", file=sys.stderr)
+        return site
+    raise UserError(" ".join(dict.fromkeys(failed)))
+
+
 def told(manifest: Manifest) -> str:
     """What an engine is, in words."""
     options = manifest.options
-    parts = [f"TensorRT{'-RTX' if manifest.module == 'tensorrt_rtx' else ''} {manifest.version}", manifest.capability]
+    from .backends.tensorrt.generations import NAMES
+
+    gpus = "portable" if manifest.capability == "any" else manifest.capability
+    parts = [f"{NAMES[manifest.module]} {manifest.version}", gpus]
     parts += [f"batch {options.batch}", f"{manifest.engine_bytes / 1e6:.1f} MB"]
     parts += [f"DLA core {options.dla}"] if options.dla is not None else []
     return ", ".join(parts)

@@ -33,7 +33,7 @@ _PRELOADED = [
     "calibration.stage",
     "calibration.report.page",
     "runtime.networks.classifier",
-    "runtime.backends.tensorrt.loader",
+    "runtime.backends.tensorrt.engine",
     "runtime.sweep.run",
     "tests.warm",
 ]

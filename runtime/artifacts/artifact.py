@@ -32,6 +32,11 @@ class Artifact(Facts):
         """Sha256 of the FP32 artifact that this one was made from: its own for FP32, and for third-party files that have none."""
         return self.metadata.get("fp32_sha256") or self.metadata.get("sha256", "")
 
+    @property
+    def asked(self) -> str:
+        """The precision as a user asks for it: "int8" for int8-fp16 too."""
+        return self.precision.partition("-")[0]
+
 
 def read_artifact(path: Union[str, Path]) -> Artifact:
     """The facts in the ONNX file `path`; reads a few kilobytes of it, whatever its size.

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import UserError
 from .backend import ANY_ENGINE, BACKENDS, TENSORRT, Backend, Engines, Say, to_stderr
+from .cuda.driver import Gpus, gpus
 from .processor import SATURATES, saturates
 
 if TYPE_CHECKING:
     from ..artifacts.artifact import Artifact
+
+
+class Asked(NamedTuple):
+    """What open_backend was asked for, beside the backend."""
+
+    artifact: Artifact
+    threads: Optional[int] = None
+    engines: Engines = ANY_ENGINE
+    say: Say = to_stderr
+    lanes: int = 1
 
 
 def open_backend(
@@ -22,10 +32,8 @@ def open_backend(
     say: Say = to_stderr,
     lanes: int = 1,
 ) -> Backend:
-    """Loads `artifact` into the backend `name`. "auto" takes the best that works here: an engine that was built for this
-    GPU; onnxruntime on a GPU if it really runs there; OpenVINO for INT8 where the processor adds in 32 bits, since
-    onnxruntime's own kernels are slower on those files than on FP32; onnxruntime on the CPU. Where there is a GPU, or INT8 is
-    better left alone, `say` is told which it is and why.
+    """Loads `artifact` into the backend `name`. "auto" takes the best that works here, see `choice`; where there is a GPU, or
+    INT8 is not the fastest, `say` is told which it is and why.
 
     `threads`: of the CPU, for one run; None leaves it to the backend. `lanes`: runs that are to go on at once; on the CPU the
     cores are divided among them, a GPU has one, since more cost its memory. Raises UserError if the backend is not installed
@@ -33,78 +41,135 @@ def open_backend(
     """
     if name not in ("auto", *BACKENDS):
         raise UserError(f"There is no backend '{name}': choose auto or {', '.join(BACKENDS)}.")
-    if name in TENSORRT or (name == "auto" and engines.path is not None):
-        return _tensorrt(artifact, name if name != "auto" else _module_of(engines.path), engines, say)
-    if name == "auto":
-        found = _on_gpu(artifact, threads, engines, say)
-        if found is not None:
-            return found
-        integer = artifact.precision == "int8" and importlib.util.find_spec("openvino") is not None
-        name = "openvino" if integer and not saturates() else "onnxruntime"
-        if artifact.precision.startswith("int8") and saturates():
-            say(f"{SATURATES}. So the file is computed in float, as it is written: FP32 is quicker here.")
-    elif name == "openvino" and artifact.precision.startswith("int8") and saturates():
-        say(f"{SATURATES}. Take FP32 or FP16 here, or another processor.")
-    if name == "openvino":
-        from .open_vino import OpenVino
-
-        return OpenVino(artifact, threads, lanes)
-    from .onnx_runtime import OnnxRuntime
-
-    return OnnxRuntime(
-        artifact, threads, "CUDAExecutionProvider" if name == "onnxruntime_cuda" else "CPUExecutionProvider", lanes
-    )
+    asked = Asked(artifact, threads, engines, say, lanes)
+    if name == "auto" and engines.path is not None:
+        name = _module_of(engines)
+    if name != "auto":
+        if name == "openvino" and artifact.asked == "int8" and saturates():
+            say(f"{SATURATES}. Use FP32 or FP16 here, or another processor.")
+        return _OPENERS[name](asked)
+    return _best(asked)
 
 
-def _tensorrt(artifact: Artifact, module: str, engines: Engines, say: Say) -> Backend:
-    from .tensorrt.backend import TensorRt
+class Choice(NamedTuple):
+    """What "auto" tries, best first. said: what the user is told if it ends on the CPU."""
 
-    return TensorRt(artifact, module, engine=engines.path, rebuild=engines.rebuild, trust=engines.trust, say=say)
-
-
-def _module_of(engine: Optional[Path]) -> str:
-    """Which module built `engine`; without a manifest, by the name that engines of TensorRT-RTX have."""
-    from .tensorrt.manifest import read_manifest
-
-    assert engine is not None
-    try:
-        return read_manifest(engine).module
-    except UserError:
-        return "tensorrt_rtx" if ".rtx-sm" in engine.name else "tensorrt"
+    backends: Tuple[str, ...]
+    said: Tuple[str, ...] = ()
 
 
-def _on_gpu(artifact: Artifact, threads: Optional[int], engines: Engines, say: Say) -> Optional[Backend]:
-    """The best backend on a GPU. None if there is no GPU, or nothing that works on it, which `say` is then told."""
-    from .cuda.driver import gpus
+def choice(precision: str, found: Gpus, installed: Sequence[str], saturates: bool) -> Choice:
+    """An engine that was built for this GPU; onnxruntime on a GPU; OpenVINO for INT8 where the processor adds in 32 bits, since
+    onnxruntime's own kernels are slower on those files than on FP32; onnxruntime on the CPU.
+
+    `installed`: modules of TENSORRT and "openvino" that are there, whether they work or not. `saturates`: see processor.
+    """
+    said = []
+    if found.broken:
+        said.append(f"on the CPU: {found.why}")
+    if precision.startswith("int8") and saturates:
+        said.append(
+            f"{SATURATES}. So the file is computed in FP32, as its Q/DQ nodes say: the FP32 file is faster here."
+        )
+    on_gpu = [*(module for module in TENSORRT if module in installed), "onnxruntime_cuda"] if found.found else []
+    openvino = ["openvino"] if precision == "int8" and "openvino" in installed and not saturates else []
+    return Choice((*on_gpu, *openvino, "onnxruntime"), tuple(said))
+
+
+def _best(asked: Asked) -> Backend:
     from .tensorrt.generations import installed
 
-    found = gpus().found  # the driver itself: TensorRT crashes in places where there is no GPU
-    if not found:
-        return None
-    missed: List[str] = []
-    for module in TENSORRT:
-        if not installed(module):
-            continue
+    found = gpus()  # the driver itself: TensorRT crashes in places where there is no GPU
+    there = [module for module in TENSORRT if installed(module)]
+    there += ["openvino"] if importlib.util.find_spec("openvino") is not None else []
+    backends, said = choice(asked.artifact.precision, found, there, saturates())
+    failed: Dict[str, str] = (
+        {} if set(there) & set(TENSORRT) else {"tensorrt": "neither tensorrt nor tensorrt_rtx is installed"}
+    )
+    for name in backends:
         try:
-            from .tensorrt.loader import existing_engine, open_site
-
-            if existing_engine(artifact, open_site(module)) is None:
-                missed.append(
-                    f"no engine was built for it yet ('python -m runtime.engine --variant {artifact.variant}' does)"
-                )
-                continue
-            backend = _tensorrt(artifact, module, engines, say)
-            say(f"on {backend.description}")
-            return backend
-        except UserError as error:
-            missed.append(str(error).rstrip("."))
-    missed = missed or ["neither tensorrt nor tensorrt_rtx is installed"]
-    try:
-        from .onnx_runtime import OnnxRuntime
-
-        backend = OnnxRuntime(artifact, threads, "CUDAExecutionProvider")
-        say(f"on {backend.description}, {found[0].name}; not TensorRT: {'; '.join(missed)}")
+            backend = _built_engine(asked, name) if name in TENSORRT else _OPENERS[name](asked)
+        except Exception as error:  # half-installed libraries raise anything, and another backend may well work
+            if name == backends[-1]:
+                raise
+            failed[name] = _reason(name, error)
+            continue
+        for sentence in _told(backend, name, found, failed, said):
+            asked.say(sentence)
         return backend
-    except UserError:  # most often the CPU's build of onnxruntime
-        say(f"on the CPU, although there is a GPU ({found[0].name}): {'; '.join(missed)}")
-    return None
+    raise AssertionError("the last one is returned or raises")
+
+
+def _reason(name: str, error: Exception) -> str:
+    said = " ".join(str(error).split())
+    return said.rstrip(".") if isinstance(error, UserError) else f"{name} failed ({type(error).__name__}: {said[:200]})"
+
+
+def _told(backend: Backend, name: str, found: Gpus, failed: Dict[str, str], said: Sequence[str]) -> List[str]:
+    """Which backend "auto" took, and why none that would be better; nothing where that goes without saying."""
+    if name in TENSORRT:
+        return [f"on {backend.description}"]
+    without = "; ".join(failed[module] for module in TENSORRT if module in failed)
+    if name == "onnxruntime_cuda":
+        return [f"on {backend.description}, {found.found[0].name}; not TensorRT: {without}"]
+    told = [f"on the CPU, although there is a GPU ({found.found[0].name}): {without}"] if found.found else []
+    return [*told, *said, *(f"in {name}: {failed[better]}" for better in ("openvino",) if better in failed)]
+
+
+def _built_engine(asked: Asked, module: str) -> Backend:
+    """The engine that was built for this GPU. Raises UserError if there is none: "auto" does not spend minutes on building."""
+    from .tensorrt.backend import TensorRt
+    from .tensorrt.engine import engine_of
+    from .tensorrt.site import open_site
+
+    site, variant = open_site(module), asked.artifact.variant
+    if not engine_of(asked.artifact, site).path.is_file():
+        command = f"python -m runtime.engine --variant {variant} --precision {asked.artifact.asked}"
+        raise UserError(f"no engine was built for it yet ('{command}' does)")
+    return TensorRt(asked.artifact, module, asked.engines, asked.say, site)
+
+
+def _module_of(engines: Engines) -> str:
+    """Which module built an engine; without a manifest, by the name that engines of TensorRT-RTX have."""
+    from .tensorrt.manifest import read_manifest
+
+    assert engines.path is not None
+    try:
+        return read_manifest(engines.path).module
+    except UserError:
+        return "tensorrt_rtx" if ".rtx-" in engines.path.name else "tensorrt"
+
+
+def _tensorrt(module: str) -> Callable[[Asked], Backend]:
+    def opener(asked: Asked) -> Backend:
+        from .tensorrt.backend import TensorRt
+
+        return TensorRt(asked.artifact, module, asked.engines, asked.say)
+
+    return opener
+
+
+def _onnxruntime(asked: Asked) -> Backend:
+    from .onnx_runtime import OnnxRuntime
+
+    return OnnxRuntime(asked.artifact, asked.threads, "CPUExecutionProvider", asked.lanes)
+
+
+def _onnxruntime_cuda(asked: Asked) -> Backend:
+    from .onnx_runtime import OnnxRuntime
+
+    return OnnxRuntime(asked.artifact, asked.threads, "CUDAExecutionProvider", asked.lanes)
+
+
+def _openvino(asked: Asked) -> Backend:
+    from .open_vino import OpenVino
+
+    return OpenVino(asked.artifact, asked.threads, asked.lanes)
+
+
+_OPENERS: Dict[str, Callable[[Asked], Backend]] = {
+    **{module: _tensorrt(module) for module in TENSORRT},
+    "onnxruntime": _onnxruntime,
+    "onnxruntime_cuda": _onnxruntime_cuda,
+    "openvino": _openvino,
+}

@@ -66,7 +66,7 @@ class Network:
         self.decoding = decoding
         path = Path(model) if model is not None else find_artifact(variant, precision)
         if path.suffix == ".engine":
-            from ..backends.tensorrt.loader import artifact_of
+            from ..backends.tensorrt.engine import artifact_of
 
             path, engines = artifact_of(path).path, engines._replace(path=path)
         self.artifact = read_artifact(path)

@@ -17,7 +17,7 @@ def open_network(path: Union[str, Path], **options: Any) -> Network:
     kinds: Tuple[Type[Network], ...] = (Classifier, Embedder, Features)
     path = Path(path)
     if path.suffix == ".engine":
-        from ..backends.tensorrt.loader import artifact_of
+        from ..backends.tensorrt.engine import artifact_of
 
         head = artifact_of(path).head
     else:

@@ -20,7 +20,6 @@ from PIL import Image
 
 from ..artifacts.artifact import Artifact, find_artifact, read_artifact, sealed
 from ..artifacts.onnx_metadata import verify
-from ..backends.tensorrt.loader import precision_of
 from ..backends.tensorrt.manifest import manifest_path, read_engine, read_manifest
 from ..digest import sha256_of
 from ..errors import UserError
@@ -204,7 +203,7 @@ def _tensorrt(network: Network, batching: Batching) -> Model:
     """From the engine beside the artifact, else from the artifact."""
     artifact = network.artifact
     found = []
-    for engine in sorted(artifact.path.parent.glob(f"{artifact.variant}.{precision_of(artifact)}.*.engine")):
+    for engine in sorted(artifact.path.parent.glob(f"{artifact.variant}.{artifact.asked}.*.engine")):
         manifest = read_manifest(engine)
         if manifest.module == "tensorrt":  # Triton loads none of TensorRT-RTX
             found.append((engine, manifest))
@@ -261,7 +260,7 @@ from runtime.serving.model import TritonPythonModel  # noqa: E402, F401
 def _for_backends(artifact: Artifact) -> Dict[str, Content]:
     """The artifact, and what else a backend may want of its network: the source of strongly typed engines, and engines."""
     files: Dict[str, Content] = {artifact.path.name: artifact.path}
-    folder, stem = artifact.path.parent, f"{artifact.variant}.{precision_of(artifact)}"
+    folder, stem = artifact.path.parent, f"{artifact.variant}.{artifact.asked}"
     beside = [folder / f"{stem}-fp16.onnx"] if artifact.precision == "int8" else []
     for engine in sorted(folder.glob(f"{stem}.*.engine")):
         beside += [engine, manifest_path(engine)]

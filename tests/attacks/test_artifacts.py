@@ -12,8 +12,15 @@ import pytest
 from export.bundle import bundle
 from runtime.artifacts.artifact import Artifact, find_artifact, read_artifact, sealed
 from runtime.backends.backend import Engines
-from runtime.backends.tensorrt.loader import artifact_of, checked_engine
-from runtime.backends.tensorrt.manifest import Manifest, Wanted, manifest_path, read_manifest, write_engine
+from runtime.backends.tensorrt.engine import artifact_of
+from runtime.backends.tensorrt.manifest import (
+    Manifest,
+    Wanted,
+    checked_engine,
+    manifest_path,
+    read_manifest,
+    write_engine,
+)
 from runtime.backends.tensorrt.options import BuildOptions
 from runtime.errors import UserError
 from runtime.networks.classifier import Classifier

@@ -16,9 +16,10 @@ from export.third_party import ThirdParty, export_third_party
 from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact, sealed
 from runtime.artifacts.onnx_metadata import require_one_file, verify
 from runtime.artifacts.third_party import NO_OVERRIDES, import_onnx
+from runtime.backends.tensorrt.engine import engine_of
 from runtime.backends.tensorrt.generations import generation
-from runtime.backends.tensorrt.loader import Site, make_engine
 from runtime.backends.tensorrt.options import BuildOptions
+from runtime.backends.tensorrt.site import Site
 from runtime.errors import UserError
 from runtime.networks.classifier import Classifier
 from tests.attacks.conftest import SONG
@@ -133,7 +134,7 @@ def test_every_door(place: Callable[[Path, Path], str], artifact: Artifact, cana
         "OpenVINO": lambda: Classifier(bad.path, backend="openvino"),
         "checksum": lambda: verify(bad.path),
         "calibration": lambda: read_network(bad),
-        "engine": lambda: make_engine(bad, site, BuildOptions("fp32")),
+        "engine": lambda: engine_of(bad, site).build(BuildOptions("fp32")),
         "bundle": lambda: bundle("small", "fp32", folder),
         "export --onnx": lambda: export_third_party(
             ThirdParty(NO_OVERRIDES, onnx=bad.path, name="theirs"), inside / "networks"

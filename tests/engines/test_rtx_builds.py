@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.layer_graph import Network
+from calibration.layer_graph import LayerGraph
 from calibration.quantise.placement import TARGETS, quantised_graph, smoothing_site, to_half
 from calibration.quantise.prepare import prepare
 from export.fp16 import to_fp16
@@ -47,7 +47,7 @@ def exported(name: str) -> onnx.ModelProto:
 def graphs(request: pytest.FixtureRequest) -> dict[str, bytes]:
     """The three artifacts' graphs by precision."""
     fp32 = exported(request.param)
-    network = Network(fp32)
+    network = LayerGraph(fp32)
     side = network.shapes[network.input][2]
     pictures = np.random.default_rng(0).normal(0, 1, (1, 3, side, side)).astype(np.float32)
     prepared = prepare(network, TARGETS["tensorrt"], lambda: [pictures], 1)
@@ -105,7 +105,7 @@ def artifacts() -> Path:
 def pixel_graphs() -> dict[str, bytes]:
     """What INPUT=uint8 writes, by precision: of lite0, and for INT8 of the small network that is quicker to calibrate."""
     floats = {precision: onnx.load(artifacts() / "lite0" / f"lite0.{precision}.onnx") for precision in ("fp32", "fp16")}
-    network = Network(small_model())
+    network = LayerGraph(small_model())
     pictures = np.random.default_rng(0).normal(0, 1, (4, 3, SIDE, SIDE)).astype(np.float32)
     prepared = prepare(network, TARGETS["tensorrt"], lambda: [pictures], 1)
     floats["int8"] = to_half(quantised_graph(network, prepared.layers, prepared.identities))

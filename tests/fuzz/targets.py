@@ -17,8 +17,8 @@ from models.network import EfficientNet
 from models.reader import CheckpointFile, classes_of, load_into, own_recipe, read_checkpoint
 from runtime.artifacts.artifact import Artifact, read_artifact
 from runtime.artifacts.onnx_metadata import read_metadata, require_one_file, verify
-from runtime.backends.tensorrt.loader import artifact_of, checked_engine
-from runtime.backends.tensorrt.manifest import Wanted, manifest_path, read_manifest
+from runtime.backends.tensorrt.engine import artifact_of
+from runtime.backends.tensorrt.manifest import Wanted, checked_engine, manifest_path, read_manifest
 from runtime.errors import UserError
 from runtime.images.decode import Decoding
 from runtime.images.preprocess import Preprocessing, preprocess

@@ -28,12 +28,14 @@ sys.path.insert(0, str(ROOT))
 
 from runtime.artifacts.artifact import Artifact, artifact_path, artifacts_folder, read_artifact  # noqa: E402
 from runtime.backends import open_backend  # noqa: E402
+from runtime.backends.backend import TENSORRT, Engines  # noqa: E402
 from runtime.backends.cuda.driver import gpus  # noqa: E402
 from runtime.backends.tensorrt.backend import TensorRt  # noqa: E402
 from runtime.backends.tensorrt.compare import noise  # noqa: E402
-from runtime.backends.tensorrt.generations import MODULES, installed  # noqa: E402
-from runtime.backends.tensorrt.loader import make_engine, open_site  # noqa: E402
+from runtime.backends.tensorrt.engine import engine_of  # noqa: E402
+from runtime.backends.tensorrt.generations import installed  # noqa: E402
 from runtime.backends.tensorrt.options import Batch, BuildOptions  # noqa: E402
+from runtime.backends.tensorrt.site import open_site  # noqa: E402
 from runtime.errors import UserError  # noqa: E402
 
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7")
@@ -90,15 +92,15 @@ def main() -> int:
 def measure(variant: str, precision: str) -> List[Dict[str, Any]]:
     artifact = exported(variant, precision)
     images = noise(artifact.preprocessing, max(BATCHES))
-    module = next((name for name in MODULES if installed(name)), None)
+    module = next((name for name in TENSORRT if installed(name)), None)
     rows: List[Dict[str, Any]] = []
     runs: Dict[str, Tuple[Callable[[np.ndarray], Any], Optional[TensorRt]]] = {}
     opened: List[Any] = []
     try:
         if module:
             site = open_site(module)
-            make_engine(artifact, site, BuildOptions(precision, Batch(1, 1, max(BATCHES))))
-            engine = TensorRt(artifact, module, rebuild=False)
+            engine_of(artifact, site, precision).build(BuildOptions(precision, Batch(1, 1, max(BATCHES))))
+            engine = TensorRt(artifact, module, Engines(rebuild=False))
             opened.append(engine)
             runs[f"ours, {module} {site.trt.__version__}"] = engine.run, engine
         for name, peer in peers(artifact).items():

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import sys
+import time
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Set, Tuple
 
 import numpy as np
 
 from ...artifacts.artifact import Artifact
 from ...errors import UserError
+from ..backend import ANY_ENGINE, Engines, Say, to_stderr
 from ..cuda import open_device
-from .loader import (
-    Say,
-    checked_engine,
-    deserialize,
-    fitting_engine,
-    open_site,
-    wanted_of,
-)
+from .engine import Engine, engine_of
 from .runner import Runner
+from .site import Site, open_site
 
-NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-
-
-def to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+_LONG = 1.0  # seconds of a first run that are told: compiling, not running
 
 
 class TensorRt:
@@ -35,40 +26,47 @@ class TensorRt:
         self,
         artifact: Artifact,
         module: str = "tensorrt",
-        *,
-        engine: Optional[Path] = None,
-        rebuild: bool = True,
-        trust: bool = False,
+        engines: Engines = ANY_ENGINE,
         say: Say = to_stderr,
+        site: Optional[Site] = None,
     ) -> None:
-        """`engine`: just that file, never built anew. `rebuild=False`: no building. `trust`: without a manifest too."""
-        site = open_site(module)
-        self._loaded: Any = None
-        if engine is not None:
-            path, content = engine, checked_engine(engine, wanted_of(artifact, site), trust)
+        """`engines.path`: just that file, never built anew. `site`: that of `module`, where it is open already."""
+        site = site or open_site(module)
+        if engines.path is not None:
+            self._engine = Engine(site, artifact, artifact.asked, engines.path)
+            content = self._engine.content(engines.trust)
         else:
-            path, content = fitting_engine(artifact, site, rebuild, trust, say)  # before there is a context: memory
+            self._engine = engine_of(artifact, site)
+            content = self._engine.fitting(engines.rebuild, engines.trust, say)  # before there is a context: memory
         self._device = open_device()
+        self._loaded: Any = None
         try:
             with self._device:
                 try:
-                    self._loaded = deserialize(site, content, path)
+                    self._loaded = self._engine.load(content)
                 except UserError as error:
-                    if engine is not None or not rebuild:
+                    if engines.path is not None or not engines.rebuild:
                         raise
-                    say(f"building {path.name}: {error}")
-                    path.unlink()
-                    path, content = fitting_engine(artifact, site, True, False, say)
-                    self._loaded = deserialize(site, content, path)
-                self._runner: Any = Runner(site.trt, self._loaded.engine, self._device, self._loaded.log)
+                    say(f"building {self.engine.name}: {error}")
+                    self.engine.unlink()
+                    self._loaded = self._engine.load(self._engine.fitting(say=say))
+                self._runner: Any = Runner(site.trt, self._loaded, self._device)
         except BaseException:
+            with self._device:
+                self._loaded = None
             self._device.close()
             raise
-        self.name, self.engine, self.lanes = module, path, 1
+        self.name, self.lanes, self._say = module, 1, say
         self._names = [output.name for output in artifact.outputs]
         self.batch = min(self._runner.max_batch, 32)
+        self._ran: Set[int] = set()  # numbers of images that were run
         gpu = site.gpu.name if site.gpu else site.capability
-        self._where = f"{NAMES[module]} {site.trt.__version__}, {gpu}, {path.name}, {self._device.name}"
+        self._where = f"{site.library}, {gpu}, {self.engine.name}, {self._device.name}"
+
+    @property
+    def engine(self) -> Path:
+        """The file that runs."""
+        return self._engine.path
 
     @property
     def description(self) -> str:
@@ -77,15 +75,30 @@ class TensorRt:
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """See runtime.backends.Backend."""
-        return self._runner.run(images)
+        return self.run_all(images)[0] if len(images) not in self._ran else self._runner.run(images)
 
     def run_all(self, images: np.ndarray) -> Tuple[np.ndarray, ...]:
         """See runtime.backends.Backend."""
+        began = time.monotonic()
         found = self._runner.run_all(images)
+        if len(images) not in self._ran:
+            self._first_run(len(images), time.monotonic() - began)
         if len(self._names) == 1:
             return (found[0],)
         by_name = dict(zip(self._runner.outputs, found))  # an engine has an order of its own
         return tuple(by_name[name] for name in self._names)
+
+    def _first_run(self, count: int, seconds: float) -> None:
+        self._ran.add(count)
+        kernels = self._loaded.kernels
+        if kernels is None:
+            return
+        try:
+            kept = f"kept in {kernels.path.name} for the next time" if kernels.save() else ""
+        except UserError as error:
+            kept = f"not kept: {error}"
+        if seconds > _LONG and kept:
+            self._say(f"the first run of {count} images took {seconds:.1f} s: TensorRT-RTX compiled kernels, {kept}")
 
     def timed(self, images: np.ndarray) -> Any:
         """(logits, milliseconds of copying in, computing and copying out), by the GPU's clock."""

@@ -7,18 +7,20 @@ runs, and so that being killed for memory, or TensorRT crashing, ends in a sente
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
 from ...errors import UserError
 from ...peak_memory import peak_bytes
 from ...whole_file import write_whole
-from .generations import Generation, load
+from .generations import NAMES, Generation, compute_capability, load
 from .log import log_of
-from .options import BuildOptions, capability
+from .options import ANY, BuildOptions
 
 MEMORY_HINT = (
     "give kernels less (WORKSPACE=256M), build for fewer images at once (BATCH=1), close other programs, or add swap"
@@ -44,12 +46,15 @@ REASONS = (
         f"no kernel fits a layer, most often for want of memory: {MEMORY_HINT}",
     ),
 )
-JETSONS = ("sm_53", "sm_62", "sm_72", "sm_87", "sm_110")  # Nano, TX2, Xavier, Orin, Thor
 _LIBRARIES = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 
 
 class BuildError(UserError):
-    """TensorRT refused the network."""
+    """TensorRT refused the network, or could not be run."""
+
+    def __init__(self, text: str, status: int = 1) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Built(NamedTuple):
@@ -70,7 +75,7 @@ def build(
     verbose: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Built:
-    """An engine for the network in `onnx`, an artifact that fits `generation` (see Generation.sources).
+    """An engine for the network in `onnx`, an artifact that fits `generation` (see Generation.source).
 
     Raises UserError for options that this generation can't do, BuildError with TensorRT's reason if it refuses.
     """
@@ -99,9 +104,9 @@ def build(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if options.opt_level is not None:
         config.builder_optimization_level = options.opt_level
-    if options.target is not None:
+    if options.target not in (None, ANY):
         config.num_compute_capabilities = 1
-        config.set_compute_capability(_compute_capability(trt, options.target), 0)
+        config.set_compute_capability(compute_capability(trt, str(options.target)), 0)
     if verbose:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if generation.libraries:
@@ -112,7 +117,7 @@ def build(
     for _ in range(generation.profiles):
         profile = builder.create_optimization_profile()
         own, *rest = tuple(image.shape)
-        batch = options.batch if own < 0 else (own,) * 3  # a network of others may take one number of images only
+        batch = options.batch if own < 0 else (own,) * 3  # a third-party network may take one number of images only
         profile.set_shape(image.name, *[(count, *rest) for count in batch])
         config.add_optimization_profile(profile)
     fallbacks = {} if options.dla is None else _use_dla(trt, builder, network, config, options.dla)
@@ -148,16 +153,6 @@ def _check(generation: Generation, options: BuildOptions) -> None:
         )
     if len(set(options.batch)) > 1:
         raise UserError(f"DLA needs one batch size: BATCH={options.batch.best} instead of {options.batch}.")
-
-
-def _compute_capability(trt: Any, target: str) -> Any:
-    known = [name for name in dir(trt.ComputeCapability) if re.fullmatch(r"SM\d+", name)]
-    wanted = target.replace("_", "").upper()
-    if wanted not in known:
-        there = ", ".join(sorted((f"sm_{name[2:]}" for name in known), key=capability))
-        jetson = " A Jetson builds its own engines, with JetPack's TensorRT." if target in JETSONS else ""
-        raise UserError(f"TensorRT-RTX {trt.__version__} can't build for {target}: it knows {there}.{jetson}")
-    return getattr(trt.ComputeCapability, wanted)
 
 
 def _without_libraries(trt: Any, config: Any) -> None:
@@ -217,20 +212,13 @@ def _monitor(trt: Any, progress: Progress) -> Any:
     return Monitor()
 
 
-# In the builder's process: a request as JSON on stdin; on stdout a line of JSON for progress, and one at the end.
+# In the builder's process: a request as JSON on its standard input; the answer a line of JSON for progress, and one at the end.
 
 
-def main() -> int:
-    """Answers one request: {"module", "onnx", "engine", "timing_cache", "options", "verbose"}."""
-    try:
-        request = json.load(sys.stdin)
-    except ValueError:
-        return 1  # whoever asked is gone
-    out, last = sys.stdout, 0.0
-    sys.stdout = sys.stderr  # what libraries print must not get between the lines of JSON
-
-    def say(**values: Any) -> None:
-        print(json.dumps(values), file=out, flush=True)
+def answer(request: Dict[str, Any], say: Callable[..., None]) -> int:
+    """Builds what `request` says: {"module", "onnx", "engine", "timing_cache", "options", "verbose"}; the exit status. `say` gets
+    {"phase", "done", "of"} now and then, at last {"error", "status"} or {"version", "fallbacks", "peak_memory"}."""
+    last = 0.0
 
     def progress(phase: str, done: int, of: int) -> None:
         nonlocal last
@@ -252,10 +240,30 @@ def main() -> int:
         if built.timing_cache and built.timing_cache != content:
             write_whole(cache, built.timing_cache)
     except UserError as error:
-        say(error=str(error))
+        say(error=str(error), status=error.status)
         return error.status
-    say(version=trt.__version__, fallbacks=built.fallbacks, peak_memory=peak_bytes() or 0)
+    except (
+        Exception
+    ) as error:  # a binding that does not fit its libraries raises anything; the traceback is for --verbose
+        if request["verbose"]:
+            traceback.print_exc()
+        said = " ".join(str(error).split())[:300]
+        say(error=f"{NAMES[request['module']]} failed while building ({type(error).__name__}: {said}).", status=1)
+        return 1
+    say(version=str(trt.__version__), fallbacks=built.fallbacks, peak_memory=peak_bytes() or 0)
     return 0
+
+
+def main() -> int:
+    """One request and its answer. The answer has a descriptor of its own: what native libraries print on standard output, where
+    they please, goes to standard error."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
+        os.dup2(2, 1)
+        try:
+            request = json.load(sys.stdin)
+        except ValueError:
+            return 1  # whoever asked is gone
+        return answer(request, lambda **values: print(json.dumps(values), file=out, flush=True))
 
 
 if __name__ == "__main__":

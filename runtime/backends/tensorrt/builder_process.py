@@ -23,9 +23,16 @@ ROOT = Path(__file__).resolve().parents[3]  # of the package `runtime`
 
 
 def build_engine(
-    engine: Path, wanted: Wanted, options: BuildOptions, gpu: str, timing_cache: Path, verbose: bool = False
+    engine: Path,
+    wanted: Wanted,
+    options: BuildOptions,
+    building: BuildOptions,
+    gpu: str,
+    timing_cache: Path,
+    verbose: bool = False,
 ) -> Manifest:
-    """Builds `engine` and its manifest from `wanted.onnx`; progress goes to stderr. `gpu`: its name, for the manifest.
+    """Builds `engine` and its manifest from `wanted.onnx`; progress goes to stderr. `options`: as they were given, for the
+    manifest, like `gpu`, its name; `building`: those and what they leave to the machine.
 
     Raises BuildError if TensorRT refuses, crashes or is killed; what was there before is then still there.
     """
@@ -35,7 +42,7 @@ def build_engine(
         "onnx": str(wanted.onnx),
         "engine": str(raw),
         "timing_cache": str(timing_cache),
-        "options": options.as_dict(),
+        "options": building.as_dict(),
         "verbose": verbose,
     }
     began = time.monotonic()
@@ -80,7 +87,11 @@ def _run(request: Dict[str, Any], name: str) -> Dict[str, Any]:
         with contextlib.suppress(BrokenPipeError), process.stdin:
             json.dump(request, process.stdin)
         for line in process.stdout:
-            answer = json.loads(line)
+            try:
+                answer = dict(json.loads(line))
+            except (ValueError, TypeError):  # of something that prints before `build` has taken standard output away
+                print(line, end="", file=sys.stderr)
+                continue
             if "phase" in answer:
                 display.show(f"{answer['phase']} {answer['done']}/{answer['of']}")
         status = process.wait()
@@ -92,7 +103,7 @@ def _run(request: Dict[str, Any], name: str) -> Dict[str, Any]:
         if process.stdout is not None:
             process.stdout.close()
     if "error" in answer:
-        raise BuildError(answer["error"])
+        raise BuildError(answer["error"], answer["status"])
     if status != 0 or "version" not in answer:
         raise BuildError(_ended(status))
     return answer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import statistics
-from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
@@ -13,10 +12,10 @@ from ...artifacts.artifact import Artifact
 from ...errors import UserError
 from ...images.preprocess import Preprocessing
 from ..cuda import open_device
-from .loader import Site, checked_engine, deserialize, make_engine, source_of, wanted_of
-from .manifest import engine_path, read_manifest
+from .engine import Engine, engine_of
 from .options import BuildOptions
 from .runner import Runner
+from .site import Site
 
 WARM, ROUNDS = 20, 100
 FASTER = 1.02  # less is within what two runs of one engine differ by
@@ -29,25 +28,22 @@ def compare_with_fp16(artifact: Artifact, site: Site, options: BuildOptions) -> 
 
     `artifact`: the one that the INT8 engine was built from. Builds the FP16 engine if there is none that fits.
     """
-    best, engines = options.batch.best, {}
-    sources: Dict[str, Artifact] = {}
+    best = options.batch.best
+    engines: Dict[str, Engine] = {}
     for precision in ("int8", "fp16"):
-        wanted = options._replace(precision=precision)
         try:
-            source = sources[precision] = source_of(artifact, site, precision)
-            path = engine_path(source.path, source.variant, precision, site.slug)
-            engines[precision] = _current(source, path, site, wanted)
+            engine = engines[precision] = engine_of(artifact, site, precision)
+            wanted = options._replace(precision=precision)
+            if engine.current(wanted) is None:
+                engine.build(wanted)
         except UserError as error:
             return [f"INT8 was not compared with FP16: {error}"]
-    images = {precision: noise(source.preprocessing, best) for precision, source in sources.items()}
+    images = {precision: noise(engine.source.preprocessing, best) for precision, engine in engines.items()}
     device = open_device()
     try:
         with device:
-            loaded = {
-                name: deserialize(site, checked_engine(path, wanted_of(sources[name], site)), path)
-                for name, path in engines.items()
-            }
-            runners = {name: Runner(site.trt, it.engine, device, it.log) for name, it in loaded.items()}
+            loaded = {name: engine.load(engine.fitting(rebuild=False)) for name, engine in engines.items()}
+            runners = {name: Runner(site.trt, it, device) for name, it in loaded.items()}
             try:
                 times = in_turns({name: runner.timed for name, runner in runners.items()}, images)
                 lines = verdict(times, best)
@@ -62,17 +58,6 @@ def compare_with_fp16(artifact: Artifact, site: Site, options: BuildOptions) -> 
     finally:
         device.close()
     return lines
-
-
-def _current(source: Artifact, path: Path, site: Site, options: BuildOptions) -> Path:
-    """`path`, built anew unless it fits and was built with just `options`."""
-    try:
-        checked_engine(path, wanted_of(source, site))
-        if read_manifest(path).options == options:
-            return path
-    except UserError:
-        pass
-    return make_engine(source, site, options)[0]
 
 
 def noise(preprocessing: Preprocessing, count: int) -> np.ndarray:

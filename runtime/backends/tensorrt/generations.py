@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import Any, Mapping, NamedTuple, Tuple
+import re
+from typing import Any, NamedTuple, Tuple
 
 from ...errors import UserError
 
-MODULES = ("tensorrt", "tensorrt_rtx")
+NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 INSTALL = {
     "tensorrt": "On a Jetson it comes with JetPack (sudo apt install python3-libnvinfer); on a desktop: pip install tensorrt",
     "tensorrt_rtx": "pip install tensorrt-rtx (GeForce and RTX GPUs since Turing)",
 }
-# Which artifact a precision is built from, where the graph alone says what is computed how, and where flags do.
-_TYPED = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-fp16"}
-_FLAGGED = {"fp32": "fp32", "fp16": "fp16", "int8": "int8"}
+JETSONS = ("sm_53", "sm_62", "sm_72", "sm_87", "sm_110")  # Nano, TX2, Xavier, Orin, Thor
+_PARTS = (
+    "__version__",
+    "Builder",
+    "OnnxParser",
+    "Runtime",
+    "ILogger",
+)  # without these it is something else of that name
 
 
 class Generation(NamedTuple):
@@ -36,11 +42,11 @@ class Generation(NamedTuple):
     profiles: int = 1  # equal ones in an engine: before 10 no two contexts, so no two threads, may use one at a time
     dla: bool = False
     targets: bool = False  # builds for GPUs that are not there, and without one
+    kernel_cache: bool = False  # compiles kernels at an engine's first runs, and can keep them
 
-    @property
-    def sources(self) -> Mapping[str, str]:
-        """Precision asked for -> precision of the artifact that it is built from."""
-        return _TYPED if self.strongly_typed else _FLAGGED
+    def source(self, precision: str) -> str:
+        """The precision of the artifact that an engine in the asked `precision` is built from."""
+        return "int8-fp16" if precision == "int8" and self.strongly_typed else precision
 
 
 GENERATIONS = (
@@ -70,13 +76,13 @@ GENERATIONS = (
     # Flags, calibrators and weak typing are gone. 11.4.1 has DLA again, for strongly typed networks on an AGX Orin: not
     # tried here, so not offered.
     Generation("tensorrt", (11, 0)),
-    Generation("tensorrt_rtx", (1, 0), timing_cache=False, targets=True),
+    Generation("tensorrt_rtx", (1, 0), timing_cache=False, targets=True, kernel_cache=True),
 )
 
 
 def generation(module: str, version: str) -> Generation:
     """The row for `version` ("10.3.0") of `module`. Raises UserError if it is older than the first."""
-    number = tuple(int(part) for part in version.split(".")[:2])
+    number = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     rows = [row for row in GENERATIONS if row.module == module and row.since <= number]
     if not rows:
         oldest = next(row for row in GENERATIONS if row.module == module)
@@ -87,19 +93,44 @@ def generation(module: str, version: str) -> Generation:
 
 
 def installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+    """Whether something of that name can be imported. A folder that is called so is not meant: people keep engines in one."""
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # a parent that can't be imported, or a module that says nothing of itself
+        return False
+    return found is not None and found.loader is not None and found.origin is not None
 
 
 def load(module: str) -> Tuple[Any, Generation]:
-    """Imports `module`, one of MODULES. Does not touch the GPU.
+    """Imports `module`, one of NAMES. Does not touch the GPU.
 
-    Raises UserError if it isn't installed, can't be loaded or is too old.
+    Raises UserError if it isn't installed, can't be loaded, is too old or something else of that name.
     """
     if not installed(module):
         raise UserError(f"{module} is not installed. {INSTALL[module]}.")
     try:
         trt = importlib.import_module(module)
-    except (ImportError, OSError, RuntimeError) as error:  # a library it links to is missing
-        reason = str(error).splitlines()[0]
+        missing = [name for name in _PARTS if not hasattr(trt, name)]
+    except Exception as error:  # a library it links to is missing, is of another version, or built for another numpy
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{module} can't be loaded ({reason}). {INSTALL[module]}.") from None
-    return trt, generation(module, trt.__version__)
+    if missing:
+        where = getattr(trt, "__file__", None) or "unknown"
+        raise UserError(
+            f"{where} is called {module} and is not NVIDIA's (it has no {missing[0]}): rename it, or start elsewhere, "
+            f"or install {module} again. {INSTALL[module]}."
+        )
+    return trt, generation(module, str(trt.__version__))
+
+
+def compute_capability(trt: Any, wanted: str) -> Any:
+    """TensorRT-RTX's name for the architecture `wanted` ("sm_89"). Raises UserError if it does not build for that."""
+    known = [name for name in dir(trt.ComputeCapability) if re.fullmatch(r"SM\d+", name)]
+    name = wanted.replace("_", "").upper()
+    if name not in known:
+        there = ", ".join(f"sm_{number}" for number in sorted(int(name[2:]) for name in known))
+        remedy = (
+            "A Jetson builds its own engines, with JetPack's TensorRT" if wanted in JETSONS else "TensorRT does, there"
+        )
+        raise UserError(f"TensorRT-RTX {trt.__version__} can't build for {wanted}: it knows {there}. {remedy}.")
+    return getattr(trt.ComputeCapability, name)

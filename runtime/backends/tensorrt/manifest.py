@@ -14,9 +14,11 @@ from typing import Any, Dict, NamedTuple, Optional
 from ...errors import UserError
 from ...lock import locked
 from ...whole_file import write_whole
-from .options import BuildOptions
+from .generations import NAMES
+from .options import ANY, BuildOptions
 
 SCHEMA = 1
+BEFORE_AMPERE = ("sm_75",)  # that TensorRT-RTX builds for only when it is asked to
 _MOST_BYTES = 16 << 20  # of a manifest: the names of layers that a DLA can't do are the longest thing in it
 
 
@@ -29,7 +31,7 @@ class Manifest(NamedTuple):
     onnx_sha256: str  # of its model, as its metadata says it
     module: str  # "tensorrt" | "tensorrt_rtx"
     version: str  # of TensorRT
-    capability: str  # "sm_89"
+    capability: str  # "sm_89", or ANY
     gpu: str  # its name; "" for an engine built without it
     options: BuildOptions
     seconds: float  # the build took
@@ -103,11 +105,12 @@ def read_manifest(engine: Path) -> Manifest:
 
 def mismatch(manifest: Manifest, wanted: Wanted) -> Optional[str]:
     """Why the engine does not fit, in words; None if it does."""
-    names = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-    built, here = (f"{names.get(m.module, m.module)} {m.version}" for m in (manifest, wanted))
+    built, here = (f"{NAMES.get(m.module, m.module)} {m.version}" for m in (manifest, wanted))
     if built != here:
         return f"it was built by {built}, and this is {here}"
-    if manifest.capability != wanted.capability:
+    if manifest.capability == ANY and wanted.capability in BEFORE_AMPERE:
+        return f"it was built for GPUs from Ampere (sm_80) on, and this GPU is {wanted.capability}"
+    if manifest.capability not in (wanted.capability, ANY):
         return f"it was built for {manifest.capability}, and this GPU is {wanted.capability}"
     if manifest.onnx_sha256 != wanted.onnx_sha256:
         return f"{wanted.onnx.name} has changed since it was built"
@@ -123,3 +126,21 @@ def read_engine(engine: Path, manifest: Optional[Manifest]) -> bytes:
     if manifest is not None and hashlib.sha256(content).hexdigest() != manifest.engine_sha256:
         raise UserError(f"{engine} is not what its manifest says (sha256 differs): damaged, or replaced.")
     return content
+
+
+def checked_engine(path: Path, wanted: Wanted, trust: bool = False) -> bytes:
+    """The bytes of the engine `path`. Raises UserError, before TensorRT sees them, if they don't fit `wanted`.
+
+    `trust`: one without a manifest is taken as it is.
+    """
+    try:
+        manifest: Optional[Manifest] = read_manifest(path)
+    except UserError:
+        if not trust:
+            raise
+        manifest = None
+    if manifest is not None:
+        why = mismatch(manifest, wanted)
+        if why:
+            raise UserError(f"{path.name} does not fit: {why}")
+    return read_engine(path, manifest)

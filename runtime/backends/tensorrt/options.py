@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional
 
 from ...errors import UserError
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")  # that may be asked for
+ANY = "any"  # the target of an engine that runs on more than one architecture
 
 
 class Batch(NamedTuple):
@@ -29,7 +30,7 @@ class BuildOptions(NamedTuple):
     workspace: Optional[int] = None  # bytes of device memory that kernels may use while they are tried and run
     opt_level: Optional[int] = None  # 0 to 5: seconds of building against speed
     dla: Optional[int] = None  # core of the deep learning accelerator; what it can't do falls back to the GPU
-    target: Optional[str] = None  # "sm_89", for a GPU that is not in this machine; TensorRT-RTX only
+    target: Optional[str] = None  # "sm_89", for a GPU that is not in this machine, or ANY; TensorRT-RTX only
 
     def as_dict(self) -> Dict[str, Any]:
         return {**self._asdict(), "batch": list(self.batch)}
@@ -42,7 +43,7 @@ class BuildOptions(NamedTuple):
         if made.precision not in PRECISIONS or any(type(n) is not int or n < 0 for n in numbers):
             raise ValueError(f"impossible options {values!r:.200}")
         if made.target is not None and not (
-            isinstance(made.target, str) and re.fullmatch(r"sm_[0-9]{2,4}", made.target)
+            isinstance(made.target, str) and re.fullmatch(rf"sm_[0-9]{{2,4}}|{ANY}", made.target)
         ):
             raise ValueError(f"target {made.target!r:.80}")
         return made
@@ -62,14 +63,10 @@ def parse_batch(text: str) -> Batch:
 
 
 def parse_target(text: str) -> str:
-    """ "sm_89", "sm89", "89" or "8.9" -> "sm_89". Raises UserError."""
+    """ "sm_89", "sm89", "89" or "8.9" -> "sm_89"; "any" -> ANY. Raises UserError."""
+    if text.strip().lower() == ANY:
+        return ANY
     found = re.fullmatch(r"(?:sm_?)?(\d+)\.?(\d)", text.strip(), re.IGNORECASE)
     if not found:
-        raise UserError(f"'{text}' is no GPU architecture: give its compute capability, as sm_89.")
+        raise UserError(f"'{text}' is no GPU architecture: give its compute capability, as sm_89, or {ANY}.")
     return f"sm_{found[1]}{found[2]}"
-
-
-def capability(target: str) -> Tuple[int, int]:
-    """ "sm_120" -> (12, 0)."""
-    digits = target[3:]
-    return int(digits[:-1]), int(digits[-1])

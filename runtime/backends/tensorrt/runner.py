@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from ...errors import UserError
 from ..cuda.device import Buffer, Device, Graph
 from ..cuda.errors import CudaError, OutOfDeviceMemory
 from .tensors import Tensors
+
+if TYPE_CHECKING:
+    from .engine import Loaded
 
 _PATIENCE = 2  # runs of one batch size, one after another, before it is captured as a graph
 _CLOSING = 10.0  # seconds that close() waits for runs in other threads; one that takes longer hangs
@@ -52,15 +55,15 @@ class Runner:
     same context is undefined (TensorRT's developer guide, "CUDA Graphs").
     """
 
-    def __init__(self, trt: Any, engine: Any, device: Device, log: Any = None, graphs: bool = True) -> None:
-        """`engine`: an ICudaEngine of the module `trt` with one input [-1, 3, S, S] or, in uint8, [-1, S, S, 3], and an
-        output [-1, classes] or several, vectors or maps, FP32 or FP16, made while `device` was current. `log`: log_of what
-        its runtime was made with. Raises UserError if it is another kind of engine, or the GPU has no memory for its buffers.
+    def __init__(self, trt: Any, loaded: Loaded, device: Device, graphs: bool = True) -> None:
+        """`loaded`: an ICudaEngine of the module `trt` with one input [-1, 3, S, S] or, in uint8, [-1, S, S, 3], and an output
+        [-1, classes] or several, vectors or maps, FP32 or FP16, made while `device` was current. Raises UserError if it is
+        another kind of engine, or the GPU has no memory for its buffers.
         """
-        self._tensors = tensors = Tensors.of(trt, engine)
+        self._tensors = tensors = Tensors.of(trt, loaded.engine)
         self.outputs = [output.name for output in tensors.outputs]  # in the order in which run_all gives them
         self.min_batch, self.max_batch = tensors.min_batch, tensors.max_batch
-        self._slots = _Slots(trt, engine, device, tensors, log, "" if graphs else "not asked for")
+        self._slots = _Slots(trt, loaded, device, tensors, "" if graphs else "not asked for")
         self._end = weakref.finalize(self, self._slots.close)  # also at exit: contexts must go before the device does
         try:
             with device, self._slots.borrowed():
@@ -123,9 +126,10 @@ class Runner:
 class _Slots:
     """The slots of one engine. Whoever runs borrows one; an idle one is taken again before another is made."""
 
-    def __init__(self, trt: Any, engine: Any, device: Device, tensors: Tensors, log: Any, no_graphs: str) -> None:
-        self.trt, self.device, self.tensors, self.log, self.no_graphs = trt, device, tensors, log, no_graphs
-        self._engine = engine
+    def __init__(self, trt: Any, loaded: Loaded, device: Device, tensors: Tensors, no_graphs: str) -> None:
+        self.trt, self.device, self.tensors, self.no_graphs = trt, device, tensors, no_graphs
+        self.loaded: Any = loaded
+        engine = loaded.engine
         # Before 10.0 two contexts must not use one profile at a time (8.5's NvInferRuntime.h, createExecutionContext):
         # there an engine serves as many threads at once as it has equal profiles, and the others wait for their turn.
         self._profiles: Optional[List[int]] = None
@@ -146,7 +150,7 @@ class _Slots:
         slot, profile = self._take()
         try:
             if slot is None:
-                slot = _Slot(self, self._engine, profile)
+                slot = _Slot(self, profile)
             yield slot
         except BaseException:
             if slot is not None:
@@ -193,13 +197,13 @@ class _Slots:
         with contextlib.suppress(CudaError), self.device:
             while slots:
                 slots.pop().free()
-            self._engine = None
+            self.loaded = None
 
 
 class _Slot:
     """What one run needs at a time."""
 
-    def __init__(self, slots: _Slots, engine: Any, profile: int) -> None:
+    def __init__(self, slots: _Slots, profile: int) -> None:
         device, tensors = slots.device, slots.tensors
         self.profile = profile
         self._slots, self._tensors = slots, tensors
@@ -213,7 +217,7 @@ class _Slot:
             self._outputs: List[Buffer] = [
                 self._own(device.buffer((tensors.max_batch, *output.shape), output.dtype)) for output in tensors.outputs
             ]
-            self._context = engine.create_execution_context()
+            self._context = slots.loaded.new_context()
             if self._context is None:
                 free, total = device.free_memory()
                 raise ContextRefused(
@@ -320,7 +324,8 @@ class _Slot:
             raise TensorRtError(f"TensorRT's {call} failed. It says: {self._said()}")
 
     def _said(self) -> str:
-        return self._slots.log.said()[:400] if self._slots.log is not None else "nothing"
+        loaded = self._slots.loaded  # None once the runner was closed
+        return loaded.log.said()[:400] if loaded is not None else "nothing"
 
     def _own(self, thing: Any) -> Any:
         self._frees.append(thing.free)

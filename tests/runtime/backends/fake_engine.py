@@ -11,6 +11,7 @@ import numpy as np
 from tests.runtime.backends.fake_bindings import Dims, Fake, log_error, needs_gpu
 
 HEADER = b"FAKE TENSORRT ENGINE\n"
+KERNELS = b"FAKE KERNELS\n"
 DTYPES = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(uint8)": "UINT8"}
 SIZES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}
 
@@ -79,9 +80,13 @@ class FakeCudaEngine(Fake):
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> Any:
         return [Dims(shape) for shape in self._header["profiles"][profile_index][name]]
 
-    def create_execution_context(self, *strategy: Any) -> Any:
+    def create_runtime_config(self) -> Any:
+        return self._new("IRuntimeConfig", cache=None)
+
+    def create_execution_context(self, config: Any = None) -> Any:
         needs_gpu(self._trt, "create_execution_context")
-        context = self._new("IExecutionContext", owner=self, shapes={}, addresses={}, executed=0)
+        cache = config._cache if isinstance(config, getattr(self._trt, "IRuntimeConfig", ())) else None
+        context = self._new("IExecutionContext", owner=self, shapes={}, addresses={}, executed=0, cache=cache)
         context._take(0)
         return context
 
@@ -90,6 +95,33 @@ class FakeCudaEngine(Fake):
 
     def serialize(self) -> Any:
         return self._new("IHostMemory", content=self._content)
+
+
+class FakeRuntimeConfig(Fake):
+    def create_runtime_cache(self) -> Any:
+        return self._new("IRuntimeCache", shapes=[])
+
+    def set_runtime_cache(self, cache: Any = None) -> bool:
+        self.__dict__["_cache"] = cache
+        return True
+
+    def get_runtime_cache(self) -> Any:
+        return self._cache
+
+
+class FakeRuntimeCache(Fake):
+    """Holds the shapes for which kernels were compiled."""
+
+    def serialize(self) -> Any:
+        return self._new("IHostMemory", content=KERNELS + json.dumps(self._shapes).encode())
+
+    def deserialize(self, blob: Any) -> bool:
+        content = bytes(memoryview(blob))
+        if not content.startswith(KERNELS):
+            log_error(self._trt, "Error Code 1: Serialization (runtime cache of another version, or damaged)")
+            return False
+        self.__dict__["_shapes"] = json.loads(content[len(KERNELS) :])
+        return True
 
 
 class FakeEngineInspector(Fake):
@@ -182,6 +214,11 @@ class FakeExecutionContext(Fake):
             gpu.broken[stream_handle] = True
             return False
         self.__dict__["_executed"] += 1
+        cache, key = self.__dict__["_cache"], list(self._shapes[source.name])
+        if trt.__name__ == "tensorrt_rtx" and (cache is None or key not in cache._shapes):
+            trt.compiled += 1
+            if cache is not None:
+                cache._shapes.append(key)
         shape = self._shapes[source.name]  # what follows is fixed now and done when the stream gets there
         images = _view(trt, self._addresses[source.name], shape, SIZES[DTYPES[source.type]])
         answers = [

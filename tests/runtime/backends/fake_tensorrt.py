@@ -27,6 +27,8 @@ from tests.runtime.backends.fake_engine import (
     FakeEngineInspector,
     FakeExecutionContext,
     FakeRuntime,
+    FakeRuntimeCache,
+    FakeRuntimeConfig,
     session_of,
 )
 
@@ -60,14 +62,16 @@ def fake_module(version: str) -> Any:
     calls: every (class, member) used. faults: {"Class.method": text}: that method logs the text as an error and fails.
     gpu: the "SM89" that engines are built for and run on. dla_cores. capturable_after: executions of a context before
     it can be captured, None for never. device: the FAKE driver on which it runs, current wherever the real one needs a GPU.
-    timed: the layers of the last build that no timing cache held. living: [class] -> how many objects exist.
+    timed: the layers of the last build that no timing cache held. compiled: runs for which
+    TensorRT-RTX compiled kernels. living: [class] -> how many objects exist.
     """
     column = VERSIONS.index(version)
     number = version[4:] if version.startswith("rtx-") else version
     module: Any = types.ModuleType("tensorrt_rtx" if version.startswith("rtx-") else "tensorrt")
     module.__version__ = {"8.5.3": "8.5.3.1", "1.7.1": "1.7.1.116"}.get(number, number)
     module.calls, module.faults, module.living = [], {}, {}
-    module.gpu, module.dla_cores, module.capturable_after, module.device, module.timed = "SM89", 0, 0, None, 0
+    module.gpu, module.dla_cores, module.capturable_after, module.device = "SM89", 0, 0, None
+    module.timed = module.compiled = 0
     module._major = int(number.split(".")[0]) if module.__name__ == "tensorrt" else 0
     module._strong = version in ("11.4.0", "rtx-1.7.1")  # always strongly typed
     module._errors = None  # the logger that was handed over last
@@ -439,6 +443,8 @@ BEHAVIOURS = {
         FakeCudaEngine,
         FakeEngineInspector,
         FakeExecutionContext,
+        FakeRuntimeConfig,
+        FakeRuntimeCache,
     )
 }
 

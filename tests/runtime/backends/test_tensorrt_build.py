@@ -6,24 +6,26 @@ What the real builder makes of our graphs is tests/engines' matter, with TensorR
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Iterator, List
+from typing import Any, Iterator, List, Tuple
 
 import numpy as np
 import pytest
 
 from runtime.artifacts.artifact import Artifact, read_artifact, sealed
+from runtime.backends.backend import Engines
 from runtime.backends.cuda import driver
 from runtime.backends.cuda.driver import Gpu
-from runtime.backends.tensorrt import backend, build, builder_process, compare, loader, manifest
+from runtime.backends.tensorrt import backend, build, builder_process, compare, manifest
+from runtime.backends.tensorrt.engine import artifact_of, engine_of
 from runtime.backends.tensorrt.generations import GENERATIONS, generation
 from runtime.backends.tensorrt.options import Batch, BuildOptions, parse_batch, parse_target
+from runtime.backends.tensorrt.site import Site, open_site
 from runtime.command import parse_size
 from runtime.errors import UserError
 from tests.runtime.artifacts.changed_artifacts import linked, unsealed
@@ -63,21 +65,21 @@ def install(version: str, monkeypatch: pytest.MonkeyPatch) -> Any:
         return module, generation(name, module.__version__)
 
     def run(request: Any, name: str) -> Any:
-        out, own = io.StringIO(), (sys.stdin, sys.stdout)
-        sys.stdin, sys.stdout = io.StringIO(json.dumps(request)), out
-        try:
-            build.main()
-        finally:
-            sys.stdin, sys.stdout = own
-        answer = json.loads(out.getvalue().splitlines()[-1])
-        if "error" in answer:
-            raise build.BuildError(answer["error"])
-        return answer
+        said: List[Any] = []
+        build.answer(json.loads(json.dumps(request)), lambda **values: said.append(values))
+        if "error" in said[-1]:
+            raise build.BuildError(said[-1]["error"], said[-1]["status"])
+        return said[-1]
 
-    for place in (loader, build):
-        monkeypatch.setattr(place, "load", load)
+    for place in ("site", "build"):
+        monkeypatch.setattr(f"runtime.backends.tensorrt.{place}.load", load)
     monkeypatch.setattr(builder_process, "_run", run)
     return module
+
+
+def make_engine(source: Artifact, where: Site, options: BuildOptions) -> Tuple[Path, manifest.Manifest]:
+    engine = engine_of(source, where, options.precision)
+    return engine.path, engine.build(options)
 
 
 def artifact(folder: Path, precision: str) -> Artifact:
@@ -92,8 +94,8 @@ def pictures(count: int) -> np.ndarray:
 def test_precision_comes_from_the_graph_or_where_there_are_flags_from_those(
     trt: Any, version: str, precision: str, folder: Path
 ) -> None:
-    site = loader.open_site(trt.__name__)
-    path, made = loader.make_engine(artifact(folder, precision), site, BuildOptions(precision, Batch(1, 2, 4)))
+    site = open_site(trt.__name__)
+    path, made = make_engine(artifact(folder, precision), site, BuildOptions(precision, Batch(1, 2, 4)))
     header = json.loads(path.read_bytes().split(b"\n")[1])
     flagged = version == "8.5.3"
     assert header["flags"] == ({"fp32": [], "fp16": ["FP16"], "int8": ["FP16", "INT8"]}[precision] if flagged else [])
@@ -129,7 +131,7 @@ def test_an_engine_for_floats_is_not_taken_for_pixels(
     (folder / "lite0.fp32.onnx").unlink()
     os.link(pixel_model, folder / "lite0.fp32.onnx")
     with pytest.raises(UserError, match=r"lite0.fp32.onnx has changed since it was built"):
-        backend.TensorRt(artifact(folder, "fp32"), trt.__name__, rebuild=False)
+        backend.TensorRt(artifact(folder, "fp32"), trt.__name__, Engines(rebuild=False))
     running = backend.TensorRt(artifact(folder, "fp32"), trt.__name__, say=said.append)
     assert len(said) == 2 and "has changed since" in said[1]
     header = json.loads(running.engine.read_bytes().split(b"\n")[1])
@@ -149,7 +151,7 @@ def test_pixels_that_are_not_cast_first_are_refused(trt: Any, model: Path, folde
     (folder / "lite0.fp32.onnx").unlink()
     (folder / "lite0.fp32.onnx").write_bytes(sealed(wrong, "fp32", {**facts, "input": "uint8"})[0])
     with pytest.raises(build.BuildError, match="has type UInt8 but must have type Float"):
-        loader.make_engine(artifact(folder, "fp32"), loader.open_site(trt.__name__), BuildOptions("fp32"))
+        make_engine(artifact(folder, "fp32"), open_site(trt.__name__), BuildOptions("fp32"))
 
 
 def test_threads_get_their_own_answers_in_every_version(trt: Any, folder: Path) -> None:
@@ -177,7 +179,7 @@ def test_a_second_start_builds_nothing(trt: Any, folder: Path) -> None:
 def test_of_two_that_are_built_at_once_each_manifest_stays_with_its_engine(
     trt: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, made = loader.make_engine(artifact(folder, "fp16"), loader.open_site(trt.__name__), BuildOptions("fp16"))
+    path, made = make_engine(artifact(folder, "fp16"), open_site(trt.__name__), BuildOptions("fp16"))
     write_whole, between, second = manifest.write_whole, threading.Event(), threading.Event()
 
     def slow(file: Path, content: bytes) -> None:
@@ -203,8 +205,8 @@ def test_of_two_that_are_built_at_once_each_manifest_stays_with_its_engine(
 
 def changed(folder: Path, trt: Any, **values: Any) -> Path:
     """An engine of FP16 whose manifest says otherwise in `values`."""
-    site = loader.open_site(trt.__name__)
-    path, made = loader.make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16", Batch(1, 4, 4)))
+    site = open_site(trt.__name__)
+    path, made = make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16", Batch(1, 4, 4)))
     manifest.write_engine(path, path.read_bytes(), made._replace(**values))
     return path
 
@@ -226,7 +228,7 @@ def test_what_does_not_fit_is_built_anew_with_the_reason_before_tensorrt_sees_it
     path = changed(folder, trt, **values)
     trt.calls.clear()
     with pytest.raises(UserError, match=reason):
-        backend.TensorRt(artifact(folder, "fp16"), trt.__name__, rebuild=False)
+        backend.TensorRt(artifact(folder, "fp16"), trt.__name__, Engines(rebuild=False))
     assert ("Runtime", "deserialize_cuda_engine") not in trt.calls
     said: List[str] = []
     running = backend.TensorRt(artifact(folder, "fp16"), trt.__name__, say=said.append)
@@ -243,7 +245,7 @@ def test_an_engine_that_tensorrt_refuses_is_built_anew(trt: Any, folder: Path) -
     sha256 = hashlib.sha256(content).hexdigest()
     manifest.write_engine(path, content, made._replace(engine_sha256=sha256))
     with pytest.raises(UserError, match="refuses lite0.fp16.*built for"):
-        backend.TensorRt(artifact(folder, "fp16"), trt.__name__, rebuild=False)
+        backend.TensorRt(artifact(folder, "fp16"), trt.__name__, Engines(rebuild=False))
     said: List[str] = []
     running = backend.TensorRt(artifact(folder, "fp16"), trt.__name__, say=said.append)
     assert running.run(pictures(1)).shape == (1, 1000) and "refuses" in said[0]
@@ -260,9 +262,9 @@ def test_an_engine_without_a_whole_manifest_is_code_of_unknown_origin(trt: Any, 
         manifest.manifest_path(path).write_bytes(damage)
     trt.calls.clear()
     with pytest.raises(UserError, match="manifest|damaged"):
-        backend.TensorRt(artifact(folder, "fp16"), trt.__name__, engine=path)
+        backend.TensorRt(artifact(folder, "fp16"), trt.__name__, Engines(path))
     assert ("Runtime", "deserialize_cuda_engine") not in trt.calls
-    running = backend.TensorRt(artifact(folder, "fp16"), trt.__name__, engine=path, trust=True)
+    running = backend.TensorRt(artifact(folder, "fp16"), trt.__name__, Engines(path, trust=True))
     assert running.run(pictures(1)).shape == (1, 1000)
     running.close()
 
@@ -270,20 +272,20 @@ def test_an_engine_without_a_whole_manifest_is_code_of_unknown_origin(trt: Any, 
 @pytest.mark.parametrize("version", ["10.3.0"], indirect=True)
 def test_an_engine_given_by_name_knows_its_onnx(trt: Any, folder: Path) -> None:
     path = changed(folder, trt)
-    assert loader.artifact_of(path).path == folder / "lite0.fp16.onnx"
+    assert artifact_of(path).path == folder / "lite0.fp16.onnx"
     manifest.manifest_path(path).unlink()
-    assert loader.artifact_of(path).path == folder / "lite0.fp16.onnx"
+    assert artifact_of(path).path == folder / "lite0.fp16.onnx"
     (folder / "lite0.fp16.onnx").unlink()
     with pytest.raises(UserError, match="not beside it"):
-        loader.artifact_of(path)
+        artifact_of(path)
 
 
 def test_without_the_fitting_artifact_it_says_what_to_make(trt: Any, folder: Path) -> None:
     for file in folder.glob("*int8*"):
         file.unlink()
-    site = loader.open_site(trt.__name__)
+    site = open_site(trt.__name__)
     with pytest.raises(UserError, match="make calibrate VARIANT=lite0"):
-        loader.make_engine(artifact(folder, "fp32"), site, BuildOptions("int8"))
+        make_engine(artifact(folder, "fp32"), site, BuildOptions("int8"))
 
 
 @pytest.mark.parametrize("version", ["10.3.0"], indirect=True)
@@ -294,28 +296,28 @@ def test_a_damaged_artifact_is_not_built(trt: Any, folder: Path) -> None:
     file.unlink()  # the other tests' file too
     file.write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
-        loader.make_engine(artifact(folder, "fp16"), loader.open_site("tensorrt"), BuildOptions("fp16"))
+        make_engine(artifact(folder, "fp16"), open_site("tensorrt"), BuildOptions("fp16"))
     assert not list(folder.glob("*.engine*"))
 
 
 @pytest.mark.parametrize("version", ["10.3.0"], indirect=True)
 def test_a_timing_cache_is_kept_and_reused(trt: Any, folder: Path) -> None:
-    site = loader.open_site(trt.__name__)
-    loader.make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16"))
+    site = open_site(trt.__name__)
+    make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16"))
     first = trt.timed
     assert first > 0 and len(list(folder.parent.glob("timing.*.cache"))) == 1
-    loader.make_engine(artifact(folder, "fp32"), site, BuildOptions("fp32"))
+    make_engine(artifact(folder, "fp32"), site, BuildOptions("fp32"))
     assert trt.timed == 0
     next(folder.parent.glob("timing.*.cache")).write_bytes(b"from another machine")
-    loader.make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16"))
+    make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16"))
     assert trt.timed == first
 
 
 @pytest.mark.parametrize("version", ["8.5.3", "10.3.0"], indirect=True)
 def test_dla_lists_what_falls_back(trt: Any, folder: Path) -> None:
-    trt.dla_cores, site = 2, loader.open_site(trt.__name__)
+    trt.dla_cores, site = 2, open_site(trt.__name__)
     options = BuildOptions("fp16", Batch(4, 4, 4), dla=1)
-    _, made = loader.make_engine(artifact(folder, "fp16"), site, options)
+    _, made = make_engine(artifact(folder, "fp16"), site, options)
     assert "/classifier/Gemm" in made.fallbacks and made.options.dla == 1
     for wrong, reason in (
         (options._replace(dla=2), "no DLA core 2: this machine has 2"),
@@ -323,29 +325,29 @@ def test_dla_lists_what_falls_back(trt: Any, folder: Path) -> None:
         (options._replace(batch=Batch(1, 1, 8)), "needs one batch size"),
     ):
         with pytest.raises(UserError, match=reason):
-            loader.make_engine(artifact(folder, wrong.precision), site, wrong)
+            make_engine(artifact(folder, wrong.precision), site, wrong)
 
 
 def test_what_a_generation_cannot_do_is_said(trt: Any, version: str, folder: Path) -> None:
-    site = loader.open_site(trt.__name__)
+    site = open_site(trt.__name__)
     row = site.generation
     if not row.targets:
         with pytest.raises(UserError, match="needs TensorRT-RTX"):
-            loader.make_engine(artifact(folder, "fp32"), site, BuildOptions("fp32", target="sm_89"))
+            make_engine(artifact(folder, "fp32"), site, BuildOptions("fp32", target="sm_89"))
     if not row.dla:
         with pytest.raises(UserError, match="no DLA"):
-            loader.make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16", Batch(1, 1, 1), dla=0))
+            make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16", Batch(1, 1, 1), dla=0))
     if not row.opt_level:
         with pytest.raises(UserError, match="no optimisation levels"):
-            loader.make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16", opt_level=3))
+            make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16", opt_level=3))
     with pytest.raises(UserError, match="optimisation level 9"):
-        loader.make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16", opt_level=9))
+        make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16", opt_level=9))
 
 
 def test_options_reach_tensorrt(trt: Any, folder: Path) -> None:
-    site = loader.open_site(trt.__name__)
+    site = open_site(trt.__name__)
     level = 5 if site.generation.opt_level else None
-    loader.make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16", workspace=1 << 28, opt_level=level))
+    make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16", workspace=1 << 28, opt_level=level))
     members = {member for _, member in trt.calls}
     assert "set_memory_pool_limit" in members and ("builder_optimization_level" in members) == (level is not None)
 
@@ -353,13 +355,82 @@ def test_options_reach_tensorrt(trt: Any, folder: Path) -> None:
 @pytest.mark.parametrize("version", ["rtx-1.7.1"], indirect=True)
 def test_rtx_builds_for_another_gpu(trt: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "_library", lambda: (None, "no driver"))
-    site = loader.open_site("tensorrt_rtx", "sm_120")
-    path, made = loader.make_engine(artifact(folder, "int8"), site, BuildOptions("int8", target="sm_120"))
+    site = open_site("tensorrt_rtx", "sm_120")
+    path, made = make_engine(artifact(folder, "int8"), site, BuildOptions("int8", target="sm_120"))
     assert path.name == "lite0.int8.rtx-sm120.engine" and made.capability == "sm_120" and made.gpu == ""
     with pytest.raises(UserError, match="can't build for sm_87: it knows sm_75.*A Jetson builds its own"):
-        loader.make_engine(artifact(folder, "int8"), site, BuildOptions("int8", target="sm_87"))
+        open_site("tensorrt_rtx", "sm_87")
     with pytest.raises(UserError, match="there is none. no driver"):
-        loader.open_site("tensorrt_rtx")
+        open_site("tensorrt_rtx")
+
+
+def targets_of(path: Path) -> List[str]:
+    """The GPUs that the FAKE built the engine `path` for; none: for any since Ampere."""
+    return list(json.loads(path.read_bytes().split(b"\n")[1])["targets"])
+
+
+@pytest.mark.parametrize("version", ["rtx-1.7.1"], indirect=True)
+@pytest.mark.parametrize("capability", [(8, 6), (7, 5)])
+def test_rtx_without_a_target_builds_for_the_gpu_that_is_here(trt: Any, folder: Path, capability: Any) -> None:
+    """Its own default is any GPU since Ampere, which a Turing GPU can't run."""
+    trt.device.capability, sm = capability, f"{capability[0]}{capability[1]}"
+    path, made = make_engine(artifact(folder, "fp16"), open_site("tensorrt_rtx"), BuildOptions("fp16"))
+    assert path.name == f"lite0.fp16.rtx-sm{sm}.engine" and targets_of(path) == [f"SM{sm}"]
+    assert made.capability == f"sm_{sm}" and made.options.target is None
+
+
+@pytest.mark.parametrize("version", ["rtx-1.7.1"], indirect=True)
+@pytest.mark.parametrize("capability", [(8, 7), (9, 0)])
+def test_rtx_refuses_a_gpu_that_it_does_not_list(trt: Any, capability: Any) -> None:
+    trt.device.capability = capability
+    sm = f"sm_{capability[0]}{capability[1]}"
+    with pytest.raises(UserError, match=rf"can't build for {sm}: it knows sm_75, sm_80, .*sm_121\."):
+        open_site("tensorrt_rtx")
+
+
+@pytest.mark.parametrize("version", ["rtx-1.7.1"], indirect=True)
+def test_a_portable_engine_runs_on_what_it_is_for(trt: Any, folder: Path) -> None:
+    path, made = make_engine(
+        artifact(folder, "fp16"), open_site("tensorrt_rtx", "any"), BuildOptions("fp16", target="any")
+    )
+    assert path.name == "lite0.fp16.rtx-any.engine" and made.capability == "any"
+    assert made == manifest.read_manifest(path)
+    said: List[str] = []
+    running = backend.TensorRt(artifact(folder, "fp16"), "tensorrt_rtx", Engines(rebuild=False), said.append)
+    assert running.engine == path and running.run(pictures(1)).shape == (1, 1000)
+    running.close()
+    trt.device.capability = (7, 5)
+    with pytest.raises(UserError, match=r"built for GPUs from Ampere \(sm_80\) on, and this GPU is sm_75"):
+        backend.TensorRt(artifact(folder, "fp16"), "tensorrt_rtx", Engines(path))
+
+
+@pytest.mark.parametrize("version", ["rtx-1.7.1"], indirect=True)
+def test_rtx_compiles_an_engines_kernels_once(trt: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_LONG", 0.0)
+    kept = folder / "lite0.fp16.rtx-sm89.engine.kernels"
+
+    def compiled(*counts: int) -> Tuple[int, List[str]]:
+        """Runs that had to compile, and what was said of them."""
+        said: List[str] = []
+        running, trt.compiled = backend.TensorRt(artifact(folder, "fp16"), "tensorrt_rtx", say=said.append), 0
+        for count in counts:
+            running.run(pictures(count))
+        running.close()
+        return trt.compiled, [line for line in said if "compiled kernels" in line]
+
+    make_engine(artifact(folder, "fp16"), open_site("tensorrt_rtx"), BuildOptions("fp16"))
+    first, said = compiled(1, 1, 2)
+    assert first == 2 and len(said) == 2 and said[0].endswith(f"kept in {kept.name} for the next time")
+    assert compiled(1, 2) == (0, [])
+    assert compiled(2, 3)[0] == 1 and compiled(1, 2, 3)[0] == 0
+    for damage in (b"", b"{}\nFAKE KERNELS\n[[1, 3, 224, 224]]", kept.read_bytes()[:-1], kept.read_bytes() + b" "):
+        kept.write_bytes(damage)
+        assert compiled(1)[0] == 1 and compiled(1)[0] == 0
+    trt.device.name = "NVIDIA Other 4080"  # kernels of one GPU are not another's
+    assert compiled(1)[0] == 1
+    make_engine(artifact(folder, "fp16"), open_site("tensorrt_rtx"), BuildOptions("fp16", Batch(1, 1, 4)))
+    assert compiled(1)[0] == 1  # nor are those of another engine
+    assert not list(folder.glob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -374,9 +445,9 @@ def test_rtx_builds_for_another_gpu(trt: Any, folder: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("version", ["8.5.3", "10.3.0"], indirect=True)
 def test_refusals_come_out_in_words(trt: Any, folder: Path, said: str, meaning: str) -> None:
     trt.faults["Builder.build_serialized_network"] = said
-    site = loader.open_site(trt.__name__)
+    site = open_site(trt.__name__)
     with pytest.raises(build.BuildError, match=meaning):
-        loader.make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16"))
+        make_engine(artifact(folder, "fp16"), site, BuildOptions("fp16"))
     assert not list(folder.glob("*.engine*"))
 
 
@@ -384,10 +455,10 @@ def test_refusals_come_out_in_words(trt: Any, folder: Path, said: str, meaning: 
 def test_int8_is_timed_against_fp16(trt: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "WARM", 1)
     monkeypatch.setattr(compare, "ROUNDS", 5)  # the fake runs real networks on the CPU
-    site = loader.open_site(trt.__name__)
+    site = open_site(trt.__name__)
     options = BuildOptions("int8", Batch(1, 1, 2))
-    loader.make_engine(artifact(folder, "int8"), site, options)
-    source = artifact(folder, site.generation.sources["int8"])
+    make_engine(artifact(folder, "int8"), site, options)
+    source = artifact(folder, site.generation.source("int8"))
     lines = compare.compare_with_fp16(source, site, options)
     assert "INT8" in lines[0] and "FP16" in lines[0] and (folder / f"lite0.fp16.{site.slug}.engine").is_file()
 
@@ -430,16 +501,72 @@ def test_every_supported_version_has_its_row() -> None:
         generation("tensorrt", "8.4.1")
 
 
-def test_a_builder_that_is_killed_for_memory_ends_in_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def building(folder: Path) -> manifest.Manifest:
     wanted = manifest.Wanted(folder / "lite0.fp16.onnx", "", "tensorrt", "10.3.0", "sm_89")
-    killer = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    return builder_process.build_engine(
+        folder / "x.engine", wanted, BuildOptions(), BuildOptions(), "", folder / "timing.cache"
+    )
+
+
+def with_builder(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`code` in the builder's process, in place of `build`."""
     popen = builder_process.subprocess.Popen
     monkeypatch.setattr(
-        builder_process.subprocess, "Popen", lambda command, **rest: popen([sys.executable, "-c", killer], **rest)
+        builder_process.subprocess, "Popen", lambda command, **rest: popen([sys.executable, "-c", code], **rest)
     )
+
+
+def test_a_builder_that_is_killed_for_memory_ends_in_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_builder("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", monkeypatch)
     with pytest.raises(build.BuildError, match="killed, most likely because memory ran out.*WORKSPACE"):
-        builder_process.build_engine(folder / "x.engine", wanted, BuildOptions(), "", folder / "timing.cache")
+        building(folder)
     assert not list(folder.glob("*engine*"))
+
+
+NOISY = """
+import os, pathlib, sys
+print("a site hook says hello")
+sys.stdout.flush()
+from runtime.backends.tensorrt import build
+def noisy(trt, row, onnx, *rest):
+    os.write(1, b"[TRT] a native library prints where it pleases\\n")
+    print("and so does a plugin")
+    return build.Built(b"the engine", b"", {})
+build.load = lambda module: (type("trt", (), {"__version__": "10.3.0"}), None)
+build.build = noisy
+sys.exit(build.main())
+"""
+
+
+def test_what_libraries_print_does_not_disturb_the_builder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with_builder(NOISY, monkeypatch)
+    made = building(folder)
+    assert (folder / "x.engine").read_bytes() == b"the engine" and made.version == "10.3.0"
+    printed = capfd.readouterr()
+    assert not printed.out
+    for line in ("a site hook says hello", "[TRT] a native library prints where it pleases", "and so does a plugin"):
+        assert line in printed.err
+
+
+def test_a_binding_that_breaks_while_building_is_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = NOISY.replace("return build.Built(", "raise TypeError('incompatible function arguments'); (")
+    with_builder(code, monkeypatch)
+    with pytest.raises(
+        build.BuildError, match=r"TensorRT failed while building \(TypeError: incompatible func"
+    ) as caught:
+        building(folder)
+    assert caught.value.status == 1 and not list(folder.glob("*engine*"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
+def test_the_builders_memory_is_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ru_maxrss survives exec, so a child of a large process would report that one's peak."""
+    with_builder(NOISY, monkeypatch)
+    large = bytearray(600 << 20)
+    large[:: 1 << 12] = b"x" * len(large[:: 1 << 12])
+    assert 0 < building(folder).peak_memory < 500 << 20
 
 
 def test_without_tensorrt_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from runtime.backends.cuda import Device, open_device
 from runtime.backends.cuda.errors import CudaError, OutOfDeviceMemory
+from runtime.backends.tensorrt.engine import Loaded
 from runtime.backends.tensorrt.log import log_of
 from runtime.backends.tensorrt.runner import ContextRefused, Runner, TensorRtError
 from runtime.errors import UserError
@@ -27,7 +28,8 @@ SIDE = 4
 def opened(trt: Any, device: Device, engine: bytes, **options: Any) -> Runner:
     trt.device, log = device.library, log_of(trt)  # type: ignore[attr-defined]
     with device:
-        return Runner(trt, trt.Runtime(log).deserialize_cuda_engine(engine), device, log, **options)
+        runtime = trt.Runtime(log)
+        return Runner(trt, Loaded(log, runtime, runtime.deserialize_cuda_engine(engine), None), device, **options)
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:

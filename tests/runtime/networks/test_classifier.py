@@ -194,12 +194,12 @@ def test_models_that_cannot_be_used(model: Path, tmp_path: Path, monkeypatch: py
             Classifier(model)
 
 
-def test_a_processor_that_saturates_gets_int8_in_float_and_is_told(precisions, monkeypatch):
+def test_a_processor_that_saturates_gets_int8_in_fp32_and_is_told(precisions, monkeypatch):
     artifact, said = read_artifact(precisions / "lite0.int8.onnx"), []
     for module in (backends, onnx_runtime):
         monkeypatch.setattr(module, "saturates", lambda: True)
     assert backends.open_backend(artifact, say=said.append).name == "onnxruntime"
-    assert len(said) == 1 and "no VNNI" in said[0] and "FP32 is quicker here" in said[0]
+    assert len(said) == 1 and "no VNNI" in said[0] and "the FP32 file is faster here" in said[0]
     if importlib.util.find_spec("openvino"):
         assert backends.open_backend(artifact, "openvino", say=said.append).name == "openvino"
         assert "no VNNI" in said[1]
