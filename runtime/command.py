@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from pathlib import Path
 from threading import Timer, main_thread
 from typing import TYPE_CHECKING, Any, Callable, Optional, Set, Type, TypeVar, Union
@@ -33,6 +34,8 @@ def run(main: Callable[[], int]) -> None:
     if hasattr(sys.stdout, "reconfigure"):  # a letter that the terminal's encoding lacks is escaped, as stderr does it
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.unraisablehook = _interrupt_again
+    # Pillow warns of oddities (damaged EXIF in a good image) with paths of its source: what matters comes as an error.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         status = main()
         sys.stdout.flush()

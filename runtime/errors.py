@@ -11,3 +11,7 @@ class UserError(Exception):
     """
 
     status = 2
+
+
+class ImageError(UserError):
+    """This one image can't be used; the text names it and says why. Others of the same batch still can be."""

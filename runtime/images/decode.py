@@ -8,18 +8,21 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import time
 from collections.abc import Iterator
-from typing import IO, NamedTuple, Tuple, Union
+from typing import IO, Any, Callable, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import ImageError, UserError
 from . import formats
+from .pixels import from_array, to_rgb
 
 Source = Union[str, "os.PathLike[str]", bytes, IO[bytes], Image.Image, np.ndarray]
 Margins = Tuple[float, float, float, float]  # px at the left, top, right and bottom
+Opened = Callable[[IO[bytes]], Tuple[Image.Image, Optional[Margins]]]
 
 _ORIENTATION = 0x0112  # EXIF 2.3, 4.6.4 A: how the stored image must be turned to stand upright
 # The turn, and from which sides it brings the left, top, right and bottom
@@ -32,6 +35,12 @@ _TURNS = {
     7: (Image.Transpose.TRANSVERSE, (3, 2, 1, 0)),
     8: (Image.Transpose.ROTATE_90, (1, 2, 3, 0)),
 }
+
+# What Pillow says of good files that it has no reader for.
+_UNSUPPORTED = re.compile(
+    r"unsupported|not supported|can(not|'t) handle|unknown (pixel mode|data organization|raw mode)|not available|unrecogni[sz]ed",
+    re.IGNORECASE,
+)
 
 # A JPEG is decoded at 1/8, 1/4 or 1/2 where that leaves this many times the pixels that are needed on each side: of 12
 # megapixels, 1/4 leaves 2.95 times what B0 needs. docs/input.md has what less does to accuracy.
@@ -50,19 +59,15 @@ class Decoding(NamedTuple):
 DECODING = Decoding()
 
 
-class ImageError(UserError):
-    """This one image can't be used; the text names it and says why. Others of the same batch still can be."""
-
-
 def open_image(
     source: Source, name: str | None = None, decoding: Decoding = DECODING, at_least: int | None = None
 ) -> Image.Image:
     """An upright, loaded image of mode RGB, from a path, an encoded file (bytes or a binary stream), a PIL image, or
     a uint8 array [H,W], [H,W,1], [H,W,3] or [H,W,4] in the order RGB(A).
 
-    EXIF orientation is applied, to PIL images too. Alpha is dropped, not blended, as `convert("RGB")` does for
-    torchvision; 16-bit grey keeps its upper 8 bits, as Pillow does for 16-bit colour; of an animation the first frame
-    is taken; colour profiles are ignored. An RGB PIL image comes back itself, not copied. Errors call it `name`.
+    EXIF orientation is applied, to PIL images too. What is transparent shows pixels.BACKGROUND, white; of grey with 12 or
+    16 bits the upper 8 are kept, as Pillow does for 16-bit colour; of an animation or several pages the first is taken; colour
+    profiles are ignored. An RGB PIL image comes back itself, not copied. Errors call it `name`.
 
     A JPEG of which only `at_least` px are needed on the shorter side may come back smaller than it is, unless
     `decoding.exact`; margins_of then tells what of it is the image. PIL images come as they are, whatever they were.
@@ -74,7 +79,10 @@ def open_image(
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(source), name or "bytes", decoding, at_least)
     if isinstance(source, np.ndarray):
-        return _from_array(source, name or "array", decoding)
+        name = name or "array"
+        image = from_array(source, name)
+        _check_size(image, name, decoding)
+        return to_rgb(image, name)
     if isinstance(source, Image.Image):
         name = name or str(getattr(source, "filename", "")) or "image"
         _check_size(source, name, decoding)
@@ -111,11 +119,54 @@ def _decode(file: IO[bytes], name: str, decoding: Decoding, at_least: int | None
         head = file.read(formats.HEAD)
         if not head:
             raise ImageError(f"{name}: the file is empty.")
+        before = formats.before_signature(head)
+        if before:
+            file.seek(before)
+            file = io.BytesIO(file.read())
+            head = head[before:]
         kind = _format(head, name)
-        image = formats.open_header(kind, formats.ClockedFile(file, time.monotonic() + decoding.max_seconds))
-        _check_size(image, name, decoding)
-        margins = None if at_least is None or decoding.exact else _reduce(image, at_least)
+        deadline = time.monotonic() + decoding.max_seconds
+
+        def opened(file: IO[bytes]) -> tuple[Image.Image, Margins | None]:
+            image = formats.open_header(kind, formats.ClockedFile(file, deadline))
+            _check_size(image, name, decoding)
+            return image, None if at_least is None or decoding.exact else _reduce(image, at_least)
+
+        if kind.name == "TIFF":
+            image, margins = _opened_tiff(opened, file, name)
+        else:
+            image, margins = opened(file)
+        try:
+            image.load()
+        except OSError:
+            if not isinstance(image, formats.PlainJpeg) or not image.one_scan:
+                raise
+            file.seek(0)
+            content = file.read()
+            # Perhaps nothing is missing but the marker at the end: then it does not matter what stands before that marker.
+            image, other = (opened(io.BytesIO(content + tail))[0] for tail in formats.JPEG_ENDS)
+            if image.tobytes() != other.tobytes():
+                raise
         return _upright_rgb(image, margins, name)
+
+
+def _opened_tiff(opened: Opened, file: IO[bytes], name: str) -> tuple[Image.Image, Margins | None]:
+    from . import tiff  # Pillow's reader of TIFF takes 20 ms to import
+
+    def require_reader(compression: Any) -> None:
+        method = tiff.unread_compression(compression)
+        if method is not None:
+            raise ImageError(f"{name}: a TIFF compressed with {method}, which is not read: convert it to JPEG.")
+
+    try:
+        image, margins = opened(file)
+    except SyntaxError as error:  # what Pillow makes of the KeyError that an unknown compression is
+        require_reader(error.__cause__.args[0] if isinstance(error.__cause__, KeyError) else None)
+        raise
+    require_reader(tiff.compression_of(image))
+    if tiff.is_cut_short(image, file):
+        raise ImageError(f"{name}: the file is truncated (rows are missing): copy or download it again.")
+    return image, margins
 
 
 def _limited(file: IO[bytes], name: str, max_bytes: int) -> IO[bytes]:
@@ -147,6 +198,10 @@ def _format(head: bytes, name: str) -> formats.Format:
             raise ImageError(f"{name}: not an image in a format that is read ({read}).")
         raise ImageError(f"{name}: a file in {other} format, which is not read: convert it to JPEG.")
     if not formats.supported(found):
+        if found.package:
+            raise ImageError(
+                f"{name}: an image in {found.name} format: pip install {found.package} to have it read, or convert it to JPEG."
+            )
         raise ImageError(f"{name}: an image in {found.name} format, which this Pillow cannot read: convert it to JPEG.")
     return found
 
@@ -155,7 +210,9 @@ def _reduce(image: Image.Image, at_least: int) -> Margins | None:
     """Has a much too large JPEG decoded at a fraction, by the DCT's lowest frequencies alone."""
     width, height = image.size
     scale = next((n for n in (8, 4, 2) if min(width, height) >= n * _ENOUGH * at_least), None)
-    if scale is None or image.draft(None, (width // scale, height // scale)) is None:  # not a JPEG
+    if scale is None or not isinstance(image, formats.PlainJpeg):  # a HEIC would give its thumbnail
+        return None
+    if image.draft(None, (width // scale, height // scale)) is None:
         return None
     return 0, 0, image.width - width / scale, image.height - height / scale  # draft rounds up
 
@@ -176,7 +233,7 @@ def _upright_rgb(image: Image.Image, margins: Margins | None, name: str) -> Imag
     with contextlib.suppress(Exception):  # damaged EXIF in a good image: Pillow raises whatever that leads to
         # after load: a PNG may carry its EXIF behind the pixels, and a TIFF turns itself
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    image = _to_rgb(image, name)
+    image = to_rgb(image, name)
     if turn is not None:
         image = image.transpose(turn[0])
         image.info = {}  # or its EXIF would turn it again the next time
@@ -184,39 +241,6 @@ def _upright_rgb(image: Image.Image, margins: Margins | None, name: str) -> Imag
     if margins is not None:
         image.margins = margins  # type: ignore[attr-defined]  # no info: copies, cuts and text chunks of a PNG get there
     return image
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode == "F":
-        raise ImageError(f"{name}: the pixels are floats of unknown range: save the image with 8 or 16 bits.")
-    if image.mode == "I" or image.mode.startswith("I;16"):  # convert() would clip at 255
-        values = np.asarray(image)
-        if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
-            raise ImageError(f"{name}: the pixels go beyond 16 bits: save the image with 8 or 16 bits.")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info:  # convert() would warn, and map a colour that is dropped anyway
-        image = image.copy()
-        del image.info["transparency"]
-    if image.mode in ("La", "RGBa"):  # premultiplied, and no way to RGB but this
-        image = image.convert(image.mode.upper())
-    return image.convert("RGB")
-
-
-def _from_array(array: np.ndarray, name: str, decoding: Decoding) -> Image.Image:
-    if array.dtype != np.uint8 or not (array.ndim == 2 or array.ndim == 3 and array.shape[2] in (1, 3, 4)):
-        raise ImageError(
-            f"{name}: an array of {array.dtype} {list(array.shape)} is not an image: "
-            "it takes uint8 (0..255) [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], channels in the order RGB."
-        )
-    if array.size == 0:
-        raise ImageError(f"{name}: the array {list(array.shape)} has no pixels.")
-    if array.ndim == 3:
-        array = array[..., 0] if array.shape[2] == 1 else array[..., :3]
-    image = Image.fromarray(np.ascontiguousarray(array))
-    _check_size(image, name, decoding)
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @contextlib.contextmanager
@@ -240,4 +264,6 @@ def _errors_named(name: str, decoding: Decoding) -> Iterator[None]:
             isinstance(error, EOFError) or "truncated" in reason.lower() or "requires a buffer" in reason
         ):  # struct.error
             raise ImageError(f"{name}: the file is truncated ({reason}): copy or download it again.") from error
+        if _UNSUPPORTED.search(reason):
+            raise ImageError(f"{name}: of a kind that is not read ({reason}): convert it to JPEG.") from error
         raise ImageError(f"{name}: the file is damaged ({reason}).") from error

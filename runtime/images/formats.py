@@ -15,6 +15,8 @@ from typing import IO, NamedTuple
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
+# What is put behind a JPEG that lacks its end: the marker alone, and coded pixels before it
+JPEG_ENDS = (b"\xff\xd9", bytes(range(1, 255)) + b"\xff\xd9")
 HEAD = 64  # bytes that tell a format
 # A JPEG of one scan goes to libjpeg in pieces of this size, most images in one: 5 % quicker than in Pillow's 64 KiB.
 _PIECE = 8 << 20
@@ -28,6 +30,7 @@ class Format(NamedTuple):
     head: bytes  # pattern that its first bytes match
     plugin: str  # Pillow's module
     reader: str  # class in it
+    package: str = ""  # to be installed for it
 
 
 FORMATS = (
@@ -36,6 +39,10 @@ FORMATS = (
     Format("WebP", rb"RIFF....WEBPVP8[ LX]", "PIL.WebPImagePlugin", "WebPImageFile"),
     # A brand of AV1 Image File Format, as the major one or after mif1 (images) or msf1 (sequences)
     Format("AVIF", rb"....ftyp(avi[fs]|(mif1|msf1)....(....)*?avi[fs])", "PIL.AvifImagePlugin", "AvifImageFile"),
+    # A brand of High Efficiency Image File Format, ISO/IEC 23008-12
+    Format(
+        "HEIC", rb"....ftyp(he[iv][cxms]|heim|hevm|mif1|msf1)", "pillow_heif.as_plugin", "HeifImageFile", "pillow-heif"
+    ),
     Format("TIFF", rb"II[*+]\0|MM\0[*+]|II\0\*|MM\*\0", "PIL.TiffImagePlugin", "TiffImageFile"),  # + is BigTIFF
     Format("GIF", rb"GIF8[79]a", "PIL.GifImagePlugin", "GifImageFile"),
     Format("BMP", rb"BM", "PIL.BmpImagePlugin", "BmpImageFile"),
@@ -44,7 +51,6 @@ FORMATS = (
 
 # What people try besides, for a better sentence than "not an image".
 _OTHERS = (
-    ("HEIC", rb"....ftyp(he[iv][cxms]|heim|hevm|mif1|msf1)"),  # ISO/IEC 23008-12
     ("JPEG 2000", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
     ("JPEG XL", rb"\xff\x0a|\0\0\0\x0cJXL "),
     ("PDF", rb"%PDF"),
@@ -59,6 +65,12 @@ _OTHERS = (
 def format_of(head: bytes) -> Format | None:
     """The format of a file that begins with these `HEAD` bytes, if it is one that is read."""
     return next((row for row in FORMATS if re.match(row.head, head, re.DOTALL)), None)
+
+
+def before_signature(head: bytes) -> int:
+    """Bytes of white space, or of a byte order mark, before an image, as scripts for the web leave them: mostly 0."""
+    start = re.match(rb"(\xef\xbb\xbf)?[ \t\r\n]{0,16}", head).end()  # type: ignore[union-attr]
+    return 0 if format_of(head) is not None or format_of(head[start:]) is None else start
 
 
 def other_format(head: bytes) -> str | None:

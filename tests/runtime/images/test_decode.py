@@ -131,7 +131,7 @@ def test_what_is_made_of_a_fraction_is_an_ordinary_image() -> None:
 
 def test_formats_that_are_read() -> None:
     image = lighthouse((40, 30))
-    for row in formats.FORMATS:
+    for row in (row for row in formats.FORMATS if row.name != "HEIC"):  # test_kinds has that
         if formats.supported(row):
             assert open_image(encode(image, row.name.upper()), name=row.name).size == (40, 30)
         else:

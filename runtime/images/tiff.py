@@ -1,0 +1,140 @@
+"""What Pillow leaves to be done about TIFF files: the meaning of their samples, and strips that end too early."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import tempfile
+from typing import IO, Any, Optional, Tuple
+
+from PIL import Image
+from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
+
+_BITS, _COMPRESSION, _PHOTOMETRIC, _MOST = 258, 259, 262, 281  # tags of TIFF 6.0, section 8
+_RAW_OR_CHECKED = {1, 5, 8, 32773, 32946}  # Pillow's own, LZW, Deflate and PackBits: libtiff reports what is missing
+
+# Those without a reader in Pillow that people meet, by libtiff's tiff.h
+_COMPRESSIONS = {
+    9: "JBIG",
+    10: "JBIG",
+    32908: "PixarFilm",
+    32909: "PixarLog",
+    33003: "JPEG 2000",
+    33005: "JPEG 2000",
+    34661: "JBIG",
+    34712: "JPEG 2000",
+    34887: "LERC",
+    34892: "lossy JPEG",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
+}
+
+
+def meaning(image: Image.Image) -> Tuple[Optional[int], bool]:
+    """Bits in the samples of a grey TIFF, None where it does not say, and whether 0 is white."""
+    tags = _tags(image)
+    stated, most = tags.get(_BITS), tags.get(_MOST)
+    most = most[0] if isinstance(most, tuple) else most
+    bits = None
+    if isinstance(most, int) and most > 0:
+        bits = max(8, most.bit_length())
+    elif isinstance(stated, tuple) and stated and 8 < stated[0] < 16:
+        bits = stated[0]
+    return bits, tags.get(_PHOTOMETRIC) == 0
+
+
+def unread_compression(number: Any) -> Optional[str]:
+    """The name of a compression that Pillow, or its libtiff, has no reader for: Pillow itself calls that damage."""
+    library = _library()
+    if number not in COMPRESSION_INFO:
+        return _COMPRESSIONS.get(number) if isinstance(number, int) else None
+    if number in _RAW_OR_CHECKED or library is None or library.TIFFIsCODECConfigured(number):
+        return None
+    return COMPRESSION_INFO[number]
+
+
+def compression_of(image: Image.Image) -> int:
+    """Tag 259 of an opened TIFF."""
+    return int(_tags(image).get(_COMPRESSION, 1))
+
+
+def _tags(image: Image.Image) -> Any:
+    return image.tag_v2 if isinstance(image, TiffImageFile) else {}
+
+
+def is_cut_short(image: Image.Image, content: IO[bytes]) -> bool:
+    """Whether a strip or tile of this opened file holds fewer rows than it should, and its compression (CCITT, JPEG) doesn't
+    report that: Pillow before 13 shows what lay in memory instead. libtiff decodes each into two buffers of different
+    content; what differs afterwards was never written. False where Pillow has its libtiff built in and out of reach.
+    """
+    library = _library()
+    if compression_of(image) in _RAW_OR_CHECKED or library is None:
+        return False
+    with tempfile.TemporaryFile() as file:
+        content.seek(0)
+        file.write(content.read())
+        file.seek(0)
+        handle = library.TIFFFdOpen(os.dup(file.fileno()), b"image", b"r")
+        if not handle:
+            return False
+        try:
+            return _unwritten(library, handle)
+        finally:
+            library.TIFFClose(handle)
+
+
+def _unwritten(library: Any, handle: int) -> bool:
+    kind = "Tile" if library.TIFFIsTiled(handle) else "Strip"
+    size = getattr(library, f"TIFF{kind}Size")(handle)
+    read = getattr(library, f"TIFFReadEncoded{kind}")
+    if size <= 0:
+        return False
+    one, other = ctypes.create_string_buffer(b"\x55" * size, size), ctypes.create_string_buffer(b"\xaa" * size, size)
+    for number in range(getattr(library, f"TIFFNumberOf{kind}s")(handle)):
+        ctypes.memset(one, 0x55, size)
+        ctypes.memset(other, 0xAA, size)
+        written = read(handle, number, one, size)
+        if written < 0 or read(handle, number, other, size) != written:
+            return False  # Pillow gets the same error
+        if one.raw[:written] != other.raw[:written]:
+            return True
+    return False
+
+
+def _library() -> Any:
+    """The libtiff that Pillow uses, silenced: it writes warnings to stderr, without the name of the file."""
+    if not _loaded:
+        _loaded.append(_load())
+    return _loaded[0]
+
+
+_loaded: list = []
+
+
+def _load() -> Any:
+    try:
+        from PIL import _imaging
+
+        library = ctypes.CDLL(_imaging.__file__)  # finds what that library itself is linked with
+        pointer, size, number = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_uint32
+        for name, result, *arguments in (
+            ("TIFFSetErrorHandler", pointer, pointer),
+            ("TIFFSetWarningHandler", pointer, pointer),
+            ("TIFFFdOpen", pointer, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p),
+            ("TIFFClose", None, pointer),
+            ("TIFFIsCODECConfigured", ctypes.c_int, ctypes.c_uint16),
+            ("TIFFIsTiled", ctypes.c_int, pointer),
+            ("TIFFTileSize", size, pointer),
+            ("TIFFStripSize", size, pointer),
+            ("TIFFNumberOfTiles", number, pointer),
+            ("TIFFNumberOfStrips", number, pointer),
+            ("TIFFReadEncodedTile", size, pointer, number, pointer, size),
+            ("TIFFReadEncodedStrip", size, pointer, number, pointer, size),
+        ):
+            function: Any = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
+    except (ImportError, OSError, AttributeError, TypeError):
+        return None
+    return library

@@ -1,0 +1,317 @@
+"""Small odd but real kinds of images, and the right pixels of each."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime.images.decode import ImageError, open_image
+
+ROOT = Path(__file__).resolve().parents[3]
+RAMP = np.tile(np.arange(256, dtype=np.uint8), (64, 1))  # black to white, [64, 256]
+COLOURS = np.stack([RAMP, RAMP[:, ::-1], np.full_like(RAMP, 128)], -1)
+MIDDLE = 0x80
+
+
+def tiff(samples: bytes, bits: int, photometric: int, order: str = "<", **extra: int) -> bytes:
+    """A file of one uncompressed strip of 256 x 64; extra: MOST=4095 for MaxSampleValue."""
+    tags = {256: 256, 257: 64, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 64, 279: len(samples)}
+    tags.update({281: extra["MOST"]} if extra else {})
+    entries = b"".join(
+        struct.pack(order + "HHI", tag, 4, 1) + struct.pack(order + "I", tags[tag]) for tag in sorted(tags)
+    )
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8 + len(samples))
+    return head + samples + struct.pack(order + "H", len(tags)) + entries + bytes(4)
+
+
+def packed_12_bits(values: np.ndarray) -> bytes:
+    one, other = values.ravel()[0::2].astype(int), values.ravel()[1::2].astype(int)
+    return np.stack([one >> 4, (one & 15) << 4 | other >> 8, other & 255], -1).astype(np.uint8).tobytes()
+
+
+def encode(array: np.ndarray, kind: str, mode: str = "", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(open_image(data, "it")).astype(int)
+
+
+TWELVE = RAMP.astype(np.uint16) << 4 | RAMP >> 4  # 0..4095
+SIXTEEN = RAMP.astype(np.uint16) * 257
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff(packed_12_bits(TWELVE), 12, 1),
+        tiff(TWELVE.astype("<u2").tobytes(), 16, 1),
+        tiff(TWELVE.astype(">u2").tobytes(), 16, 1, ">"),
+        tiff((4095 - TWELVE).astype("<u2").tobytes(), 16, 0),
+        tiff(TWELVE.astype("<u2").tobytes(), 16, 1, MOST=4095),
+        tiff((SIXTEEN >> 2).astype("<u2").tobytes(), 16, 1, MOST=16383),
+        tiff((TWELVE >> 2).astype("<u2").tobytes(), 16, 1),
+        tiff(RAMP.astype("<u2").tobytes(), 16, 1),
+        tiff(SIXTEEN.astype("<u2").tobytes(), 16, 1),
+        tiff(SIXTEEN.astype(">u2").tobytes(), 16, 1, ">"),
+        tiff((65535 - SIXTEEN).astype("<u2").tobytes(), 16, 0),
+        tiff((255 - RAMP).tobytes(), 8, 0),
+        tiff(SIXTEEN.astype("<u4").tobytes(), 32, 1),
+        encode(TWELVE, "PNG"),
+        encode(SIXTEEN, "PNG"),
+        b"P5 256 64 4095\n" + TWELVE.astype(">u2").tobytes(),
+        b"P5 256 64 65535\n" + SIXTEEN.astype(">u2").tobytes(),
+    ],
+    ids=str.split(
+        "12 12in16 12in16big 12in16white 12in16stated 14in16stated 10in16 8in16 16 16big 16white 8white 32 png12 png16 pgm12 "
+        "pgm16"
+    ),
+)
+def test_grey_of_any_depth_is_black_to_white(data: bytes) -> None:
+    assert np.abs(pixels(data) - RAMP[..., None]).max() <= 1
+
+
+def test_a_dark_image_of_16_bits_stays_dark() -> None:
+    """A quarter of full scale is no 14 bits, and where the file states the depth nothing is guessed."""
+    assert np.abs(pixels(tiff((SIXTEEN // 4).astype("<u2").tobytes(), 16, 1)) - RAMP[..., None] // 4).max() <= 1
+    stated = pixels(tiff((SIXTEEN // 16).astype("<u2").tobytes(), 16, 1, MOST=65535))
+    assert np.abs(stated - RAMP[..., None] // 16).max() <= 1
+
+
+def without(jpeg: bytes, marker: int) -> bytes:
+    """The JPEG less its segments of that kind."""
+    kept, at = bytearray(jpeg[:2]), 2
+    while jpeg[at + 1] != 0xDA:
+        end = at + 2 + struct.unpack(">H", jpeg[at + 2 : at + 4])[0]
+        kept += b"" if jpeg[at + 1] == marker else jpeg[at:end]
+        at = end
+    return bytes(kept) + jpeg[at:]
+
+
+JPEG = encode(COLOURS, "JPEG", quality=95)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        JPEG[:-2],
+        b"\r\n" + JPEG,
+        b"\xef\xbb\xbf" + encode(COLOURS, "PNG"),
+        without(JPEG, 0xE0),
+        encode(COLOURS, "JPEG", "CMYK", quality=95),
+        encode(COLOURS, "TIFF", "CMYK"),
+        encode(COLOURS, "TIFF", compression="jpeg", quality=95),
+    ],
+    ids=["no end", "newline first", "BOM first", "no JFIF", "CMYK", "CMYK TIFF", "JPEG in TIFF"],
+)
+def test_colours_are_those_that_were_saved(data: bytes) -> None:
+    assert np.abs(pixels(data) - COLOURS).mean() < 2
+
+
+@pytest.mark.parametrize("missing", [20, 200])
+def test_a_jpeg_that_lacks_more_than_its_end_is_truncated(missing: int) -> None:
+    with pytest.raises(ImageError, match="it: the file is truncated"):
+        open_image(JPEG[:-missing], "it")
+
+
+def rgba(alpha: int) -> np.ndarray:
+    return np.dstack([COLOURS, np.full_like(RAMP, alpha)])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_transparent_pixels_are_white(kind: str) -> None:
+    """Whatever colour is hidden below."""
+    options: Any = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    assert (pixels(encode(rgba(0), kind, **options)) == 255).all()
+    half = pixels(encode(rgba(MIDDLE), kind, **options))
+    assert np.abs(half - (COLOURS * 128.0 + 255 * 127.0) / 255).max() <= 1
+    np.testing.assert_array_equal(pixels(encode(rgba(255), kind, **options)), COLOURS)
+
+
+def test_transparency_in_other_forms_is_white_too() -> None:
+    grey_alpha = np.dstack([RAMP, np.where(RAMP < 128, 0, 255).astype(np.uint8)])
+    expected = np.where(RAMP < 128, 255, RAMP)[..., None]
+    assert (pixels(encode(grey_alpha, "PNG")) == expected).all()
+    assert (np.asarray(open_image(rgba(0))) == 255).all()  # an array
+    assert (np.asarray(open_image(Image.fromarray(rgba(0)))) == 255).all()
+    assert (np.asarray(open_image(Image.fromarray(rgba(255)).convert("RGBa"))) == COLOURS).all()
+    for array, key in ((RAMP, 7), (COLOURS, (7, 248, 128)), (SIXTEEN, 7 * 257)):
+        found = pixels(encode(array, "PNG", transparency=key))
+        assert (found[:, 7] == 255).all() and abs(int(found[0, 8, 0]) - 8) <= 1
+
+
+def test_indexed_colours_with_and_without_transparency() -> None:
+    image = Image.fromarray(COLOURS).quantize(64)
+    for kind in ("PNG", "GIF", "BMP", "TIFF"):
+        stream = io.BytesIO()
+        image.save(stream, kind)
+        np.testing.assert_array_equal(pixels(stream.getvalue()), np.asarray(image.convert("RGB")))
+    at = image.getpixel((100, 30))
+    for kind in ("PNG", "GIF"):
+        stream = io.BytesIO()
+        image.save(stream, kind, transparency=at)
+        assert (pixels(stream.getvalue())[30, 100] == 255).all()
+
+
+def higher(data: bytes, rows: int) -> bytes:
+    """The TIFF with `rows` claimed, in one strip."""
+    changed = bytearray(data)
+    (at,) = struct.unpack("<I", data[4:8])
+    for entry in range(at + 2, at + 2 + 12 * struct.unpack("<H", data[at : at + 2])[0], 12):
+        tag, kind = struct.unpack("<HH", data[entry : entry + 4])
+        if tag in (257, 278):
+            changed[entry + 8 : entry + 12] = struct.pack("<HH", rows, 0) if kind == 3 else struct.pack("<I", rows)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    "compression", ["group3", "group4", "jpeg", "tiff_lzw", "tiff_adobe_deflate", "packbits", "raw"]
+)
+def test_rows_that_are_missing_from_a_tiff_show_no_memory(compression: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Pillow before 13 shows there what lay in memory. Refused, or, where libtiff fills the rows, the same each time."""
+    try:
+        data = encode(
+            np.zeros((16, 512), bool if "group" in compression else np.uint8), "TIFF", compression=compression
+        )
+    except (OSError, RuntimeError) as error:
+        pytest.skip(f"this Pillow can't write it: {error}")
+    assert not np.asarray(open_image(data)).any()
+    answers = set()
+    for value in (0, 90, 255):
+        junk = [np.full(size, value, np.uint8) for size in (60_000, 520_000, 3_000_000) for _ in range(8)]
+        del junk
+        try:
+            answers.add(np.asarray(open_image(higher(data, 1024), "it")).tobytes())
+        except ImageError as error:
+            assert "it: the file is " in str(error)
+            answers.add(b"refused")
+    assert len(answers) == 1
+    assert capfd.readouterr().err == ""  # nothing of libtiff's
+
+
+def test_pages_of_a_tiff_and_the_first_is_taken() -> None:
+    stream = io.BytesIO()
+    Image.fromarray(RAMP).save(stream, "TIFF", save_all=True, append_images=[Image.new("L", (9, 9))])
+    assert (pixels(stream.getvalue()) == RAMP[..., None]).all()
+
+
+def bmp(bits: int, masks: tuple[int, ...], values: np.ndarray) -> bytes:
+    head = struct.pack("<IiiHHIIiiII", 108, 256, -64, 1, bits, 3, values.nbytes, 0, 0, 0, 0)
+    return (
+        b"BM"
+        + struct.pack("<IHHI", 122 + values.nbytes, 0, 0, 122)
+        + head
+        + struct.pack("<4I", *masks)
+        + bytes(52)
+        + values.tobytes()
+    )
+
+
+UNREAD = {
+    "12-bit JPEG": JPEG.replace(JPEG[JPEG.index(b"\xff\xc0") :][:5], JPEG[JPEG.index(b"\xff\xc0") :][:4] + b"\x0c"),
+    "BMP of 4 bits a channel": bmp(16, (0xF00, 0xF0, 0xF, 0xF000), np.zeros((64, 256), "<u2")),
+    "TIFF of 64-bit floats": tiff(np.zeros((64, 256)).tobytes(), 64, 1),
+    "TIFF compressed with JPEG 2000": tiff(b"", 8, 1).replace(
+        struct.pack("<HHII", 259, 4, 1, 1), struct.pack("<HHII", 259, 4, 1, 34712)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_good_files_of_an_unread_kind_are_not_called_damaged(kind: str) -> None:
+    with pytest.raises(ImageError, match="^it: .*not read.*: convert it to JPEG") as told:
+        open_image(UNREAD[kind], "it")
+    assert "damaged" not in str(told.value) and "truncated" not in str(told.value)
+
+
+def exif(*entries: tuple[int, int, int, int]) -> bytes:
+    """A good JPEG with these entries (tag, kind, count, value) in its EXIF."""
+    body = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    payload = b"Exif\0\0II*\0\x08\0\0\0" + body
+    return JPEG[:2] + b"\xff\xe1" + struct.pack(">H", len(payload) + 2) + payload + JPEG[2:]
+
+
+BROKEN_EXIF = {
+    "no end": exif((0x010F, 2, 4718592, 5000), (0x8769, 4, 1, 60000)),
+    "a turn that does not exist": exif((0x0112, 3, 1, 99)),
+    "a turn of the wrong type": exif((0x0112, 2, 4, 0x41414141)),
+    "more entries than there are": exif((0x0112, 3, 1, 1)).replace(b"\x08\0\0\0\x01\0", b"\x08\0\0\0\xff\xff"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_EXIF)
+def test_a_good_image_with_broken_exif_is_itself(kind: str) -> None:
+    assert np.abs(pixels(BROKEN_EXIF[kind]) - COLOURS).mean() < 2
+
+
+@pytest.mark.parametrize("kind", [3, 4])
+def test_the_turn_is_read_as_short_or_long(kind: int) -> None:
+    found = pixels(exif((0x0112, kind, 1, 6)))
+    assert found.shape == (256, 64, 3) and np.abs(found - np.rot90(COLOURS, -1)).mean() < 2
+
+
+def test_commands_show_no_warnings_of_pillow(tmp_path: Path) -> None:
+    (tmp_path / "it.jpg").write_bytes(BROKEN_EXIF["no end"])
+    code = "from runtime.command import run\nfrom runtime.images.decode import open_image\n"
+    code += f"run(lambda: open_image({str(tmp_path / 'it.jpg')!r}) and 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_heic_of_a_phone() -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    stream = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(COLOURS)).save(stream, quality=95)
+    found = pixels(stream.getvalue())
+    assert found.shape == COLOURS.shape and np.abs(found - COLOURS).mean() < 6
+    assert open_image(stream.getvalue(), at_least=8).size == (256, 64)  # not the thumbnail
+
+
+def test_heic_without_the_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pillow_heif.as_plugin", None)
+    with pytest.raises(ImageError, match="it: an image in HEIC format: pip install pillow-heif"):
+        open_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64), "it")
+
+
+FORMS = ["PNG P", "PNG 1", "PNG LA", "JPEG CMYK", "JPEG L", "WEBP RGB", "TIFF L", "TIFF RGB", "GIF L", "BMP RGB"]
+
+
+def test_two_hundred_files_are_as_pillow_decodes_them() -> None:
+    """All images that installed packages bring, and those of scikit-image once more in other formats and modes."""
+    skimage = Path(pytest.importorskip("skimage").__file__).parent
+    packages = [
+        skimage,
+        *(skimage.parent / name for name in ("imageio", "matplotlib", "networkx", "scipy", "sklearn", "PIL")),
+    ]
+    suffixes = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp", ".webp", ".ppm", ".pgm")
+    files = [path for folder in packages for path in sorted(folder.rglob("*")) if path.suffix.lower() in suffixes]
+    contents = [path.read_bytes() for path in files]
+    for path in files:
+        if skimage in path.parents and path.suffix in (".png", ".jpg"):
+            with Image.open(path) as opened:
+                small = np.asarray(opened.convert("RGB").resize((97, 61)))
+            contents += [encode(small, *form.split()) for form in FORMS]
+    assert len(contents) >= 200
+    for content in contents:
+        try:
+            with Image.open(io.BytesIO(content)) as opened:
+                opened.load()
+                whole = None if opened.mode in ("I", "I;16", "I;16B", "F") else opened.convert("RGBA")
+        except OSError:
+            whole = None
+        if whole is not None:  # Pillow reads it, and does not cut off at 255
+            expected = Image.new("RGBA", whole.size, "white")
+            expected.paste(whole, mask=whole)
+            np.testing.assert_array_equal(pixels(content), np.asarray(expected.convert("RGB")))
