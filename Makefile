@@ -18,7 +18,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 TEST_ARTIFACTS := build/test-artifacts
-OTHER_PYTHONS := 3.8 3.10 3.12# of JetPack 5, 6 and 7: all of the runtime's tests on the oldest, smoke tests on those in between
+OTHER_PYTHONS := 3.8 3.10 3.12 3.13# of JetPack 5, 6 and 7, and desktops: all of the runtime's tests on the oldest, smoke tests on the others
 
 # Stops with a sentence if a variable that a target can't do without is empty.
 needs = $(if $(strip $(value $(1))),,$(error $(1) is empty: make $(MAKECMDGOALS) $(1)=photos/ names a folder of photographs))
@@ -215,7 +215,7 @@ test-ray: build/ray/.ready test-artifacts ## tests jobs on a local Ray cluster o
 
 build/ray/.ready: # Ray has no wheels for the newest Pythons
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  -e '.[ray,cpu]' pytest && touch $@
+	  -e '.[ray,cpu]' pytest && $(call checkout,$(@D)/bin/python) && touch $@
 
 .PHONY: fuzz
 fuzz: $(VENV)/.test ## [COUNT=3000] [SECONDS=] [FIRST=] [KINDS="png onnx"]: feeds damaged files to everything that reads files
@@ -280,7 +280,10 @@ clean: ## removes what make made, except the artifacts
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Environments: one virtual environment, filled as far as the target needs it.
+# Environments: one virtual environment, filled as far as the target needs it. What pip installs is efficientnet_edge, the
+# runtime alone; this makes models, export, calibration and runtime known there too, wherever a process starts.
+checkout = $(1) -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "checkout.pth").write_text("$(CURDIR)\n")'
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is Python %d.%d, and export needs 3.10 or newer: make PYTHON=python3.11 ..." % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
 	@echo "creating $(VENV)"
@@ -288,7 +291,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.export: $(VENV)/bin/python pyproject.toml
 	@echo "installing torch, onnx, onnxsim, onnxruntime (minutes, once)"
-	@$(PIP) -e '.[export]'
+	@$(PIP) -e '.[export]' && $(call checkout,$(PY))
 	@touch $@
 
 $(VENV)/.finetune: $(VENV)/.export
@@ -324,7 +327,7 @@ $(VENV)/.ray: $(VENV)/.demo
 
 $(VENV)/.engine: $(VENV)/bin/python pyproject.toml
 	@echo "installing TensorRT-RTX (once)"
-	@$(PIP) -e '.[engine]'
+	@$(PIP) -e '.[engine]' && $(call checkout,$(PY))
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo $(VENV)/.timm

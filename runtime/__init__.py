@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .networks.embedder import Embedder
     from .networks.features import Features
 
+__version__ = "0.1.0"
 __all__ = ["Classifier", "Embedder", "Features", "Prediction"]
 
 
@@ -25,4 +26,4 @@ def __getattr__(name: str) -> Any:
         from .networks import classifier, embedder, features
 
         return getattr({"Embedder": embedder, "Features": features}.get(name, classifier), name)
-    raise AttributeError(f"module 'runtime' has no attribute {name!r}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,6 +16,7 @@ from .artifacts.third_party import import_onnx
 from .backends.backend import BACKENDS
 from .command import positive, run, seconds
 from .errors import UserError
+from .invocation import typed
 from .measure.cold import Cold, cold_start
 from .measure.energy import Meter, open_meter
 from .measure.image import image_of
@@ -40,7 +41,7 @@ _HEAD = (
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m runtime.bench",
+        prog=typed("bench"),
         description="Latency of models from encoded images to the five likeliest classes, interleaved, in one thread of "
         "the caller; cold start, memory, and energy where the machine can tell.",
         epilog="Exit status: 0 all measured, 1 some could not be, 2 wrong use.",

@@ -11,6 +11,7 @@ from typing import Optional, Sequence
 
 from .command import run
 from .errors import UserError
+from .invocation import typed
 
 # What is to be seen on them: any of these of ImageNet's classes counts as right.
 PHOTOGRAPHS = {
@@ -25,7 +26,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from .networks.classifier import Classifier
 
     description = "Shows the exported lite0 at work on scikit-image's sample images."
-    argparse.ArgumentParser(prog="python -m runtime.demo", description=description).parse_args(argv)
+    argparse.ArgumentParser(prog=typed("demo"), description=description).parse_args(argv)
     spec = importlib.util.find_spec("skimage")  # finds the folder without running the package
     if spec is None or not spec.submodule_search_locations:
         raise UserError("The sample images come with scikit-image: pip install scikit-image.")

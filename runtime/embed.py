@@ -13,6 +13,7 @@ import numpy as np
 from .command import add_decoding_options, add_model_options, open_as, positive, run
 from .errors import UserError
 from .images.find import STANDARD_INPUT, find_images
+from .invocation import typed
 from .networks import embeddings as store
 from .networks.embedder import Embedder, unit
 from .networks.embeddings import Embeddings, Neighbour, Origin
@@ -24,7 +25,7 @@ OUT = Path("embeddings.npy")
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m runtime.embed",
+        prog=typed("embed"),
         description="Writes a vector for each image, near where images look alike, and finds the images nearest to one.",
         epilog="Exit status: 0 all embedded, 1 some failed, 2 wrong use.",
     )

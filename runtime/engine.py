@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Sequence
 
 from .command import parse_size, run
+from .invocation import typed
 
 if TYPE_CHECKING:
     from .backends.tensorrt.manifest import Manifest
@@ -21,7 +22,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from .backends.tensorrt.options import ANY, PRECISIONS, BuildOptions, parse_batch, parse_target
 
     parser = argparse.ArgumentParser(
-        prog="python -m runtime.engine",
+        prog=typed("engine"),
         description="Builds artifacts/<variant>/<variant>.<precision>.<gpu>.engine for the GPU of this machine.",
     )
     parser.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")

@@ -13,6 +13,7 @@ from .command import add_decoding_options, add_model_options, open_model, positi
 from .digest import sha256_of_facts
 from .errors import UserError
 from .fleet.options import add_fleet_options, fleet_of, require_ray
+from .invocation import typed
 from .measure.dataset import Sample, samples_digest
 from .measure.evaluation import evaluate, read_samples, reference_path, require_comparable
 from .networks.classifier import Classifier
@@ -23,7 +24,7 @@ from .progress import Progress
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m runtime.evaluate",
+        prog=typed("evaluate"),
         description="Accuracy of an artifact on labelled images, and what it changed against a reference.",
         epilog="Exit status: 0 evaluated, 1 the network failed on some images (NaN or infinity), 2 wrong use. "
         "DATA: a folder for each class (index, wnid or name), or images with labels.csv, LOC_val_solution.csv or "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Iterable, Iterator, Optional, Sequence, Tuple,
 
 from .command import add_decoding_options, add_model_options, open_model, run
 from .fleet.options import add_fleet_options, fleet_of, require_ray
+from .invocation import typed
 from .output import Output, Result, add_output_options, facts, output_of, read_pipe, report
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m runtime.infer",
+        prog=typed("infer"),
         description="Names what images show, on the model exported last or the one named.",
         epilog="Exit status: 0 all classified, 1 some failed, 2 wrong use.",
     )

@@ -18,6 +18,7 @@ from typing import (
 )
 
 from .command import number, positive, run, seconds
+from .invocation import typed
 from .output import Output, Result, add_output_options, output_of, read_pipe, report
 from .pool import OrderedPool
 
@@ -32,7 +33,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from .serving.client import PORTS, RETRIES, Server
 
     parser = argparse.ArgumentParser(
-        prog="python -m runtime.remote",
+        prog=typed("remote"),
         description="Names what images show, as runtime.infer does, on a Triton server with the models of runtime.serving.",
         epilog="Exit status: 0 all classified, 1 some failed or the server did, 2 wrong use.",
     )

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterator, Optional, Sequence, Tuple
 
 from .command import add_decoding_options, add_model_options, number, open_model, positive, run, seconds
+from .invocation import typed
 
 if TYPE_CHECKING:
     from .images.decode import Source
@@ -112,7 +113,7 @@ def open_source(options: argparse.Namespace, stop: Stop) -> Stream:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m runtime.watch",
+        prog=typed("watch"),
         description="Classifies what a camera, a video file or a folder gives: one JSON object a line, for events too.",
         epilog="Exit status: 0 at the end of a video, after --count, and on SIGTERM; 130 on Ctrl-C; 1 if the camera or the video "
         "can't be opened, 2 wrong use. A camera that is lost later is opened again.",

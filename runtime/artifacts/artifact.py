@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import List, Mapping, Optional, Tuple, Union
 
 from ..errors import UserError
+from ..invocation import typed
 from ..whole_file import write_whole
 from .facts import CLASSIFIER, EMBEDDING, HEADS, SCHEMAS, Facts, facts_of, schema_of
 from .onnx_metadata import read_metadata, with_metadata
@@ -67,9 +68,7 @@ def require_classes(artifact: Artifact) -> None:
     if artifact.head == CLASSIFIER:
         return
     base, gives = head_named(artifact.variant)[0], ", ".join(output.name for output in artifact.outputs)
-    reader = (
-        "python -m runtime.embed takes it" if artifact.head == EMBEDDING else "runtime.Features takes it, in Python"
-    )
+    reader = f"{typed('embed')} takes it" if artifact.head == EMBEDDING else "runtime.Features takes it, in Python"
     raise UserError(
         f"{artifact.path} has no classes, it gives {gives}: {reader}. For classes take --variant {base} "
         f"('make export VARIANT={base}' makes it)."

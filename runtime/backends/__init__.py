@@ -6,6 +6,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import UserError
+from ..invocation import typed
 from .backend import ANY_ENGINE, BACKENDS, TENSORRT, Backend, Engines, Say, to_stderr
 from .cuda.driver import Gpus, gpus
 from .processor import SATURATES, saturates
@@ -124,7 +125,7 @@ def _built_engine(asked: Asked, module: str) -> Backend:
 
     site, variant = open_site(module), asked.artifact.variant
     if not engine_of(asked.artifact, site).path.is_file():
-        command = f"python -m runtime.engine --variant {variant} --precision {asked.artifact.asked}"
+        command = f"{typed('engine')} --variant {variant} --precision {asked.artifact.asked}"
         raise UserError(f"no engine was built for it yet ('{command}' does)")
     return TensorRt(asked.artifact, module, asked.engines, asked.say, site)
 

@@ -11,7 +11,6 @@ import contextlib
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from ..command import run
 from ..errors import UserError
+from ..invocation import environment, module, typed
 from ..peak_memory import peak_bytes
 
 RUNS = 3
@@ -37,7 +37,7 @@ def cold_start(model: Path, backend: str, batch: int, threads: Optional[int] = N
 
     Raises UserError with the process's own last words if one fails.
     """
-    command = [sys.executable, "-m", "runtime.measure.cold", "--model", str(model), "--backend", backend]
+    command = [*module("measure.cold"), "--model", str(model), "--backend", backend]
     command += ["--batch", str(batch), *(["--threads", str(threads)] if threads else [])]
     seen = [_one(command) for _ in range(runs)]
     peaks = [one.peak_mb for one in seen if one.peak_mb is not None]
@@ -54,7 +54,9 @@ def _one(command: Sequence[str]) -> Cold:
     marks: Dict[str, Any] = {}
     # Into a file: a pipe that nobody reads while the process prints to stdout is full after 64 KiB, and both would hang.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8", errors="replace")
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, env=environment(), encoding="utf-8", errors="replace"
+        )
         with process:
             assert process.stdout is not None
             try:
@@ -78,7 +80,7 @@ def _one(command: Sequence[str]) -> Cold:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m runtime.measure.cold", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog=typed("measure.cold"), description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True, metavar="FILE")
     parser.add_argument("--backend", default="auto", metavar="B")
     parser.add_argument("--batch", type=int, default=1, metavar="N")

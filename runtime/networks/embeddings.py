@@ -18,6 +18,7 @@ import numpy as np
 from ..artifacts.artifact import Artifact
 from ..digest import sha256_of
 from ..errors import UserError
+from ..invocation import typed
 from ..whole_file import write_whole
 from .embedder import unit
 
@@ -153,15 +154,13 @@ def read(path: Path) -> Embeddings:
     except FileNotFoundError as error:
         raise UserError(
             f"{path} has no {os.path.basename(error.filename or '')} beside it, with the names of its files: "
-            "python -m runtime.embed writes both."
+            f"{typed('embed')} writes both."
         ) from None
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror or error}.") from None
     except Exception as error:  # pyarrow has many kinds
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"{path} holds no embeddings that python -m runtime.embed wrote, or is damaged ({reason})."
-        ) from None
+        raise UserError(f"{path} holds no embeddings that {typed('embed')} wrote, or is damaged ({reason}).") from None
 
 
 def _read_npy(path: Path) -> Tuple[Dict[str, Any], List[str], np.ndarray]:

@@ -12,6 +12,7 @@ from typing import Any, Optional, Sequence
 
 from ..command import add_decoding_options, add_model_options, number, open_model, run
 from ..errors import UserError
+from ..invocation import typed
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 _LEAVING = 5.0  # seconds that requests have to finish after SIGTERM
@@ -23,7 +24,7 @@ _LOOK = 1.0  # seconds between two looks at the artifact, with --reload
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m runtime.serve",
+        prog=typed("serve"),
         description="A page that shows the newest frame and its classes, and an endpoint that classifies: POST /classify.",
         epilog="Exit status: 0 after SIGTERM, 130 after Ctrl-C, 1 if the camera or the port can't be opened, 2 wrong use.",
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Optional, Sequence, Tuple
 
 from ..command import positive, run
+from ..invocation import typed
 from ..printable import printable
 
 
@@ -27,7 +28,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return names
 
     parser = argparse.ArgumentParser(
-        prog="python -m runtime.serving",
+        prog=typed("serving"),
         description="Writes a model repository for NVIDIA Triton, which loads it as it is; a second run adds a version of "
         "what has changed.",
         epilog="docs/triton.md has the way from here to a running container.",

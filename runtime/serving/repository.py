@@ -31,7 +31,7 @@ from .config import Network
 from .model import FACTS
 from .pbtxt import pbtxt
 
-ROOT = Path(__file__).resolve().parents[2]
+PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 KINDS = ("python", "onnxruntime", "tensorrt", "ensemble")  # of models, of each variant
 KEPT = 2  # versions: the newest, and the one to go back to
 _SUMS = "SHA256SUMS"
@@ -240,8 +240,8 @@ def _ensemble(network: Network, kind: str, most: int, wanted: Wanted) -> List[Mo
 def _code() -> Dict[str, Content]:
     """model.py, and runtime/ as it is here, so that the server needs nothing of this project."""
     files: Dict[str, Content] = {"model.py": _MODEL.encode()}
-    for path in sorted((ROOT / "runtime").rglob("*.py")):
-        files[path.relative_to(ROOT).as_posix()] = path.read_bytes()
+    for path in sorted(PACKAGE_FOLDER.rglob("*.py")):
+        files[f"runtime/{path.relative_to(PACKAGE_FOLDER).as_posix()}"] = path.read_bytes()
     return files
 
 

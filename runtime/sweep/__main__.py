@@ -11,6 +11,7 @@ from typing import Dict, List, Optional, Sequence
 from ..command import positive, run, seconds
 from ..errors import UserError
 from ..fleet.options import add_fleet_options, fleet_of, require_ray
+from ..invocation import typed
 from ..printable import printable
 from ..table import aligned
 from ..whole_file import write_whole
@@ -103,7 +104,7 @@ def _table(report: Report) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m runtime.sweep",
+        prog=typed("sweep"),
         description="Makes the artifacts that are missing, measures all, and writes reports/NAME/sweep.{csv,json,png,svg,html}. "
         "What was measured before is kept; what fails is a row with its reason.",
         epilog="Exit status: 0 measured or chosen, 1 nothing could be, 2 wrong use.",

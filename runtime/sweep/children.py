@@ -7,6 +7,8 @@ import sys
 import tempfile
 from typing import List
 
+from ..invocation import environment, module
+
 _PATIENCE = 3  # s that an interrupted child has to end by itself: Ctrl-C reaches it too
 
 
@@ -16,17 +18,18 @@ class Failed(Exception):
     output = ""
 
 
-def run_module(module: str, *arguments: object) -> str:
-    """What `python -m module arguments` prints to stdout; its stderr is passed on as it comes.
+def run_module(name: str, *arguments: object) -> str:
+    """What command `name` of this package, as "bench", prints with `arguments` to stdout; its stderr is passed on as it comes.
 
     Raises Failed with the sentence that it ended with. When this process is interrupted, the child ends first.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, arguments)],
+            [*module(name), *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.PIPE,
+            env=environment(),
             encoding="utf-8",
             errors="replace",
         )

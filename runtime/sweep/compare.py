@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from ..command import run
+from ..invocation import typed
 from ..table import aligned
 from .rows import Report, Row, flattened, read_rows
 
@@ -125,7 +126,7 @@ def _top1(row: Row) -> str:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m runtime.sweep.compare",
+        prog=typed("sweep.compare"),
         description="Two sweeps side by side: two machines, two versions, before and after.",
     )
     parser.add_argument("a", type=Path, metavar="A", help="folder of a sweep, or its sweep.json")

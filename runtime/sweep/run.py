@@ -165,7 +165,7 @@ class _Sweep:
             arguments += [option, value] if value is not None else []
         arguments += self.fleet.arguments() if self.fleet else []
         try:
-            printed = run_module("runtime.evaluate", *arguments)
+            printed = run_module("evaluate", *arguments)
         except Failed as error:  # of some images, if there is a result
             if not error.output:
                 return error
@@ -250,7 +250,7 @@ def _bench(plan: Plan, artifacts: Sequence[Artifact], backends: Sequence[str], m
         for option, value in (("--images", plan.images), ("--seconds", plan.seconds), ("--threads", plan.threads)):
             arguments += [option, value] if value is not None else []
         try:
-            run_module("runtime.bench", *arguments)
+            run_module("bench", *arguments)
         except Failed:  # of some models, if it wrote what it found
             if not file.exists():
                 raise

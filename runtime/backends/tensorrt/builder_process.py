@@ -8,18 +8,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any, Dict
 
+from ...invocation import environment, module
 from ...progress import Line
 from .build import MEMORY_HINT, BuildError
 from .manifest import Manifest, Wanted, write_engine
 from .options import BuildOptions
-
-ROOT = Path(__file__).resolve().parents[3]  # of the package `runtime`
 
 
 def build_engine(
@@ -71,12 +69,11 @@ def build_engine(
 
 
 def _run(request: Dict[str, Any], name: str) -> Dict[str, Any]:
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
-        [sys.executable, "-m", "runtime.backends.tensorrt.build"],
+        [*module("backends.tensorrt.build")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env=environment(),
         encoding="utf-8",
         start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which then ends that one
     )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Optional
 from ...artifacts.artifact import Artifact, artifact_path, read_artifact
 from ...artifacts.onnx_metadata import verify
 from ...errors import UserError
+from ...invocation import typed
 from ..backend import Say
 from .builder_process import build_engine
 from .kernel_cache import KernelCache
@@ -73,9 +74,7 @@ class Engine(NamedTuple):
         else:
             reason = f"{self.path} is not there yet"
         if not rebuild:
-            raise UserError(
-                f"{reason.rstrip('.')}. --no-rebuild forbids building it; 'python -m runtime.engine' does it."
-            )
+            raise UserError(f"{reason.rstrip('.')}. --no-rebuild forbids building it; '{typed('engine')}' does it.")
         say(f"building {self.path.name}: {reason}")
         return read_engine(self.path, self.build(options))
 
