@@ -270,7 +270,7 @@ def test_the_reason_is_what_the_command_ended_with(lines, status, expected):
 def test_a_child_that_fails_tells_its_reason(monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     with pytest.raises(Failed, match=r"There is no file missing.onnx"):
-        run_module("runtime.infer", "--model", "missing.onnx", PICTURES / "corgi.jpg")
+        run_module("infer", "--model", "missing.onnx", PICTURES / "corgi.jpg")
     assert "missing.onnx" in capsys.readouterr().err
 
 
