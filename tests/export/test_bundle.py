@@ -36,6 +36,18 @@ FACTS = {
 }
 
 
+# What another library lacks is no fault of the bundle's.
+IMPORT_ALL = """
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        if (error.name or "runtime").startswith("runtime"):
+            raise
+"""
+
+
 def write(folder: Path, precision: str, **changed: str) -> Path:
     """An artifact of b1 with FACTS, some of them `changed`."""
     path = artifact_path("b1", precision, folder)
@@ -234,12 +246,9 @@ def test_every_command_is_whole_and_offers_no_cluster(folder: Path, tmp_path: Pa
     if not python.is_file():
         pytest.skip(f"there is no environment of Python {version} (make test sets up those that are installed)")
     top = unpacked(bundle("b1", "fp32", folder), tmp_path / "there")
-    code = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
     modules = [p.relative_to(top).with_suffix("").as_posix().replace("/", ".") for p in top.rglob("*.py")]
-    modules = [
-        name for name in modules if "builder_process" not in name and "cuda." not in name
-    ]  # need a GPU's libraries
-    done = subprocess.run([python, "-c", code, *modules], cwd=top, capture_output=True, text=True)
+    modules = [name for name in modules if not name.endswith(("builder_process", "__main__"))]  # these run at once
+    done = subprocess.run([python, "-c", IMPORT_ALL, *modules], cwd=top, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for command in ("infer", "watch", "engine", "embed", "evaluate", "bench"):
         told = subprocess.run([python, "-m", f"runtime.{command}", "--help"], cwd=top, capture_output=True, text=True)
