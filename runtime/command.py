@@ -39,6 +39,7 @@ def run(main: Callable[[], int]) -> None:
     try:
         status = main()
         sys.stdout.flush()
+        status = max(status, _left_out())
     except BaseException as error:
         if _is_interruption(error):
             print("\ninterrupted; no file was left half written", file=sys.stderr)
@@ -49,6 +50,15 @@ def run(main: Callable[[], int]) -> None:
                 raise
             status = known
     sys.exit(status)
+
+
+def _left_out() -> int:
+    """Says what folders held and was left out; the exit status that follows from it."""
+    from .images.find import LEFT_OUT
+
+    if LEFT_OUT.formats:
+        print(LEFT_OUT.sentence(), file=sys.stderr)
+    return 1 if LEFT_OUT.folders else 0
 
 
 def _status_of(error: BaseException) -> Optional[int]:

@@ -10,7 +10,7 @@ import time
 from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
 from ..errors import UserError
-from .find import SUFFIXES
+from .find import SUFFIXES, walk
 from .live import Event, Frame, Pace, Stop
 
 _LOOK = 0.2  # seconds between two looks; more where looking itself takes long
@@ -95,10 +95,9 @@ class Folder:
         if not os.path.isdir(self.path):
             return None
         found: Dict[str, _State] = {}
-        for root, folders, files in os.walk(self.path, onerror=self._refused):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+        for root, files in walk(self.path, self._refused):
             for name in files:
-                if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                if name.lower().endswith(SUFFIXES):
                     path = os.path.join(root, name)
                     try:
                         status = os.stat(path)

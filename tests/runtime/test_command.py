@@ -13,6 +13,7 @@ import pytest
 
 from runtime.command import number, positive, run, seconds
 from runtime.errors import UserError
+from runtime.images import find
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -114,3 +115,15 @@ def test_numbers_that_are_none(kind: Callable[[str], Any], text: str, sentence: 
 
 def test_bounds_of_numbers_may_be_reached() -> None:
     assert (positive("1"), seconds("0.5"), number(float, 0, 1)("1"), number(int, 0)("0")) == (1, 0.5, 1.0, 0)
+
+
+def test_what_was_left_out_is_said_and_an_unreadable_folder_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    left = find.LeftOut()
+    monkeypatch.setattr(find, "LEFT_OUT", left)
+    left.file("clip.mp4")
+    assert ended(lambda: 0) == 0
+    assert capfd.readouterr().err == "1 file left out, because the format is not read: 1 .mp4\n"
+    left.folder(PermissionError(13, "Permission denied", "private"))
+    assert (ended(lambda: 0), ended(lambda: 2)) == (1, 2)

@@ -12,7 +12,6 @@ from typing import Any, List, Tuple
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
-from tests.runtime.backends.fake_device import FakeDevice
 
 from runtime import Embedder, Features, embed
 from runtime.artifacts.artifact import read_artifact, sealed
@@ -22,7 +21,9 @@ from runtime.networks import contact_sheet, embeddings
 from runtime.networks.contact_sheet import Cell
 from runtime.networks.embeddings import Embeddings, Origin, nearest
 from tests.runtime.artifacts.onnx_bytes import FLOAT, message, node, tiny_onnx, value_info
+from tests.runtime.backends.fake_cuda import Library
 from tests.runtime.backends.fake_tensorrt import build, fake_module
+from tests.runtime.backends.test_tensorrt_runner import device_on, opened
 from tests.runtime.conftest import DATA
 
 SIDE, CHANNELS = 16, 24
@@ -342,21 +343,15 @@ def test_maps_that_are_not_as_the_metadata_say_are_refused(pyramid: Path) -> Non
 
 
 @pytest.mark.parametrize("version", ["8.5.3", "10.3.0", "rtx-1.7.1"])
-def test_an_engine_gives_every_map(pyramid: Path, version: str) -> None:
+def test_an_engine_gives_every_map(pyramid: Path, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a FAKE TensorRT: what the runner asks of it, and that each output has memory of its own."""
-    from runtime.backends.tensorrt.runner import Runner
-
-    trt, device = fake_module(version), FakeDevice()
-    trt.device = device
-    with device:
-        engine = trt.Runtime(trt.Logger()).deserialize_cuda_engine(build(trt, pyramid.read_bytes(), batch=(1, 2, 4)))
-        runner = Runner(trt, engine, device)
-    del engine
     batch = np.random.default_rng(0).standard_normal((7, 3, SIDE, SIDE)).astype(np.float32)
-    for _ in range(4):  # captured as a graph on the way
-        found = dict(zip(runner.outputs, runner.run_all(batch)))
-        for name, got in found.items():
-            np.testing.assert_allclose(got, means(batch, int(name[6:])), atol=1e-5)
-    np.testing.assert_array_equal(runner.run(batch), found[runner.outputs[0]])
-    runner.close()
-    assert not device.violations and not device.leaks()
+    trt = fake_module(version)
+    for device in device_on(Library(), monkeypatch):  # which finds leaks
+        runner = opened(trt, device, build(trt, pyramid.read_bytes(), batch=(1, 2, 4)))
+        for _ in range(4):  # captured as a graph on the way
+            found = dict(zip(runner.outputs, runner.run_all(batch)))
+            for name, got in found.items():
+                np.testing.assert_allclose(got, means(batch, int(name[6:])), atol=1e-5)
+        np.testing.assert_array_equal(runner.run(batch), found[runner.outputs[0]])
+        runner.close()

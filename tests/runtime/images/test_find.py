@@ -10,6 +10,7 @@ from typing import Any, List
 import pytest
 
 from runtime.errors import UserError
+from runtime.images import find
 from runtime.images.find import find_images
 
 
@@ -100,8 +101,10 @@ def test_names_that_are_not_utf8(folder: Path) -> None:
     assert name in found("photos") and name in found("photos/c*")
 
 
-def test_folder_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images must not go missing without a word."""
+def test_folder_that_cannot_be_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images must not go missing without a word, and others not with them."""
     scandir = os.scandir
 
     def refusing(path: Any) -> Any:
@@ -110,8 +113,52 @@ def test_folder_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatc
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(UserError, match="photos.b can't be read: Permission denied"):
-        find_images(["photos"])
+    monkeypatch.setattr(find, "LEFT_OUT", find.LeftOut())
+    assert found("photos") == ["photos/z.jpg", "photos/a/x.tiff", "photos/a/c/d.webp"]
+    assert capsys.readouterr().err == "error: the folder photos/b can't be read: Permission denied.\n"
+    assert find.LEFT_OUT.folders == 1
+
+
+def test_links_to_folders_are_followed(folder: Path) -> None:
+    """As people make subsets of a data set: linked class folders count like others."""
+    (folder / "subset" / "real").mkdir(parents=True)
+    (folder / "subset" / "real" / "1.jpg").write_bytes(b"")
+    (folder / "subset" / "linked").symlink_to(folder / "photos" / "a")
+    (folder / "subset" / "one.png").symlink_to(folder / "photos" / "b" / "9.png")
+    (folder / "subset" / "hidden").symlink_to(folder / "photos" / ".thumbs")
+    expected = ["one.png", "hidden/t.jpg", "linked/x.tiff", "linked/c/d.webp", "real/1.jpg"]
+    assert found("subset") == [f"subset/{name}" for name in expected]
+    (folder / "all").symlink_to("subset")
+    assert found("all") == [f"all/{name}" for name in expected]
+
+
+def test_loops_of_links_end_and_show_each_image_once(folder: Path) -> None:
+    photos = folder / "photos"
+    plain = found("photos")
+    (photos / "self").symlink_to("self")
+    (photos / "here").symlink_to(".")
+    (photos / "a" / "up").symlink_to("..")
+    (photos / "b" / "side").symlink_to("../a")
+    assert [name for name in found("photos") if not name.endswith("self")] == plain
+    for name, other in (("one", "two"), ("two", "three"), ("three", "one")):
+        (folder / "outside" / name).mkdir(parents=True)
+        (folder / "outside" / name / "it.jpg").write_bytes(b"")
+        (folder / "outside" / name / "next").symlink_to(folder / "outside" / other)
+        (folder / "outside" / name / "back").symlink_to(folder)
+    (photos / "b" / "linked").symlink_to(folder / "outside" / "one")
+    linked = ["it.jpg", "back/outside/three/it.jpg", "back/outside/two/it.jpg"]
+    assert found("photos") == [*plain, *(f"photos/b/linked/{name}" for name in linked)]
+
+
+def test_files_of_other_formats_are_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("1.MOV", "2.mov", "raw.dng", "labels.csv", "README"):
+        (folder / "photos" / name).write_bytes(b"")
+    monkeypatch.setattr(find, "LEFT_OUT", find.LeftOut())
+    assert len(found("photos")) == 6
+    assert find.LEFT_OUT.sentence() == "3 files left out, because the format is not read: 1 .dng, 2 .mov"
+    monkeypatch.setattr(find, "SUFFIXES", (".jpg",))
+    find.LEFT_OUT.file("it.HEIC")
+    assert find.LEFT_OUT.sentence().endswith("1 .heic, 2 .mov; pip install pillow-heif to have HEIC read")
 
 
 def test_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
