@@ -31,54 +31,17 @@ class OnnxRuntime:
         """`provider`: one of PROVIDERS. Raises UserError if the session doesn't run on it."""
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise UserError(f"{threads} threads: choose between 1 and {MOST_THREADS}, at most the number of cores.")
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise UserError(f"onnxruntime can't be imported ({error}): pip install onnxruntime.") from None
-        if provider not in onnxruntime.get_available_providers():
-            raise UserError(f"This onnxruntime {onnxruntime.__version__} was built without {PROVIDERS[provider]}.")
         require_one_file(artifact.path)
-        onnxruntime.set_default_logger_severity(3)  # its warnings are about providers that nobody asked for
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        threads, self.lanes = share_cores(threads, lanes if provider == "CPUExecutionProvider" else 1)
-        options.intra_op_num_threads = threads or 0
-        if artifact.precision.startswith("int8") and provider == "CPUExecutionProvider" and saturates():
-            options.add_session_config_entry("session.disable_quant_qdq", "1")  # as written, in float
-        # Of FP16 biases behind Q/DQ this optimiser makes nonsense (1.31: 0 % top-1 on lite0).
-        spared = ["WeightBiasQuantization"] if artifact.precision == "int8-fp16" else []
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(artifact.path), options, providers=[provider], disabled_optimizers=spared
-            )
-        except Exception as error:  # its exceptions have no common base of their own
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"onnxruntime {onnxruntime.__version__} can't load {artifact.path}: {reason} "
-                "If the file is damaged, export it again; if it is newer than onnxruntime, update that."
-            ) from None
-        used = self._session.get_providers()[0]  # it falls back to the CPU without an error
-        if used != provider:
-            where = PROVIDERS[provider]
-            raise UserError(
-                f"onnxruntime {onnxruntime.__version__} would run {artifact.path} on the CPU instead of {where}."
-            )
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        shapes, wanted = [output.shape for output in outputs], artifact.outputs
-        if len(inputs) != 1 or len(shapes) < len(wanted) or not all(map(_fits, shapes, wanted)):
-            sought = f"{artifact.classes} classes" if artifact.classes else ", ".join(map(str, wanted))
-            raise UserError(
-                f"{artifact.path} has {len(inputs)} inputs and an output of {', '.join(map(str, shapes))}, not of {sought}: "
-                "it is damaged. Export it again."
-            )
-        self._outputs = [output.name for output in outputs[: len(wanted)]]
-        self._path = artifact.path
-        batch = inputs[0].shape[0] if inputs[0].shape else None
-        self.fixed = batch if isinstance(batch, int) and batch > 0 else None  # as many graphs of others are exported
+        on_cpu = provider == "CPUExecutionProvider"
+        threads, self.lanes = share_cores(threads, lanes if on_cpu else 1)
+        self._path, self._session = artifact.path, _session(artifact, threads, provider)
+        inputs = self._session.get_inputs()
+        self._outputs = _checked_outputs(artifact, inputs, self._session.get_outputs())
+        self._input, (batch, *_) = inputs[0].name, inputs[0].shape or [None]
+        self.fixed = batch if isinstance(batch, int) and batch > 0 else None  # as many third-party graphs are exported
         self.batch = self.fixed or cpu_batch(artifact)
-        self.name = "onnxruntime_cuda" if provider == "CUDAExecutionProvider" else "onnxruntime"
-        self._input = self._session.get_inputs()[0].name
-        self.description = f"onnxruntime {onnxruntime.__version__}, {PROVIDERS[provider]}"
+        self.name = "onnxruntime" if on_cpu else "onnxruntime_cuda"
+        self.description = f"{_version()}, {PROVIDERS[provider]}"
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """See runtime.backends.Backend."""
@@ -99,6 +62,55 @@ class OnnxRuntime:
     def close(self) -> None:
         """See runtime.backends.Backend."""
         self._session = None
+
+
+def _version() -> str:
+    import onnxruntime
+
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
+def _session(artifact: Artifact, threads: Optional[int], provider: str) -> Any:
+    """An InferenceSession that really runs on `provider`."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"onnxruntime can't be imported ({error}): pip install onnxruntime.") from None
+    if provider not in onnxruntime.get_available_providers():
+        raise UserError(f"This {_version()} was built without {PROVIDERS[provider]}.")
+    onnxruntime.set_default_logger_severity(3)  # its warnings are about providers that nobody asked for
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    if artifact.asked == "int8" and provider == "CPUExecutionProvider" and saturates():
+        options.add_session_config_entry("session.disable_quant_qdq", "1")  # Q/DQ nodes as written, the rest in FP32
+    # Of FP16 biases behind Q/DQ this optimiser makes nonsense (1.31: 0 % top-1 on lite0).
+    spared = ["WeightBiasQuantization"] if artifact.precision == "int8-fp16" else []
+    try:
+        session = onnxruntime.InferenceSession(
+            str(artifact.path), options, providers=[provider], disabled_optimizers=spared
+        )
+    except Exception as error:  # its exceptions have no common base of their own
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{_version()} can't load {artifact.path}: {reason} "
+            "If the file is damaged, export it again; if it is newer than onnxruntime, update that."
+        ) from None
+    if session.get_providers()[0] != provider:  # it falls back to the CPU without an error
+        raise UserError(f"{_version()} would run {artifact.path} on the CPU instead of {PROVIDERS[provider]}.")
+    return session
+
+
+def _checked_outputs(artifact: Artifact, inputs: Sequence[Any], outputs: Sequence[Any]) -> List[str]:
+    """The names of the graph's outputs that the metadata speak of. Raises UserError if graph and metadata disagree."""
+    shapes, wanted = [output.shape for output in outputs], artifact.outputs
+    if len(inputs) != 1 or len(shapes) < len(wanted) or not all(map(_fits, shapes, wanted)):
+        sought = f"{artifact.classes} classes" if artifact.classes else ", ".join(map(str, wanted))
+        raise UserError(
+            f"{artifact.path} has {len(inputs)} inputs and an output of {', '.join(map(str, shapes))}, not of {sought}: "
+            "it is damaged. Export it again."
+        )
+    return [output.name for output in outputs[: len(wanted)]]
 
 
 def _fits(shape: Sequence[Any], output: Output) -> bool:

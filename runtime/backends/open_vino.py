@@ -39,7 +39,7 @@ class OpenVino:
                 f"OpenVINO {openvino.__version__} can't load {artifact.path}: {str(error).splitlines()[0]}"
             ) from None
         batch = self._model.input(0).partial_shape[0]
-        self.fixed = batch.get_length() if batch.is_static else None  # as many graphs of others are exported
+        self.fixed = batch.get_length() if batch.is_static else None  # as many third-party graphs are exported
         self.batch = self.fixed or cpu_batch(artifact)
         self._count = len(artifact.outputs)
         self._path, self._local = artifact.path, threading.local()
