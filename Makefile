@@ -90,9 +90,9 @@ engine: ## VARIANT=b1 [export's] [PRECISION=fp32|fp16|int8] [BATCH=1,8,32] [TARG
 
 .PHONY: bundle
 bundle: PRECISION ?= fp16
-bundle: ## VARIANT=b1 [export's] [PRECISION=fp32|fp16|int8]: an archive to unpack and run on a device
+bundle: ## VARIANT=b1 [export's] [PRECISION=fp32|fp16|int8] [SIGN=key.pem] [ENGINES=orin-sm87]: an archive to unpack and run on a device
 	@$(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
-	@$(PY) -m export.bundle $(call options,VARIANT PRECISION)
+	@$(PY) -m export.bundle $(call options,VARIANT PRECISION SIGN ENGINES)
 
 .PHONY: embed
 embed: NEEDS := DATA

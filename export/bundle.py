@@ -6,6 +6,7 @@ import argparse
 import gzip
 import hashlib
 import io
+import subprocess
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 from runtime.artifacts.artifact import RANDOM_WEIGHTS, Artifact, artifacts_folder, find_artifact, read_artifact
 from runtime.artifacts.facts import CLASSIFIER, EMBEDDING
 from runtime.artifacts.onnx_metadata import verify
+from runtime.backends.tensorrt.manifest import read_engine, read_manifest
+from runtime.bundle_signature import SIGNATURE, SUMS
 from runtime.command import run
 from runtime.errors import UserError
 from runtime.printable import printable
@@ -50,11 +53,19 @@ _YEAR_2000 = 946_684_800  # in seconds, as tar counts
 _LEVEL = 1  # of gzip: weights hardly shrink, at any level
 
 
-def bundle(variant: str | None, precision: str, folder: Path | None = None) -> Path:
+def bundle(
+    variant: str | None,
+    precision: str,
+    folder: Path | None = None,
+    sign: Path | None = None,
+    engines: str | None = None,
+) -> Path:
     """Writes `<variant>.<precision>.bundle.tar.gz` beside the artifacts of `variant` (None: the one exported last).
 
-    The same files give the same bytes. Raises UserError if an artifact is missing, damaged, or not of the same network
-    as the others; nothing is written then.
+    `sign`: a private key for openssl, with which the list of checksums is signed. `engines`: the kind of GPU whose engines go
+    into it, as their names have it ("orin-sm87"). Timing caches always do: they serve boards of their kind, and no other takes
+    them. But for a signature the same files give the same bytes. Raises UserError if an artifact is missing, damaged, or not
+    of the same network as the others; nothing is written then.
     """
     if precision not in PARTS:
         raise UserError(f"There is no bundle for '{precision}': choose {', '.join(PARTS)}.")
@@ -62,14 +73,18 @@ def bundle(variant: str | None, precision: str, folder: Path | None = None) -> P
     first = artifacts[0]
     name = first.variant
     files = {f"artifacts/{name}/{artifact.path.name}": artifact.path.read_bytes() for artifact in artifacts}
+    for path in _made_on_a_board(first, engines):
+        files[f"artifacts/{path.relative_to(first.path.parent.parent).as_posix()}"] = path.read_bytes()
     files["artifacts/latest"] = f"{name} {precision}\n".encode()
     if first.head == CLASSIFIER:
         files["labels.txt"] = "".join(f"{' '.join(label.split())}\n" for label in first.labels).encode()
     files["LICENSE"] = (ROOT / "LICENSE").read_bytes()
-    files["README.md"] = _readme(first, artifacts).encode()
+    files["README.md"] = _readme(first, artifacts, sign is not None).encode()
     files.update(_code())
     sums = (f"{hashlib.sha256(content).hexdigest()}  {path}\n" for path, content in sorted(files.items()))
-    files["SHA256SUMS"] = "".join(sums).encode()
+    files[SUMS] = "".join(sums).encode()
+    if sign is not None:
+        files[SIGNATURE] = _signature(files[SUMS], sign)
     target = first.path.with_name(f"{name}.{precision}.bundle.tar.gz")
     write_whole(target, _archive(f"{name}-{precision}", files))
     return target
@@ -90,6 +105,29 @@ def _artifacts(variant: str | None, precision: str, folder: Path | None) -> list
                 )
         artifacts.append(artifact)
     return artifacts
+
+
+def _made_on_a_board(first: Artifact, engines: str | None) -> list[Path]:
+    """Timing caches, and the engines for `engines` with what lies beside them."""
+    paths = sorted(first.path.parent.parent.glob("timing.*.cache"))
+    if engines is None:
+        return paths
+    engine = first.path.with_name(f"{first.variant}.{first.asked}.{engines}.engine")
+    if not engine.is_file():
+        raise UserError(f"{engine} is not there: build it on such a board, and copy it here with its .json.")
+    read_engine(engine, read_manifest(engine))
+    return [*paths, *sorted(engine.parent.glob(f"{engine.name}*"))]
+
+
+def _signature(sums: bytes, key: Path) -> bytes:
+    try:
+        done = subprocess.run(["openssl", "dgst", "-sha256", "-sign", str(key)], input=sums, capture_output=True)
+    except FileNotFoundError:
+        raise UserError("SIGN= needs openssl, which is not installed.") from None
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
+        raise UserError(f"openssl can't sign with {key}: it says {said[0]!r}. An EC or RSA private key in PEM does.")
+    return done.stdout
 
 
 def _code() -> dict[str, bytes]:
@@ -121,7 +159,7 @@ def _archive(folder: str, files: dict[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-def _readme(first: Artifact, artifacts: list[Artifact]) -> str:
+def _readme(first: Artifact, artifacts: list[Artifact], signed: bool) -> str:
     variant = first.variant
     rows = [f"| `artifacts/{variant}/{part.path.name}` | {_HELD[part.precision]} |" for part in artifacts]
     return _README.format(
@@ -138,6 +176,7 @@ def _readme(first: Artifact, artifacts: list[Artifact]) -> str:
         weights=printable(RANDOM_WEIGHTS if first.random else f"{first.weights}, sha256 {first.weights_sha256}"),
         processors=_INT8_ON_PROCESSORS.format(variant=variant) if first.precision == "int8" else "",
         rows="\n".join(rows),
+        signed=_SIGNED if signed else "",
     )
 
 
@@ -179,6 +218,12 @@ On a processor alone, onnxruntime runs this INT8 more slowly than FP32, since it
 
 """
 
+_SIGNED = """\
+The list of checksums is signed (`SHA256SUMS.sig`). With the public key beside this folder, as `efficientnet-edge.pub`, every
+command checks the signature and the files before it starts.
+
+"""
+
 _README = """\
 # {variant} in {title}, {purpose}
 
@@ -193,7 +238,7 @@ python3 -m pip install numpy Pillow onnxruntime      # what is missing of these,
 {command}
 ```
 
-Where pip answers `externally-managed-environment`, first
+{signed}Where pip answers `externally-managed-environment`, first
 `python3 -m venv --system-site-packages venv && . venv/bin/activate`.
 
 With TensorRT (a Jetson has JetPack's), onnxruntime is not needed:
@@ -216,13 +261,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
     parser.add_argument("--precision", choices=sorted(PARTS), required=True)
+    parser.add_argument(
+        "--sign", type=Path, metavar="KEY", help="sign the list of checksums with this private key (openssl)"
+    )
+    parser.add_argument("--engines", metavar="GPU", help="add the engine that such a board has built, as orin-sm87")
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to read and write (default: artifacts)")
     options = parser.parse_args(argv)
 
-    path = bundle(options.variant, options.precision, options.artifacts or artifacts_folder())
+    folder = options.artifacts or artifacts_folder()
+    path = bundle(options.variant, options.precision, folder, options.sign, options.engines)
     print(f"wrote {path}  {path.stat().st_size / 1e6:.1f} MB")
     inside = f"{path.parent.name}-{options.precision}"
-    artifact = read_artifact(find_artifact(options.variant, options.precision, options.artifacts or artifacts_folder()))
+    artifact = read_artifact(find_artifact(options.variant, options.precision, folder))
     print(f"on the device: tar xzf {path.name} && cd {inside} && {_command(artifact).partition('#')[0].strip()}")
     return 0
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Timer, main_thread
 from typing import TYPE_CHECKING, Any, Callable, Optional, Set, Type, TypeVar, Union
 
+from .bundle_signature import check_signature
 from .errors import UserError
 from .printable import printable
 
@@ -37,6 +38,7 @@ def run(main: Callable[[], int]) -> None:
     # Pillow warns of oddities (damaged EXIF in a good image) with paths of its source: what matters comes as an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
+        check_signature()
         status = main()
         sys.stdout.flush()
         status = max(status, _left_out())

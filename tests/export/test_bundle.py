@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,12 @@ import pytest
 
 from export.bundle import PARTS, bundle
 from runtime.artifacts.artifact import PRECISIONS, artifact_path, read_artifact, sealed, set_latest
+from runtime.backends.tensorrt.engine import engine_of
+from runtime.backends.tensorrt.manifest import Manifest, engine_path, write_engine
+from runtime.backends.tensorrt.options import BuildOptions
+from runtime.backends.tensorrt.site import open_site
 from runtime.errors import UserError
+from tests.runtime.backends.test_tensorrt_build import install
 
 REPOSITORY = Path(__file__).parents[2]
 CORGI = REPOSITORY / "tests" / "data" / "corgi.jpg"
@@ -264,3 +270,101 @@ def test_pixels_are_told_and_not_mixed_with_floats(folder: Path, tmp_path: Path)
     assert "camera's own bytes, uint8 [N, H, W, 3]" in readme.read_text(encoding="utf-8")
     with pytest.raises(UserError, match="not of the same network .their input differ.*make export.*make calibrate"):
         bundle("b1", "int8", folder)
+
+
+# Timing caches, engines, signatures -----------------------------------------------------------------------------------
+
+
+def test_holds_timing_caches_and_the_engine_that_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    cache = folder / "timing.orin-sm87.10.3.0.cache"
+    cache.write_bytes(b"timings of an Orin")
+    engine = engine_path(folder / "b1" / "b1.fp16.onnx", "b1", "fp16", "orin-sm87")
+    for content, name in ((b"code", engine), (b"code", engine.with_name("b1.fp16.rtx-sm89.engine"))):
+        sha256 = hashlib.sha256(content).hexdigest()
+        options = BuildOptions("fp16")
+        made = Manifest(sha256, 4, "b1.fp16.onnx", "", "tensorrt", "10.3.0", "sm_87", "Orin", options, 1.0, 0, {})
+        write_engine(name, content, made)
+    top = unpacked(bundle("b1", "fp16", folder), tmp_path / "on the device")
+    assert (top / "artifacts" / cache.name).read_bytes() == b"timings of an Orin"
+    assert not list(top.rglob("*.engine*"))
+    top = unpacked(bundle("b1", "fp16", folder, engines="orin-sm87"), tmp_path / "on the device")
+    inside = sorted(path.name for path in (top / "artifacts" / "b1").glob("*.engine*"))
+    assert inside == ["b1.fp16.orin-sm87.engine", "b1.fp16.orin-sm87.engine.json"]
+    for name in (cache.name, *(f"b1/{each}" for each in inside)):
+        assert f"  artifacts/{name}\n" in (top / "SHA256SUMS").read_text()
+    engine.write_bytes(b"other code")
+    with pytest.raises(UserError, match="is not what its manifest says"):
+        bundle("b1", "fp16", folder, engines="orin-sm87")
+    with pytest.raises(UserError, match="thor-sm110.engine is not there: build it on such a board"):
+        bundle("b1", "fp16", folder, engines="thor-sm110")
+
+
+def test_a_board_builds_with_the_bundles_timings(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the FAKE TensorRT: what one board has timed, another of its kind need not."""
+    trt, timed = install("10.3.0", monkeypatch), []
+    # A real network, as the fake reads it.
+    linked = folder.parent / "linked"
+    shutil.copytree(Path(os.environ["EFFICIENTNET_TEST_ARTIFACTS"]) / "lite0", linked / "lite0")
+
+    def build(artifacts: Path) -> None:
+        source = read_artifact(artifacts / "lite0" / "lite0.fp16.onnx")
+        engine_of(source, open_site("tensorrt")).build(BuildOptions("fp16"))
+        timed.append(trt.timed)
+
+    build(linked)
+    build(unpacked(bundle("lite0", "fp16", linked), tmp_path / "another board") / "artifacts")
+    assert timed[0] > 0 and timed[1] == 0
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """A private key; the public half is efficientnet-edge.pub beside it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    private = tmp_path / "bundle.key"
+    for command in (
+        ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private],
+        ["openssl", "ec", "-in", private, "-pubout", "-out", tmp_path / "efficientnet-edge.pub"],
+    ):
+        subprocess.run(command, check=True, capture_output=True)
+    return private
+
+
+def started(top: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "runtime.infer", "--help"]
+    return subprocess.run(command, cwd=top, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+
+
+def test_a_signed_bundle_is_checked_before_it_starts(folder: Path, tmp_path: Path, keys: Path) -> None:
+    def fresh(sign: Path | None = keys) -> Path:
+        return unpacked(bundle("b1", "fp16", folder, sign), tmp_path / "device")
+
+    top = fresh()
+    assert "efficientnet-edge.pub" in (top / "README.md").read_text()
+    (top / "runtime" / "errors.py").write_text((top / "runtime" / "errors.py").read_text() + "# changed\n")
+    assert started(top).returncode == 0  # nobody asked for a check
+    shutil.copy(tmp_path / "efficientnet-edge.pub", top.parent)
+    done = started(top)
+    assert done.returncode == 2 and "errors.py is not what the signed list says" in done.stderr
+    for damaged, says in (
+        ("artifacts/b1/b1.fp16.onnx", "b1.fp16.onnx is not what the signed list says"),
+        ("SHA256SUMS", "The signature of"),
+        ("SHA256SUMS.sig", "The signature of"),
+    ):
+        top = fresh()
+        shutil.copy(tmp_path / "efficientnet-edge.pub", top.parent)
+        assert started(top).returncode == 0
+        content = bytearray((top / damaged).read_bytes())
+        content[len(content) // 2] ^= 1
+        (top / damaged).write_bytes(content)
+        done = started(top)
+        assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
+    top = fresh(sign=None)
+    shutil.copy(tmp_path / "efficientnet-edge.pub", top.parent)
+    assert "is not a signed bundle" in started(top).stderr
+
+
+def test_a_key_that_is_none_is_a_sentence(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "no.key").write_text("no key")
+    with pytest.raises(UserError, match="openssl can't sign with .*no.key"):
+        bundle("b1", "fp16", folder, tmp_path / "no.key")
