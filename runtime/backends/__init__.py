@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..invocation import typed
 from .backend import ANY_ENGINE, BACKENDS, TENSORRT, Backend, Engines, Say, to_stderr
 from .cuda.driver import Gpus, gpus
-from .processor import SATURATES, saturates
+from .processor import SATURATES, SLOW_INT8, saturates
 
 if TYPE_CHECKING:
     from ..artifacts.artifact import Artifact
@@ -72,6 +72,8 @@ def choice(precision: str, found: Gpus, installed: Sequence[str], saturates: boo
         said.append(
             f"{SATURATES}. So the file is computed in FP32, as its Q/DQ nodes say: the FP32 file is faster here."
         )
+    elif precision.startswith("int8") and "openvino" not in installed and not found.found:
+        said.append(SLOW_INT8)
     on_gpu = [*(module for module in TENSORRT if module in installed), "onnxruntime_cuda"] if found.found else []
     openvino = ["openvino"] if precision == "int8" and "openvino" in installed and not saturates else []
     return Choice((*on_gpu, *openvino, "onnxruntime"), tuple(said))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import itertools
 import os
 import platform
 import sys
@@ -221,6 +222,26 @@ def test_which_processors_saturate(machine, flags, saturates, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(processor, "_cpu_flags", lambda: flags.split())
     assert processor.saturates() is saturates
+
+
+def test_int8_without_openvino_says_what_it_costs(precisions, monkeypatch):
+    artifact, said = read_artifact(precisions / "lite0.int8.onnx"), []
+    monkeypatch.setattr(backends, "saturates", lambda: False)
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    assert backends.open_backend(artifact, say=said.append).name == "onnxruntime"
+    assert len(said) == 1 and "2.1 to 3.9 times as long as FP32" in said[0] and "pip install openvino" in said[0]
+    assert backends.open_backend(read_artifact(precisions / "lite0.fp32.onnx"), say=said.append).name == "onnxruntime"
+    assert len(said) == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
+@pytest.mark.parametrize("count", [0, 1, 3, 8, 11])
+def test_openvino_takes_any_number_of_images_in_batches_of_the_sizes_it_is_compiled_for(model, photographs, count):
+    images = [path for _, path in zip(range(count), itertools.cycle(photographs))]
+    with Classifier(model, backend="onnxruntime") as expected, Classifier(model, backend="openvino") as classify:
+        batch = expected.preprocess(images)
+        np.testing.assert_allclose(classify.logits(batch), expected.logits(batch), atol=1e-3)
+        assert set(classify.backend._compiled) <= {1, 8}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")

@@ -89,5 +89,5 @@ def test_it_is_timed_as_any_other(pixel_model: Path) -> None:
 
 def test_a_foreign_network_that_takes_pixels_is_refused(pixel_model: Path) -> None:
     """Nothing says how it wants them."""
-    with pytest.raises(UserError, match=r"takes tensor\(uint8\).* it takes a classifier from tensor\(float\)"):
+    with pytest.raises(UserError, match=r"takes tensor\(uint8\).*only classifiers from tensor\(float\)"):
         shape_of(pixel_model)
