@@ -73,7 +73,7 @@ def watch(
                 break
     reason = stop.reason or "end"
     now = {"time": _now()}
-    totals = {"classified": classified, "failed": failed, "dropped": source.dropped}
+    totals = {"classified": classified, "failed": failed, "dropped": source.dropped, "missing": source.missing}
     write({**now, "event": "stopped", "reason": reason, **totals})
     return reason
 
@@ -103,7 +103,7 @@ def open_source(options: argparse.Namespace, stop: Stop) -> Stream:
     camera = capture.is_camera(name)
     if not camera and not os.path.isfile(name):
         raise UserError(
-            f"There is no {name}: give a folder, a video file, a camera (0 or /dev/video0) or a GStreamer pipeline."
+            f"There is no {name}: give a folder, a video file, a camera (0, /dev/video0, rtsp://...) or a GStreamer pipeline."
         )
     open_it = capture.opener(name)
     if camera or options.live:
@@ -121,7 +121,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="0 or /dev/video0, a GStreamer pipeline that ends in appsink, a video file, or a folder",
+        help="0 or /dev/video0, rtsp://... or http://..., a GStreamer pipeline that ends in appsink, a video file, or a folder",
     )
     add_model_options(parser)
     what = parser.add_argument_group("what is classified")
@@ -166,6 +166,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     options = parser.parse_args(argv)
 
     from .artifacts.artifact import RANDOM_WEIGHTS
+    from .images.capture import shown
     from .images.live import Stop
 
     stop = Stop()
@@ -177,7 +178,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if artifact.random:
             print(f"{artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
         about = {"variant": artifact.variant, "precision": artifact.precision, "backend": classifier.backend.name}
-        _print({"time": _now(), "event": "started", "source": options.source, **about})
+        _print({"time": _now(), "event": "started", "source": shown(options.source), **about})
         reason = watch(
             classifier,
             source,

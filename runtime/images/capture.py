@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -15,7 +16,10 @@ from .live import Event, Frame, Pace, Stop
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds before a lost camera is tried again
 _LEAVING = 2.0  # seconds that a read which does not return is waited for at the end
 
-_FPS = 5  # cv2.CAP_PROP_FPS
+_TIME, _FPS, _COUNT = 0, 5, 7  # cv2.CAP_PROP_POS_MSEC, _FPS, _FRAME_COUNT
+_PATIENCE = 500  # frames in a row that can't be read before a video counts as ended
+_CLOSE = 0.5  # seconds before the end that its header claims, at which a video is complete: headers are rounded
+_URL = re.compile(r"(rtsps?|rtmps?|https?|udp|rtp|tcp|srt)://", re.IGNORECASE)
 
 Open = Callable[[], Any]  # a cv2.VideoCapture, opened or not
 
@@ -32,12 +36,23 @@ def is_pipeline(source: str) -> bool:
 
 
 def is_camera(source: str) -> bool:
-    return is_pipeline(source) or source.isdigit() or source.startswith("/dev/")
+    return is_pipeline(source) or source.isdigit() or source.startswith("/dev/") or is_url(source)
+
+
+def is_url(source: str) -> bool:
+    """Whether `source` is a camera in a network."""
+    return bool(_URL.match(source))
+
+
+def shown(source: str) -> str:
+    """`source` as lines and errors name it: without the password of a URL."""
+    return re.sub(r"(?<=://)[^/@]*@", "", source) if is_url(source) else source
 
 
 def opener(source: str) -> Open:
     """How `source` (an index, a device, a GStreamer pipeline, a file) is opened. Raises UserError without OpenCV."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # or each try to open a lost camera writes lines on stderr
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # and FFmpeg several for each damaged frame
     try:
         import cv2
     except ImportError as error:
@@ -66,14 +81,64 @@ def opened(source: str, open_it: Open) -> Any:
         capture.release()
         if is_camera(source):
             raise NoCamera(
-                f"The camera {source} can't be opened: is it there, is another program using it, may this user read it?"
+                f"The camera {shown(source)} can't be opened: is it there, is another program using it, may this user read it?"
             )
         raise NoCamera(f"The video {source} can't be opened: it is damaged, or of a kind that this OpenCV can't read.")
     return capture
 
 
+class Reel:
+    """The frames of a video in their order, over damaged places. OpenCV fails to grab there, and often goes on behind them."""
+
+    def __init__(self, capture: Any) -> None:
+        self.capture = capture
+        fps, count = float(capture.get(_FPS)), float(capture.get(_COUNT))
+        self.fps = fps if 0 < fps < 1000 else 25.0  # a guess where the video doesn't say
+        self.claimed = int(count) if 0 < count < 1e9 else 0  # frames, by the video's header
+        self.number, self.second = 0, 0.0  # of the frame that is grabbed, from 1, and its own time stamp
+        self.missing = 0  # frames so far that can't be read
+
+    def grab(self, stop: Stop) -> Optional[int]:
+        """Goes on to the next frame: how many are missing before it; None at the end, or when it is time to stop."""
+        lost = 0
+        while not self._grabbed():
+            lost += 1
+            left = (
+                self.claimed - self.number - self.missing
+            )  # by their number; a time stamp tells whether that is right
+            if stop or lost > _PATIENCE or self.claimed and lost > left:
+                behind = self.claimed / self.fps - self.second - 1 / self.fps
+                self.missing += max(left, 0) if behind > max(_CLOSE, 1 / self.fps) and not stop else 0
+                return None
+        self.missing += lost
+        stamp = float(self.capture.get(_TIME)) / 1000
+        if self.number:  # some readers have no time stamps, or begin anew
+            self.second = stamp if stamp > self.second else self.second + 1 / self.fps
+        else:
+            self.second = max(stamp, 0.0)
+        self.number += 1
+        return lost
+
+    def retrieve(self) -> Any:
+        """The pixels of the frame that is grabbed, uint8 [H, W, 3] in RGB; None if they can't be decoded."""
+        try:
+            ok, pixels = self.capture.retrieve()
+        except Exception:  # cv2.error
+            return None
+        return pixels[..., ::-1] if ok and pixels is not None else None  # BGR -> RGB
+
+    def _grabbed(self) -> bool:
+        try:
+            return bool(self.capture.grab())
+        except Exception:  # cv2.error
+            return False
+
+
 class Video:
-    """The frames of a video file, all of them; with `rate` as many for each second of the video, evenly."""
+    """The frames of a video file, all of them; with `rate` so many for each second of the video, by its time stamps.
+
+    Frames that can't be read are told of as "gap", and counted in `missing`.
+    """
 
     live = False
     dropped = 0
@@ -82,33 +147,46 @@ class Video:
         if not os.path.isfile(source):
             raise UserError(f"There is no file {source}.")
         self.source, self.stop, self.rate = source, stop, rate
-        self.capture = opened(source, open_it)
+        self.reel = Reel(opened(source, open_it))
+
+    @property
+    def missing(self) -> int:
+        return self.reel.missing
 
     def __iter__(self) -> Iterator[Union[Frame, Event]]:
-        fps = frames_a_second(self.capture)
-        number, taken = 0, 0
-        while not self.stop and self.capture.grab():
-            number += 1
-            if self.rate and (number - 1) / fps < taken / self.rate:
+        reel, slot = self.reel, -1
+        while not self.stop:
+            before = {"frame": reel.number, "second": round(reel.second, 3)}
+            missing = reel.missing
+            more = reel.grab(self.stop)
+            if reel.missing > missing:
+                yield Event("gap", {**before, "missing": reel.missing - missing})
+            if more is None:
+                break
+            if self.rate:
+                now = int(reel.second * self.rate + 1e-6)
+                if now == slot:
+                    continue
+            pixels = reel.retrieve()
+            about = {"frame": reel.number, "second": round(reel.second, 3)}
+            if pixels is None:
+                reel.missing += 1
+                yield Event("unreadable", {"frame": reel.number, "error": "the frame can't be decoded"})
                 continue
-            ok, pixels = self.capture.retrieve()
-            if not ok:
-                yield Event("unreadable", {"frame": number, "error": "the frame can't be decoded"})
-                continue
-            taken += 1
-            about = {"frame": number, "second": round((number - 1) / fps, 3)}
-            yield Frame(about, pixels[..., ::-1], f"frame {number}", time.monotonic())  # BGR -> RGB
-        if not number:
+            if self.rate:
+                slot = now
+            yield Frame(about, pixels, f"frame {reel.number}", time.monotonic())
+        if not reel.number and not self.stop:
             raise NoCamera(f"The video {self.source} has no frame that can be read.")
 
     def close(self) -> None:
         """See runtime.images.live.Stream."""
-        self.capture.release()
+        self.reel.capture.release()
 
 
 class _Kept(NamedTuple):
     number: int
-    pixels: Any  # uint8 [H, W, 3], BGR
+    pixels: Any  # uint8 [H, W, 3], RGB
     came: float
 
 
@@ -121,6 +199,7 @@ class Camera:
     """
 
     live = True
+    missing = 0
 
     def __init__(
         self,
@@ -151,7 +230,7 @@ class Camera:
             thing = self._next()
             if isinstance(thing, _Kept):
                 name = f"frame {thing.number}"
-                yield Frame({"frame": thing.number}, thing.pixels[..., ::-1], name, thing.came)  # BGR -> RGB
+                yield Frame({"frame": thing.number}, thing.pixels, name, thing.came)
             elif thing is not None:
                 yield thing
             elif self._ended:
@@ -210,8 +289,8 @@ class Camera:
         """Reads until that fails: why."""
         if not capture.isOpened():
             return "it can't be opened"
-        gap = 1 / frames_a_second(capture) if self.ends else 0.0
-        due = time.monotonic()
+        if self.ends:
+            return self._play(Reel(capture))
         while not self._closed:
             try:
                 ok, pixels = capture.read()
@@ -220,17 +299,28 @@ class Camera:
             if not ok or pixels is None:
                 return "it gives no more frames"
             with self._change:
-                self._put(pixels)
-            if gap:
-                due += gap
-                self._closed.pause(due - time.monotonic())
+                self._put(pixels[..., ::-1])  # BGR -> RGB
         return "closed"
+
+    def _play(self, reel: Reel) -> str:
+        """A video at its own speed, by the time stamps of its frames."""
+        began = time.monotonic()
+        while reel.grab(self._closed) is not None:
+            pixels = reel.retrieve()
+            self.missing = reel.missing
+            if self._closed.pause(began + reel.second - time.monotonic()):
+                break
+            if pixels is not None:
+                with self._change:
+                    self._put(pixels)
+        self.missing = reel.missing
+        return "it gives no more frames"
 
     def _put(self, pixels: Any) -> None:
         now = time.monotonic()
         if self._lost is not None:
             away = round(now - self._lost, 1)
-            self._waiting.append(Event("camera back", {"camera": self.source, "seconds": away}))
+            self._waiting.append(Event("camera back", {"camera": shown(self.source), "seconds": away}))
             self._lost = None
         self._number, self._last = self._number + 1, now
         frames = [place for place, thing in enumerate(self._waiting) if isinstance(thing, _Kept)]
@@ -242,11 +332,5 @@ class Camera:
 
     def _lose(self, reason: str) -> None:
         self._lost = time.monotonic()
-        self._waiting.append(Event("camera lost", {"camera": self.source, "error": reason}))
+        self._waiting.append(Event("camera lost", {"camera": shown(self.source), "error": reason}))
         self._change.notify_all()
-
-
-def frames_a_second(capture: Any) -> float:
-    """What the video says; 25 where it says nothing."""
-    fps = float(capture.get(_FPS))
-    return fps if 0 < fps < 1000 else 25.0

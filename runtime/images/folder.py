@@ -35,6 +35,7 @@ class Folder:
 
     live = False
     dropped = 0
+    missing = 0
 
     def __init__(
         self, path: str, stop: Stop, settle: float = 0.5, existing: bool = False, rate: Optional[float] = None

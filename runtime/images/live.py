@@ -30,6 +30,11 @@ class Stream(Protocol):
     live: bool  # the newest frame is what counts: whoever is slow misses some
     dropped: int  # frames that came and were not given out, so far
 
+    @property
+    def missing(self) -> int:
+        """Frames of a damaged video that can't be read, so far."""
+        ...
+
     def __iter__(self) -> Iterator[Union[Frame, Event]]: ...
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, Iterator, List
@@ -19,7 +21,7 @@ import pytest
 
 from runtime.errors import UserError
 from runtime.images import folder as folder_module
-from runtime.images.capture import Camera, NoCamera, is_camera
+from runtime.images.capture import Camera, NoCamera, Video, is_camera, shown
 from runtime.images.folder import Folder
 from runtime.images.live import Event, Frame, Stop
 from runtime.watch import main, watch
@@ -259,6 +261,7 @@ def test_what_is_written(tmp_path: Path) -> None:
 
     class Listed:
         live, dropped = True, 3
+        missing = 0
 
         def __iter__(self) -> Iterator[Any]:
             return iter(things)
@@ -350,7 +353,7 @@ def test_a_video_file(tmp_path: Path, artifacts: Path, video: Path) -> None:
 
 
 def test_a_videos_rate_is_that_of_the_video(video: Path) -> None:
-    from runtime.images.capture import Video, opener
+    from runtime.images.capture import opener
 
     stop = Stop()
     frames = list(Video(str(video), opener(str(video)), stop, rate=2))
@@ -393,3 +396,102 @@ def test_without_opencv(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "cv2", None)
     done = called(main, "0", EFFICIENTNET_ARTIFACTS=str(artifacts))
     assert done.status == 2 and "pip install opencv-python-headless" in done.err
+
+
+class FakeVideo:
+    """What cv2.VideoCapture is to a file: `stamps` has the time of each frame in seconds, None where it can't be grabbed."""
+
+    def __init__(self, stamps: List[Any], claimed: int, fps: float = 10.0) -> None:
+        self.stamps, self.claimed, self.fps, self.now = iter(stamps), claimed, fps, 0.0
+
+    def isOpened(self) -> bool:
+        return True
+
+    def grab(self) -> bool:
+        now = next(self.stamps, None)
+        self.now = now or 0.0
+        return now is not None
+
+    def retrieve(self) -> Any:
+        return True, np.zeros((40, 40, 3), np.uint8)
+
+    def get(self, what: int) -> float:
+        return {0: 1000 * self.now, 5: self.fps, 7: float(self.claimed)}[what]
+
+    def release(self) -> None:
+        pass
+
+
+def played(video: FakeVideo, **options: Any) -> List[Dict[str, Any]]:
+    stop, lines = Stop(), []  # type: Stop, List[Dict[str, Any]]
+    watch(FakeClassifier(1, 1), Video(str(CORGI), lambda: video, stop, **options), stop, lines.append)  # type: ignore[arg-type]
+    return lines
+
+
+def test_damaged_frames_of_a_video_are_skipped_and_reported() -> None:
+    tenths = [i / 10 for i in range(60)]
+    stamps: List[Any] = [*tenths[:20], *[None] * 7, *tenths[27:50], *[None] * 600]
+    lines = played(FakeVideo(stamps, 60))
+    gap, end, stopped = (line for line in lines if "event" in line)
+    assert {key: gap[key] for key in ("event", "frame", "second", "missing")} == {
+        "event": "gap",
+        "frame": 20,
+        "second": 1.9,
+        "missing": 7,
+    }
+    assert (end["event"], end["second"], end["missing"]) == ("gap", 4.9, 10)
+    assert (stopped["reason"], stopped["classified"], stopped["missing"]) == ("end", 43, 17)
+    assert [line["second"] for line in lines if "predictions" in line] == [*tenths[:20], *tenths[27:50]]
+
+
+def test_a_whole_video_has_no_gap_whatever_its_header_claims() -> None:
+    """A header may only estimate how many frames there are, by a rate that varies."""
+    stamps = [*[i / 2 for i in range(8)], *[4 + i / 20 for i in range(20)]]  # 4 s at 2 frames a second, 1 s at 20
+    for claimed, fps in ((28, 5.6), (50, 10.0), (0, 0.0), (20, 4.0)):
+        lines = played(FakeVideo([*stamps], claimed, fps))
+        assert [line["event"] for line in lines if "event" in line] == ["stopped"]
+        assert (lines[-1]["classified"], lines[-1]["missing"]) == (28, 0)
+        assert [line["second"] for line in lines[:-1]] == [round(stamp, 3) for stamp in stamps]
+
+
+def test_rate_goes_by_the_time_stamps() -> None:
+    stamps = [*[i / 5 for i in range(10)], *[2 + i / 30 for i in range(60)]]  # 5 frames a second, then 30
+    lines = played(FakeVideo(stamps, 70, 17.5), rate=1.0)
+    assert [(line["frame"], line["second"]) for line in lines[:-1]] == [(1, 0.0), (6, 1.0), (11, 2.0), (41, 3.0)]
+
+
+def test_a_video_without_time_stamps_is_counted_by_its_rate() -> None:
+    lines = played(FakeVideo([0.0] * 5, 5, 10.0))
+    assert [line["second"] for line in lines[:-1]] == [0.0, 0.1, 0.2, 0.3, 0.4]
+
+
+def test_a_camera_in_the_network() -> None:
+    pytest.importorskip("cv2")
+    from runtime.images.capture import opener
+
+    jpeg = CORGI.read_bytes()
+
+    class Stream(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(400):
+                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                    self.wfile.write(head.encode() + jpeg + b"\r\n")
+                    time.sleep(0.02)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stream)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url, stop = f"http://user:secret@127.0.0.1:{server.server_port}/camera.mjpg", Stop()
+    assert is_camera(url) and "secret" not in shown(url)
+    watched = Watched(Camera(url, opener(url), stop, silent=LONG), stop, count=3)
+    watched.thread.join(LONG)
+    watched.end()
+    server.shutdown()
+    assert [line["event"] for line in watched.lines if "event" in line] == ["stopped"]
+    assert watched.lines[-1]["classified"] == 3 and "secret" not in json.dumps(watched.lines)
