@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from runtime.command import run
+from runtime.errors import UserError
 from runtime.printable import printable
 
 
@@ -18,9 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.stage import Request, export, up_to_date
     from models.variants import VARIANTS, variant_named
     from models.weights import find_weights
-    from runtime.artifacts.artifact import RANDOM_WEIGHTS, artifacts_folder, head_named, set_latest
+    from runtime.artifacts.artifact import RANDOM_WEIGHTS, artifacts_folder, head_named
     from runtime.artifacts.facts import CLASSIFIER, HEADS
     from runtime.artifacts.variant_names import TIMM
+    from runtime.artifacts.write import require_same_weights
     from runtime.images.preprocess import INPUTS, INTERPOLATIONS
 
     parser = argparse.ArgumentParser(
@@ -32,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help=f"{', '.join(VARIANTS)}; timm:NAME for a classifier of timm; with --onnx, what it is to be called",
     )
+    parser.add_argument("--name", metavar="NAME", help="what the network is to be called; --variant finds it under it")
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="any ONNX image classifier instead")
     parser.add_argument(
         "--weights", metavar="PATH", help="a .pth or .safetensors file, or 'random' to measure latency alone"
@@ -51,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="classifier: logits (default); embedding: the pooled vector before them; features: the maps of strides 4 to 32; "
         "these two are artifacts of their own, as b1-embedding",
     )
-    parser.add_argument("--force", action="store_true", help="export even if nothing has changed")
+    parser.add_argument(
+        "--force", action="store_true", help="export even if nothing has changed, or in place of another network"
+    )
     parser.add_argument("--offline", action="store_true", help="never download weights")
     recipe = parser.add_argument_group("what the checkpoint's row says, set by hand")
     recipe.add_argument("--padding", choices=("symmetric", "same"))
@@ -79,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     head = options.head or head
     if head != CLASSIFIER and options.labels:
         parser.error(f"--labels: with the head {head} there are no classes to name")
+    _check_name(options.name, name, folder)
     variant = variant_named(name)
     weights = find_weights(variant, options.weights, offline=options.offline)
     names = ("padding", "eps", "resolution", "crop", "interpolation", "mean", "std")
@@ -90,19 +96,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.classes,
         options.input,
         head,
+        options.name or "",
     )
     if weights.path is None:
         print(RANDOM_WEIGHTS, file=sys.stderr)
     if not options.force and up_to_date(request, folder):
-        set_latest(request.name, folder)
+        _answers(request.name, head, folder)
         print(f"{folder / request.name} is up to date: same weights, options, code and tools (FORCE=1 exports again)")
         return 0
+    if not options.force:
+        require_same_weights(request.name, request.weights_sha256, folder)
     exported = export(request, folder, say=_progress(request.name))
-    set_latest(request.name, folder)
+    _answers(request.name, head, folder)
     print("\n".join(map(printable, exported.lines)))
     if weights.path is None:
         print(f"NOTE         {RANDOM_WEIGHTS}")
     return 0
+
+
+def _answers(name: str, head: str, folder: Path) -> None:
+    """From now on commands take this network if none is named: a classifier, since they need classes."""
+    from runtime.artifacts.artifact import CLASSIFIER, set_latest
+
+    if head == CLASSIFIER:
+        set_latest(name, folder)
+
+
+def _check_name(named: str | None, variant: str, folder: Path) -> None:
+    """Raises UserError for a NAME that can't be one, and for a VARIANT that is one."""
+    from models.variants import VARIANTS
+    from runtime.artifacts.artifact import artifact_path, head_named, read_artifact
+    from runtime.artifacts.facts import NAME
+    from runtime.artifacts.variant_names import canonical
+
+    if named is not None and (
+        not NAME.fullmatch(named) or head_named(canonical(named))[0] in VARIANTS or head_named(named)[0] != named
+    ):
+        raise UserError(
+            f"NAME={named}: give letters, digits, dots and dashes, and neither a variant's name nor -embedding or -features."
+        )
+    if canonical(variant) not in VARIANTS and artifact_path(variant, "fp32", folder).is_file():
+        network = read_artifact(artifact_path(variant, "fp32", folder)).more.get("network")
+        if network:
+            raise UserError(
+                f"{variant} is a network's name: to export it again, give VARIANT={network} NAME={variant} and its WEIGHTS=."
+            )
 
 
 def _third_party(options: argparse.Namespace, folder: Path) -> int:
@@ -112,7 +150,9 @@ def _third_party(options: argparse.Namespace, folder: Path) -> int:
     from runtime.artifacts.third_party import Overrides
 
     overrides = Overrides(options.resolution, options.crop, options.interpolation, options.mean, options.std)
-    source = {"onnx": options.onnx, "name": options.variant} if options.onnx else {"timm": options.variant}
+    source = (
+        {"onnx": options.onnx, "name": options.name or options.variant} if options.onnx else {"timm": options.variant}
+    )
     request = ThirdParty(
         overrides, options.labels, options.input, weights=options.weights, classes=options.classes, **source
     )
@@ -147,6 +187,8 @@ def _channels(text: str) -> tuple[float, float, float]:
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if not options.onnx and not options.variant:
         parser.error("--variant names what to export, or --onnx a file")
+    if options.name and not options.onnx and options.variant.startswith("timm:"):
+        parser.error("--name: a model of timm is called as timm calls it")
     ours = [f"--{name}" for name in ("padding", "eps") if getattr(options, name) is not None]
     if ours and (options.onnx or options.variant.startswith("timm:")):
         parser.error(f"{', '.join(ours)}: belongs to the networks of the family")

@@ -39,18 +39,25 @@ class Request:
     labels: Path | None = None
     classes: int = 1000  # for random weights; a checkpoint says its own
     input: str = "float32"  # one of runtime.images.preprocess.INPUTS
-    head: str = CLASSIFIER  # one of runtime.artifacts.artifact.HEADS
+    head: str = CLASSIFIER  # one of runtime.artifacts.facts.HEADS
+    named: str = ""  # by the user, instead of the variant's name
 
     @property
     def name(self) -> str:
-        """What the artifacts are called: "b1", or "b1-embedding"."""
-        return with_head_name(self.variant.name, self.head)
+        """What the artifacts are called: "b1", "b1-embedding", or as the user says."""
+        return with_head_name(self.named or self.variant.name, self.head)
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Of the checkpoint file; None: random weights."""
+        return sha256_of(self.weights.path) if self.weights.path else None
 
     def digest(self) -> str:
         """Sha256 of everything that the artifacts are made from, so that what is up to date is known in a blink."""
         made_from = {
             "variant": self.name,
-            "weights": sha256_of(self.weights.path) if self.weights.path else f"random, {self.classes} classes",
+            "network": self.variant.name,
+            "weights": self.weights_sha256 or f"random, {self.classes} classes",
             "weights_name": self.weights.path.name if self.weights.path else "",  # the recipe depends on it
             "overrides": {name: value for name, value in self.overrides.items() if value is not None},
             "labels": sha256_of(self.labels) if self.labels else "",
@@ -128,6 +135,7 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         request.head,
         () if request.head == CLASSIFIER else tuple(outputs),
         more={
+            **({"network": request.variant.name} if request.named else {}),
             "weights_format": pretrained.format,
             "padding": recipe.padding,
             "batchnorm_epsilon": repr(recipe.eps),
@@ -144,7 +152,8 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         )
         for precision, model in models.items()
     }
-    files = write(facts, graphs, request.digest(), folder)
+    written = write(facts, graphs, request.digest(), folder)
+    files = written.files
 
     lines = [
         f"weights      {pretrained.origin} ({pretrained.format} format, sha256 {(pretrained.sha256 or 'none')[:12]})",
@@ -158,6 +167,7 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         f"FP16 cosine {cosine:.6f}",
         f"input        {takes}",
         *(f"wrote        {path}  {path.stat().st_size / 1e6:.1f} MB" for path in files.values()),
+        *([f"moved        {written.replaced}"] if written.replaced else []),
         f"took         {time.perf_counter() - began:.1f} s, peak memory {(peak_bytes() or 0) / 1e9:.2f} GB",
     ]
     return Exported(files, lines)

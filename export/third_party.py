@@ -15,7 +15,7 @@ from runtime.artifacts.artifact import Artifact, artifact_path, head_named, read
 from runtime.artifacts.facts import Facts
 from runtime.artifacts.onnx_metadata import require_one_file, without_metadata
 from runtime.artifacts.third_party import USUAL, Overrides, Shape, name_of, ours, shape_of, told_by
-from runtime.artifacts.write import Graph, fitting, write
+from runtime.artifacts.write import Graph, fitting, require_same_weights, write
 from runtime.digest import sha256_of, sha256_of_facts
 from runtime.errors import UserError
 
@@ -55,6 +55,8 @@ def _from_onnx(request: ThirdParty, folder: Path, say: Say, force: bool) -> tupl
     there = None if force else fitting(name, folder, made_from)
     if there is not None:
         return there, Exported(_files(there, folder), [])
+    if not force:
+        require_same_weights(name, (ours(path) or Facts("", USUAL, "", sha256_of(path))).weights_sha256, folder)
     from export.conversion import Conversion  # onnx, onnxsim and onnxruntime: only once there is work
 
     own = ours(path)
@@ -91,6 +93,8 @@ def _from_timm(request: ThirdParty, folder: Path, say: Say, force: bool, offline
 
     say("making the network")
     made = load_timm(request.timm, weights, request.overrides, request.classes, offline)
+    if not force:
+        require_same_weights(name, made.sha256 or None, folder)
     classes_named(made.classes, request.labels)  # a file that does not fit is found before the work
     say("tracing")
     try:
@@ -133,7 +137,8 @@ def _written(
         wnids=classes.wnids,
         preprocessing=facts.preprocessing._replace(input=request.input),
     )
-    files, wants = write(facts, graphs, made_from, folder), facts.preprocessing
+    written, wants = write(facts, graphs, made_from, folder), facts.preprocessing
+    files = written.files
     told = [
         *head,
         f"assumed      {wants.resolution} px, crop {wants.crop:.4g}, {wants.interpolation}, mean {slashed(wants.mean)}, std "
@@ -142,6 +147,7 @@ def _written(
         f"classes      {count}, {classes.origin}",
         *lines,
         *(f"wrote        {path}  {path.stat().st_size / 1e6:.1f} MB" for path in files.values()),
+        *([f"moved        {written.replaced}"] if written.replaced else []),
     ]
     return read_artifact(next(iter(files.values()))), Exported(files, told)
 

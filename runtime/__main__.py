@@ -20,9 +20,10 @@ COMMANDS: Dict[str, str] = {
     "evaluate": "accuracy on labelled images",
     "bench": "latency by stage",
     "sweep": "latency versus accuracy of several networks",
+    "artifacts": "the networks that are there, and what is known of them",
     "doctor": "what works here, and what is missing for what",
 }
-PACKAGES_OF_COMMANDS = {"serve", "sweep"}  # their main is in __main__.py
+PACKAGES_OF_COMMANDS = {"serve", "sweep", "artifacts"}  # their main is in __main__.py
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

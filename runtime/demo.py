@@ -1,4 +1,4 @@
-"""Shows a model at work on scikit-image's sample images: python -m runtime.demo (after an export)"""
+"""Shows a model at work on scikit-image's sample images: python -m runtime.demo (after make demo has exported it)"""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PHOTOGRAPHS = {
 def main(argv: Optional[Sequence[str]] = None) -> int:
     from .networks.classifier import Classifier
 
-    description = "Shows the exported lite0 at work on scikit-image's sample images."
+    description = "Shows lite0, exported as demo, at work on scikit-image's sample images."
     argparse.ArgumentParser(prog=typed("demo"), description=description).parse_args(argv)
     spec = importlib.util.find_spec("skimage")  # finds the folder without running the package
     if spec is None or not spec.submodule_search_locations:
         raise UserError("The sample images come with scikit-image: pip install scikit-image.")
     folder = Path(spec.submodule_search_locations[0]) / "data"
-    classify = Classifier(variant="lite0")
+    classify = Classifier(variant="demo")
     print(f"\n{classify.artifact.path} ({classify.artifact.weights}), {classify.backend.description}\n")
     wrong = 0
     for name, (shows, right) in PHOTOGRAPHS.items():

@@ -55,6 +55,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
         lanes = lanes_here()
     classifier = open_model(options, lanes)
+    print(f"answering: {classifier.artifact.told} on {classifier.backend.description}", file=sys.stderr)
     if classifier.artifact.random:
         print(f"{classifier.artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
     model = facts(classifier.artifact, classifier.backend.name)

@@ -25,8 +25,10 @@ from models.finetune.train import Answers, Note, Training, judge
 from models.network import EfficientNet, multiply_adds
 from models.pretrained import load_pretrained
 from models.reader import load_into, read_checkpoint
-from models.variants import Variant
+from models.variants import VARIANTS, Variant
 from models.weights import Weights
+from runtime.artifacts.facts import NAME
+from runtime.artifacts.variant_names import canonical
 from runtime.errors import UserError
 
 DATASETS = {"folder": find, "cifar10": find_cifar10}
@@ -193,6 +195,6 @@ def _lines(request: Request, data: Data, training: Training, answers: Answers, p
 
 
 def _next(request: Request) -> str:
-    return (
-        f"Next         make export VARIANT={request.variant.name} WEIGHTS={shlex.quote(os.fspath(request.checkpoint))}"
-    )
+    name, weights = request.checkpoint.resolve().parent.name, shlex.quote(os.fspath(request.checkpoint))
+    named = f" NAME={name}" if NAME.fullmatch(name) and canonical(name) not in VARIANTS else ""
+    return f"Next         make export VARIANT={request.variant.name}{named} WEIGHTS={weights}"

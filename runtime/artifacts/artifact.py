@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..invocation import typed
 from ..whole_file import write_whole
 from .facts import CLASSIFIER, EMBEDDING, HEADS, SCHEMAS, Facts, facts_of, schema_of
+from .identity import why_stale
 from .onnx_metadata import read_metadata, with_metadata
 from .variant_names import canonical
 
@@ -29,6 +30,12 @@ class Artifact(Facts):
     metadata: Mapping[str, str] = field(default_factory=dict)  # everything, as it stands in the file
 
     @property
+    def told(self) -> str:
+        """Which network it is, for people: "birds int8 (lite0, birds.safetensors, given by path)"."""
+        network = [self.more["network"]] if "network" in self.more else []
+        return f"{self.variant} {self.precision} ({', '.join([*network, self.weights])})"
+
+    @property
     def network_sha256(self) -> str:
         """Sha256 of the FP32 artifact that this one was made from: its own for FP32, and for third-party files that have none."""
         return self.metadata.get("fp32_sha256") or self.metadata.get("sha256", "")
@@ -39,10 +46,15 @@ class Artifact(Facts):
         return self.precision.partition("-")[0]
 
 
+class StaleError(UserError):
+    """An artifact of another network than the one that lies under its name."""
+
+
 def read_artifact(path: Union[str, Path]) -> Artifact:
     """The facts in the ONNX file `path`; reads a few kilobytes of it, whatever its size.
 
-    Raises UserError if there is no such file, it is damaged, or this project did not write it.
+    Raises UserError if there is no such file, it is damaged, or this project did not write it; StaleError if it was made from
+    another network than the FP32 artifact beside it.
     """
     path = Path(path)
     metadata = read_metadata(path)
@@ -60,6 +72,9 @@ def read_artifact(path: Union[str, Path]) -> Artifact:
         facts = facts_of(metadata)
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} has damaged metadata ({error!r}): export it again.") from None
+    stale = why_stale(path, metadata)
+    if stale:
+        raise StaleError(stale)
     return Artifact(**vars(facts), path=path, precision=metadata["precision"], metadata=metadata)
 
 
@@ -116,6 +131,13 @@ def set_latest(variant: str, folder: Optional[Path] = None, precision: Optional[
     write_whole((folder or artifacts_folder()) / "latest", f"{' '.join(words)}\n".encode())
 
 
+def latest(folder: Path) -> List[str]:
+    """What artifacts/latest says: [] without one, else the name, and the precision where that is not fp32."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return (folder / "latest").read_text(encoding="utf-8").split()
+    return []
+
+
 def find_artifact(
     variant: Optional[str] = None, precision: Optional[str] = None, folder: Optional[Path] = None
 ) -> Path:
@@ -125,18 +147,16 @@ def find_artifact(
     Raises UserError that says what to run if there is none.
     """
     folder = folder or artifacts_folder()
-    latest: List[str] = []
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        latest = (folder / "latest").read_text(encoding="utf-8").split()
+    last = latest(folder)
     if variant is None:
-        if not latest:
+        if not last:
             raise UserError(
                 f"There is no model in {folder}/ yet: run 'make export VARIANT=b0', or name a file with --model."
             )
-        variant = latest[0]
+        variant = last[0]
     name = canonical(variant)
     if precision is None:
-        precision = latest[1] if latest[:1] == [name] and len(latest) > 1 else "fp32"
+        precision = last[1] if last[:1] == [name] and len(last) > 1 else "fp32"
     if precision not in PRECISIONS:
         raise UserError(f"There is no precision '{precision}': choose {', '.join(PRECISIONS)}.")
     path = artifact_path(variant, precision, folder)

@@ -92,7 +92,7 @@ def import_onnx(
         return found
     own = ours(path)
     facts = told_by(own, name, overrides) if own else _assumed(path, name, source, overrides, like)
-    return read_artifact(write(facts, {"fp32": Graph(without_metadata(path))}, made_from, folder)["fp32"])
+    return read_artifact(write(facts, {"fp32": Graph(without_metadata(path))}, made_from, folder).files["fp32"])
 
 
 def told_by(artifact: Artifact, name: str, overrides: Overrides) -> Facts:

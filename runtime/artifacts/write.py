@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Dict, Mapping, NamedTuple, Optional, Sequence
@@ -10,7 +11,8 @@ from ..errors import UserError
 from ..whole_file import write_whole
 from .artifact import PRECISIONS, Artifact, artifact_path, read_artifact, sealed
 from .facts import Facts
-from .onnx_metadata import verify
+from .identity import Replaced, put_aside
+from .onnx_metadata import read_metadata, verify
 
 
 class Graph(NamedTuple):
@@ -20,16 +22,35 @@ class Graph(NamedTuple):
     facts: Mapping[str, str] = {}  # metadata of its own
 
 
+class Written(NamedTuple):
+    """The artifacts that were written, and what was in their way."""
+
+    files: Dict[str, Path]  # by precision
+    replaced: Optional[Replaced] = None
+
+
+def require_same_weights(name: str, weights_sha256: Optional[str], folder: Optional[Path]) -> None:
+    """Raises UserError if the network that lies under `name` has other weights (`weights_sha256`; None: random ones): it is not
+    overwritten unasked."""
+    there = _network_there(name, folder)
+    if there.get("weights_sha256", weights_sha256 or "") != (weights_sha256 or ""):
+        raise UserError(
+            f"{artifact_path(name, 'fp32', folder).parent} holds another network: {there.get('weights')}. Give this one a name "
+            "of its own (NAME=birds), or replace that one (FORCE=1)."
+        )
+
+
 def write(
     facts: Facts, graphs: Mapping[str, Graph], made_from: str, folder: Optional[Path], fp32_sha256: str = ""
-) -> Dict[str, Path]:
-    """Writes `graphs` (by precision) as the artifacts of the network `facts.variant` below `folder`; their paths.
+) -> Written:
+    """Writes `graphs` (by precision) as the artifacts of the network `facts.variant` below `folder`.
 
     `made_from`: the sha256 of all that they depend on, for `fitting`. Every artifact but the FP32 one records the sha256 of the
     FP32 artifact that it belongs to: that in `graphs`, or `fp32_sha256`, which is given where they are derived from one that
-    lies there already. Without `fp32_sha256` the network is a new one: an older FP32 or FP16 that it has none of is removed.
+    lies there already. Without `fp32_sha256` the network is a new one: what was made from the one before is put aside.
     """
-    derived = bool(fp32_sha256)
+    network, there = fp32_sha256, {} if fp32_sha256 else _network_there(facts.variant, folder)
+    before = there.get("fp32_sha256") or there.get("sha256", "")
     order = sorted(graphs, key=PRECISIONS.index)
     paths = {precision: artifact_path(facts.variant, precision, folder) for precision in order}
     for precision in order:
@@ -40,13 +61,22 @@ def write(
             graphs[precision].content, precision, {**facts.as_metadata(), **graphs[precision].facts, **own}
         )
         write_whole(paths[precision], content)
+        network = network or sha256
         if precision == "fp32":
             fp32_sha256 = sha256
-    for precision in () if derived else ("fp32", "fp16"):
-        stale = artifact_path(facts.variant, precision, folder)
-        if precision not in graphs and stale.is_file():
-            stale.unlink()
-    return paths
+    replaced = None
+    if before and before != network:
+        home = paths[order[0]].parent
+        replaced = put_aside(home, home.name, before, list(paths.values()))
+    return Written(paths, replaced)
+
+
+def _network_there(name: str, folder: Optional[Path]) -> Dict[str, str]:
+    """Metadata of the network that lies under `name`, of FP32 where there is one; {} if there is none, or it is damaged."""
+    for precision in PRECISIONS:
+        with contextlib.suppress(UserError):
+            return read_metadata(artifact_path(name, precision, folder))
+    return {}
 
 
 def fitting(

@@ -44,13 +44,25 @@ def start(*arguments: Argument, program: Any = ("-m", "runtime.infer"), **option
 
 
 def infer(*arguments: Argument, stdin: bytes = b"", **environment: str) -> Done:
-    return called(main, *arguments, stdin=stdin, **environment)
+    return after_the_first(called(main, *arguments, stdin=stdin, **environment))
+
+
+def after_the_first(done: Done) -> Done:
+    """What infer said after the line that names the network."""
+    first, _, rest = done.err.partition("\n")
+    return done._replace(err=rest) if first.startswith("answering: ") else done
 
 
 def finished(process: subprocess.Popen[bytes], stdin: bytes = b"") -> Done:
     out, err = process.communicate(stdin, 300)
     assert b"Traceback" not in err and b"Exception ignored" not in err, err.decode()
-    return Done(process.returncode, out.decode(), err.decode())
+    return after_the_first(Done(process.returncode, out.decode(), err.decode()))
+
+
+def test_the_first_line_of_stderr_names_the_network(here: Path) -> None:
+    done = called(main, CORGI)
+    assert done.err.startswith("answering: lite0 fp32 (efficientnet-lite0-57934424.pth, "), done.err
+    assert " on onnxruntime " in done.err.splitlines()[0]
 
 
 def blocks(out: str) -> Dict[str, List[str]]:
@@ -215,7 +227,7 @@ def test_closed_pipe(here: Path) -> None:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline()
         process.stdout.close()
-        assert process.stderr.read() == b""
+        assert process.stderr.readline().startswith(b"answering: ") and process.stderr.read() == b""
         assert process.wait(300) == 141
         process.stderr.close()
 
@@ -227,7 +239,7 @@ def test_full_disk(here: Path) -> None:
             [sys.executable, "-m", "runtime.infer", str(CORGI)], stdout=full, stderr=subprocess.PIPE, timeout=300
         )
     assert done.returncode == 1
-    assert done.stderr == b"error: the output can't be written: No space left on device.\n"
+    assert done.stderr.splitlines(True)[-1] == b"error: the output can't be written: No space left on device.\n"
 
 
 @posix
@@ -239,7 +251,7 @@ def test_interrupted(here: Path, random_model: Path) -> None:
 
     process = start("--model", random_model, "-", preexec_fn=heed)
     assert process.stderr is not None
-    assert b"random weights" in process.stderr.readline()
+    assert process.stderr.readline().startswith(b"answering: ") and b"random weights" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     try:
         assert process.wait(300) == 130
