@@ -73,12 +73,15 @@ def output_of(options: argparse.Namespace) -> Output:
 def report(results: Iterable[Result], answered_by: Dict[str, str], form: str) -> int:
     """Prints `results` as they come, and gives the exit status: 1 if an image failed. `answered_by`: `facts` of the network."""
     write = _FORMS[form](answered_by)
-    failed = 0
+    count = failed = 0
     for result in results:
+        count += 1
         if result.error:
             failed += 1
             print(f"error: {printable(result.error)}", file=sys.stderr)
         write(result)
+    if failed and count > 1:
+        print(f"{failed} of {count} images failed", file=sys.stderr)
     return 1 if failed else 0
 
 

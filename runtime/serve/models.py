@@ -63,7 +63,7 @@ class Model:
     def classify(self, source: Source, name: str, top: int) -> Classified:
         """The `top` likeliest classes of one image; called from as many threads as there are requests.
 
-        Raises Busy if too many wait, ImageError (which calls the image `name`) if it can't be used.
+        Raises Busy if too many wait, ImageError (which calls the image `name`) if it can't be used or is answered with NaN.
         """
         with self._change:
             if self._closing:
@@ -93,6 +93,7 @@ class Model:
             heapq.heappush(self._queue, _Waiting(ticket, prepared, clock[-1], answer))
             self._change.notify_all()
         logits, waited, ran = answer.result()
+        self.classifier.finite(logits[None], [name])
         decode, resize, normalise = ((end - start) * 1e3 for start, end in zip(clock, clock[1:]))
         spent = {"decode": decode, "resize": resize, "normalise": normalise, "wait": waited * 1e3, "network": ran * 1e3}
         return Classified(self.classifier.predictions(logits[None], top)[0], spent)

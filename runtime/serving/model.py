@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..images.decode import ImageError
 from ..images.preprocess import preprocess
 from ..networks.classifier import Classifier
+from ..networks.network import not_finite
 from ..output import facts
 
 if TYPE_CHECKING:
@@ -176,10 +177,13 @@ class _Asked:
 def classes_response(
     classifier: Classifier, asked: _Asked, logits: np.ndarray, errors: Sequence[str], about: bytes
 ) -> Any:
-    """The response to one request, with the outputs of CLASSES_OUTPUTS."""
+    """The response to one request, with the outputs of config.CLASSES."""
     if asked.wrong:
         return failure(asked.wrong, "INVALID_ARG")
-    found = classifier.predictions(logits, asked.top)
+    finite = np.isfinite(logits).all(axis=1)
+    broken = [not_finite(row, classifier.artifact, PICTURE) for row in logits]
+    errors = [error or str(each or "") for error, each in zip(errors, broken)]
+    found = classifier.predictions(np.where(finite[:, None], logits, 0), asked.top)
     rows = [none_of(predictions) if error else predictions for predictions, error in zip(found, errors)]
     labels = [[prediction.label for prediction in row] for row in rows]
     return response(

@@ -114,7 +114,8 @@ def test_json(here: Path) -> None:
     (here / "bad.jpg").write_bytes(CORGI.read_bytes()[:9000])
     done = infer("--json", "--top", "3", "--time", CORGI, "bad.jpg", "gone.jpg", LIGHTHOUSE)
     assert done.status == 1
-    assert len(done.err.splitlines()) == 2 and "bad.jpg: the file is truncated" in done.err and "gone.jpg" in done.err
+    assert len(done.err.splitlines()) == 3 and "bad.jpg: the file is truncated" in done.err and "gone.jpg" in done.err
+    assert done.err.endswith("\n2 of 4 images failed\n")
     corgi, bad, gone, lighthouse = map(json.loads, done.out.splitlines())
     common = {"variant": "lite0", "precision": "fp32", "backend": "onnxruntime"}
     for line, file, index in ((corgi, CORGI, 264), (lighthouse, LIGHTHOUSE, 437)):
@@ -144,7 +145,7 @@ def test_one_bad_file_among_good_ones(here: Path) -> None:
     (here / "empty.jpg").write_bytes(b"")
     done = infer("--time", "--threads", "1", "--precision", "fp16", CORGI, "empty.jpg", LIGHTHOUSE)
     assert done.status == 1
-    assert done.err == "error: empty.jpg: the file is empty.\n"
+    assert done.err == "error: empty.jpg: the file is empty.\n1 of 3 images failed\n"
     answers = blocks(done.out)
     assert list(answers) == [str(CORGI), str(LIGHTHOUSE)]
     assert all(

@@ -78,6 +78,7 @@ def test_what_can_not_be_read_is_said_of_that_picture_alone(server: FakeTriton, 
     assert done.err.splitlines() == [
         f"error: {pictures[1]}: cannot be read.",
         f"error: {pictures[0].with_name('none.jpg')}: cannot be opened: No such file or directory.",
+        "2 of 4 images failed",
     ]
     assert [line for line in done.out.splitlines() if not line.startswith(" ")] == [str(pictures[0]), str(pictures[2])]
 
