@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from models.variants import VARIANTS, variant_named
     from models.weights import find_weights
     from runtime.artifacts.artifact import RANDOM_WEIGHTS, artifacts_folder, head_named
-    from runtime.artifacts.facts import CLASSIFIER, HEADS
+    from runtime.artifacts.facts import ACTIVATIONS, CLASSIFIER, HEADS
     from runtime.artifacts.variant_names import TIMM
     from runtime.artifacts.write import require_same_weights
     from runtime.images.preprocess import INPUTS, INTERPOLATIONS
@@ -53,6 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=HEADS,
         help="classifier: logits (default); embedding: the pooled vector before them; features: the maps of strides 4 to 32; "
         "these two are artifacts of their own, as b1-embedding",
+    )
+    parser.add_argument(
+        "--output", metavar="NAME", help="of an ONNX file with several outputs, the one that classifies"
+    )
+    parser.add_argument(
+        "--activation",
+        choices=ACTIVATIONS,
+        help="softmax: one class of many; sigmoid: independent scores (default: as the network itself, else softmax)",
     )
     parser.add_argument(
         "--force", action="store_true", help="export even if nothing has changed, or in place of another network"
@@ -154,7 +162,14 @@ def _third_party(options: argparse.Namespace, folder: Path) -> int:
         {"onnx": options.onnx, "name": options.name or options.variant} if options.onnx else {"timm": options.variant}
     )
     request = ThirdParty(
-        overrides, options.labels, options.input, weights=options.weights, classes=options.classes, **source
+        overrides,
+        options.labels,
+        options.input,
+        weights=options.weights,
+        classes=options.classes,
+        output=options.output,
+        activation=options.activation,
+        **source,
     )
     say = _progress(options.onnx.name if options.onnx else options.variant)
     artifact, exported = export_third_party(request, folder, say, options.force, options.offline)
@@ -196,6 +211,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(
             f"--head {options.head}: for the networks of the family; third-party models are exported as classifiers"
         )
+    if options.output and not options.onnx:
+        parser.error("--output: of an ONNX file, given with --onnx")
     if options.onnx and options.weights:
         parser.error("--weights: an ONNX file has its own")
     if options.resolution is not None and not 32 <= options.resolution <= 2048:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from PIL import Image
 
+from export.graphs import run_on_cpu, with_outputs
 from export.to_onnx import OUTPUT
 from models.dead_leaves import dead_leaves
 from runtime.errors import UserError
@@ -38,14 +38,6 @@ def gate_squares(preprocessing: Preprocessing, count: int = 3) -> np.ndarray:
     return np.ascontiguousarray((pictures * 255).round().clip(0, 255).astype(np.uint8))
 
 
-def onnx_logits(model: onnx.ModelProto, images: np.ndarray, outputs: list[str] | None = None) -> list[np.ndarray]:
-    """What onnxruntime computes for `images` on the CPU: logits, or the tensors named in `outputs`."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(outputs, {session.get_inputs()[0].name: images})
-
-
 def gate_torch(network: torch.nn.Module, model: onnx.ModelProto, images: np.ndarray, step: str) -> float:
     """Largest relative error of `model`'s outputs against the torch `network`'s, at batch 1 and at the batch of `images`.
 
@@ -55,7 +47,7 @@ def gate_torch(network: torch.nn.Module, model: onnx.ModelProto, images: np.ndar
     classifies = model.graph.output[0].name == OUTPUT
     worst = 0.0
     for batch in (images[:1], images):
-        wanted, got = [tensor[: len(batch)] for tensor in expected], onnx_logits(model, batch)
+        wanted, got = [tensor[: len(batch)] for tensor in expected], run_on_cpu(model, batch)
         error = _largest_error(wanted, got)
         same = not classifies or (wanted[0].argmax(1) == got[0].argmax(1)).all()
         if not error <= FP32_TOLERANCE or not same:
@@ -76,11 +68,11 @@ def gate_fp16(model: onnx.ModelProto, half: onnx.ModelProto, images: np.ndarray)
     outputs = [output.name for output in model.graph.output]
     cosines = [
         [cosine(a, b) for a, b in zip(expected, got, strict=True)]
-        for expected, got in zip(onnx_logits(model, images), onnx_logits(half, images), strict=True)
+        for expected, got in zip(run_on_cpu(model, images), run_on_cpu(half, images), strict=True)
     ]
     worst = float(np.min(cosines))
     if not worst >= FP16_COSINE:  # NaN fails too
-        tensors = onnx_logits(_with_outputs(model, list(names.values())), images, list(names.values()))
+        tensors = run_on_cpu(with_outputs(model, list(names.values())), images, list(names.values()))
         blocks = dict(zip(names, tensors))
         found = first_divergence(blocks, half, images, lambda a, b: cosine(a, b) >= FP16_COSINE)
         raise ParityError(
@@ -106,8 +98,8 @@ def gate_pixels(
     images = np.stack([normalize(Image.fromarray(square), preprocessing) for square in squares])
     worst = 0.0
     for precision, model in pixels.items():
-        got = onnx_logits(model, squares)
-        errors = [_largest_error(onnx_logits(floats[precision], images), got)]
+        got = run_on_cpu(model, squares)
+        errors = [_largest_error(run_on_cpu(floats[precision], images), got)]
         errors += [_largest_error(_torch_outputs(network, images), got)] if precision == "fp32" else []
         if not all(error <= FP32_TOLERANCE for error in errors):  # NaN fails too
             raise ParityError(
@@ -153,19 +145,11 @@ def first_divergence(
     """A sentence naming the first block whose output in `model` does not `agree` with the one expected in `blocks`."""
     outputs = {block: tensor for block, tensor in block_outputs(model).items() if block in blocks}
     names = list(outputs.values())
-    tensors = onnx_logits(_with_outputs(model, names), images, names)
+    tensors = run_on_cpu(with_outputs(model, names), images, names)
     for block, tensor in zip(outputs, tensors):
         if not agree(blocks[block], tensor.astype(np.float32)):
             return f"They part first in {block}."
     return "Every block agrees by itself; the differences add up."
-
-
-def _with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    present = {output.name for output in copy.graph.output}
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
-    return copy
 
 
 @torch.no_grad()

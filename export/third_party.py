@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from export.stage import Exported, classes_named, code_digest, slashed
 from models.variants import VARIANTS
 from models.weights import RANDOM
 from runtime.artifacts.artifact import Artifact, artifact_path, head_named, read_artifact
-from runtime.artifacts.facts import Facts
-from runtime.artifacts.onnx_metadata import require_one_file, without_metadata
-from runtime.artifacts.third_party import USUAL, Overrides, Shape, name_of, ours, shape_of, told_by
-from runtime.artifacts.write import Graph, fitting, require_same_weights, write
+from runtime.artifacts.facts import SIGMOID, Facts
+from runtime.artifacts.third_party import USUAL, Overrides, name_of, ours, told_by
+from runtime.artifacts.write import fitting, require_same_weights, write
 from runtime.digest import sha256_of, sha256_of_facts
 from runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from export.conversion import Converted
 
 Say = Callable[[str], None]
 
@@ -34,6 +37,8 @@ class ThirdParty:
     name: str | None = None  # of the artifact; None: as the file is called
     weights: str | None = None  # of timm's: a file, "random", or None for what timm has
     classes: int = 1000  # of random weights
+    output: str | None = None  # of an ONNX file that has several
+    activation: str | None = None  # one of runtime.artifacts.facts.ACTIVATIONS; None: found out
 
 
 def export_third_party(
@@ -44,36 +49,48 @@ def export_third_party(
 
 
 def _from_onnx(request: ThirdParty, folder: Path, say: Say, force: bool) -> tuple[Artifact, Exported]:
+    from export.onnx_file import files_of, read_onnx  # onnx, onnxsim and onnxruntime: only once there is work
+
     assert request.onnx is not None
     path, name = request.onnx, request.name or name_of(request.onnx)
     if head_named(name)[0] in VARIANTS:
         raise UserError(
             f"'{name}' is a variant of the family, whose artifacts would be overwritten: give VARIANT=another name."
         )
-    require_one_file(path)
-    made_from = _made_from(request, sha256_of(path))
-    there = None if force else fitting(name, folder, made_from)
+    digests = [sha256_of(file) for file in files_of(path)]
+    source = digests[0] if len(digests) == 1 else sha256_of_facts(digests)
+    made_from = _made_from(request, source)
+    there = None if force else fitting(name, folder, made_from, ("fp32", "int8"))
     if there is not None:
         return there, Exported(_files(there, folder), [])
-    if not force:
-        require_same_weights(name, (ours(path) or Facts("", USUAL, "", sha256_of(path))).weights_sha256, folder)
-    from export.conversion import Conversion  # onnx, onnxsim and onnxruntime: only once there is work
-
     own = ours(path)
+    if not force:
+        require_same_weights(name, own.weights_sha256 if own else source, folder)
+    from export.conversion import convert
+    from export.ends import ends, usual_for
+    from export.pixels import without_pixels
+
+    say("reading the graph")
+    model, overrides = read_onnx(path), request.overrides
     if own:
-        facts = told_by(own, name, request.overrides)
-        shape, known = Shape(own.preprocessing.resolution, own.classes), f"as {path} says, where it was not set by hand"
+        model, facts = without_pixels(model), told_by(own, name, overrides, fixed_input=False)
+        known = f"as {path} says, where it was not set by hand"
     else:
-        shape, known = (
-            shape_of(path, request.overrides.resolution),
-            "what most networks want, where it was not set by hand",
-        )
-        wants = request.overrides.over(USUAL)._replace(resolution=shape.side)
-        facts = Facts(name, wants, f"{path.name}, a third-party model", sha256_of(path), third_party=True)
-    conversion = Conversion(request.input, say)
-    graphs = conversion(without_metadata(path), shape, facts.preprocessing)
+        facts = Facts(name, overrides.over(USUAL), f"{path.name}, a third-party model", source, third_party=True)
+        known = "what most networks want, where it was not set by hand"
+    try:
+        found = ends(model, facts.preprocessing.resolution if own else overrides.resolution, request.output)
+        if not own:
+            usual, said = usual_for(model, found)
+            known = said or known
+            facts = replace(facts, preprocessing=overrides.over(usual)._replace(resolution=found.side))
+        asked = facts.preprocessing._replace(input=request.input)
+        activation = request.activation or (SIGMOID if facts.activation == SIGMOID else None)
+        converted = convert(model, found, asked, activation, say)
+    except UserError as error:
+        raise type(error)(f"{path}: {error}") from None
     head = [f"weights      {facts.weights}, sha256 {(facts.weights_sha256 or '')[:12]}"]
-    return _written(request, facts, shape.classes, graphs, made_from, folder, head, known, conversion.lines)
+    return _written(request, facts, found.classes, converted, made_from, folder, head, known)
 
 
 def _from_timm(request: ThirdParty, folder: Path, say: Say, force: bool, offline: bool) -> tuple[Artifact, Exported]:
@@ -87,7 +104,8 @@ def _from_timm(request: ThirdParty, folder: Path, say: Say, force: bool, offline
     there = None if force else fitting(name, folder, made_from)
     if there is not None:
         return there, Exported(_files(there, folder), [])
-    from export.conversion import Conversion
+    from export.conversion import convert
+    from export.ends import ends
     from export.parity import gate_images, gate_torch
     from export.to_onnx import traced
 
@@ -105,28 +123,25 @@ def _from_timm(request: ThirdParty, folder: Path, say: Say, force: bool, offline
             f"torch can't write {request.timm} as ONNX at {made.preprocessing.resolution} px: {reason}"
         ) from None
     apart = gate_torch(made.network, model, gate_images(made.preprocessing), "traced")
-    conversion = Conversion(request.input, say)
-    graphs = conversion(
-        model.SerializeToString(), Shape(made.preprocessing.resolution, made.classes), made.preprocessing
-    )
+    found = ends(model, made.preprocessing.resolution)
+    converted = convert(model, found, made.preprocessing._replace(input=request.input), request.activation, say)
     facts = Facts(name, made.preprocessing, made.origin, made.sha256 or None, third_party=True)
     head = [f"weights      {made.origin}{f', sha256 {made.sha256[:12]}' if made.sha256 else ''}"]
-    lines = [f"traced       relative error {apart:.1e} against torch", *conversion.lines]
-    lines += [f"NOTE         {note}" for note in made.notes]
     known = "timm's for these weights, where it was not set by hand"
-    return _written(request, facts, made.classes, graphs, made_from, folder, head, known, lines)
+    head.append(f"traced       relative error {apart:.1e} against torch")
+    head += [f"NOTE         {note}" for note in made.notes]
+    return _written(request, facts, made.classes, converted, made_from, folder, head, known)
 
 
 def _written(
     request: ThirdParty,
     facts: Facts,
     count: int,
-    graphs: Mapping[str, Graph],
+    converted: Converted,
     made_from: str,
     folder: Path,
     head: list[str],
     known: str,
-    lines: list[str],
 ) -> tuple[Artifact, Exported]:
     """The artifacts, with the names of their `count` classes, and what the user is told of them."""
     classes = classes_named(count, request.labels, facts.labels)
@@ -134,10 +149,11 @@ def _written(
         facts,
         classes=count,
         labels=classes.labels,
-        wnids=classes.wnids,
+        wnids=[] if request.labels else classes.wnids or facts.wnids,
+        activation=converted.activation,
         preprocessing=facts.preprocessing._replace(input=request.input),
     )
-    written, wants = write(facts, graphs, made_from, folder), facts.preprocessing
+    written, wants = write(facts, converted.graphs, made_from, folder), facts.preprocessing
     files = written.files
     told = [
         *head,
@@ -145,7 +161,7 @@ def _written(
         f"{slashed(wants.std)}:",
         f"             {known}",
         f"classes      {count}, {classes.origin}",
-        *lines,
+        *converted.lines,
         *(f"wrote        {path}  {path.stat().st_size / 1e6:.1f} MB" for path in files.values()),
         *([f"moved        {written.replaced}"] if written.replaced else []),
     ]
@@ -161,4 +177,5 @@ def _made_from(request: ThirdParty, *source: str) -> str:
     """Sha256 of all that the artifacts depend on: the network in `source`, the request, the code and the tools."""
     labels = sha256_of(request.labels) if request.labels else ""
     tools = [version(tool) for tool in ("onnx", "onnxsim", "onnxruntime")]
-    return sha256_of_facts([source, request.overrides, labels, request.input, code_digest(), tools])
+    how = [request.overrides, labels, request.input, request.output, request.activation]
+    return sha256_of_facts([source, *how, code_digest(), tools])

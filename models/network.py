@@ -102,10 +102,10 @@ def fix_padding(network: EfficientNet, resolution: int) -> None:
     twin(torch.empty(1, 3, resolution, resolution, device="meta"))
 
 
-def macs_of(
+def multiply_adds(
     network: EfficientNet, resolution: int, part: Callable[[EfficientNet], nn.Module] = lambda network: network
 ) -> int:
-    """MACs (multiply-accumulates) of convolutions and the classifier for one image of `resolution` px.
+    """Multiply-adds of convolutions and the classifier for one image of `resolution` px (the field's "FLOPs").
 
     `part`: gives that of a network which is counted alone.
     """

@@ -11,14 +11,21 @@ import hashlib
 import os
 from collections import deque
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, Mapping, Tuple, Union
+from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Union
 
 from ..errors import UserError
 
 # Field numbers of onnx.proto's ModelProto and StringStringEntryProto.
 _GRAPH, _METADATA, _KEY, _VALUE = 7, 14, 1, 2
+_NODE, _OP_TYPE = 1, 4  # of GraphProto and NodeProto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _DIGEST_KEY = "sha256"
+
+# Operators that only a quantised graph has.
+QUANTISED = {
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv"),
+    *("QLinearMatMul", "QLinearAdd", "QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QAttention"),
+}
 
 # Beyond these a file is made to be expensive: ours have 20 fields, and 100 kB of metadata with the names of 1,000 classes.
 _MOST_FIELDS, _MOST_METADATA = 100_000, 64 << 20
@@ -90,7 +97,17 @@ def require_one_file(path: Union[str, Path]) -> None:
     A name like /etc/shadow or ../../key is enough to have a runtime read that file (onnxruntime 1.19 does, later ones still read
     what lies beside the model), so no library gets to see such a file. Artifacts are one file each.
     """
-    with _opened(path) as file:
+    for name in external_files(path):
+        raise UserError(
+            f"{path} keeps weights in another file ({name}), and only ONNX files that are whole are loaded: save it as "
+            f"one file (onnx.save with save_as_external_data=False), or 'make export ONNX={path}'."
+        )
+
+
+def external_files(path: Union[str, Path], content: Optional[BinaryIO] = None) -> List[str]:
+    """Names of the other files in which the ONNX file `path` (or `content`, which was read from it) says that its weights lie.
+    Raises UserError if it can't be read, or is damaged above its tensors."""
+    with _opened(path) if content is None else contextlib.nullcontext(content) as file:
         # The one key that external data can't do without; a search runs at the disk's speed, and nearly no file has it.
         tail = b""
         while True:
@@ -98,13 +115,22 @@ def require_one_file(path: Union[str, Path]) -> None:
             if b"location" in tail + chunk[:16] or b"location" in chunk:
                 break
             if not chunk:
-                return
+                return []
             tail = chunk[-16:]
-        for name in _external(file, "model", 0, os.fstat(file.fileno()).st_size, path, 0):
-            raise UserError(
-                f"{path} keeps weights in another file ({name}), and only ONNX files that are whole are loaded: save it as "
-                "one file (onnx.save with save_as_external_data=False)."
-            )
+        return list(dict.fromkeys(_external(file, "model", 0, file.seek(0, os.SEEK_END), path, 0)))
+
+
+def operators_of(path: Union[str, Path]) -> Set[str]:
+    """Names of the operators in the graph of the ONNX file `path`, without those in branches and loops."""
+    found = set()
+    with _opened(path) as file:
+        for field, start, end in _fields(file, os.fstat(file.fileno()).st_size, path):
+            for part, first, last in _fields(file, end, path, start) if field == _GRAPH else ():
+                for inner, begin, stop in _fields(file, last, path, first) if part == _NODE else ():
+                    if inner == _OP_TYPE:
+                        file.seek(begin)
+                        found.add(file.read(min(stop - begin, 100)).decode("utf-8", "replace"))
+    return found
 
 
 def without_metadata(path: Union[str, Path]) -> bytes:

@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..images.preprocess import Preprocessing
 from .artifact import PROJECT, Artifact, read_artifact, require_classes
 from .facts import NAME, Facts
-from .onnx_metadata import read_metadata, require_one_file, verify, without_metadata
+from .onnx_metadata import QUANTISED, operators_of, read_metadata, require_one_file, verify, without_metadata
 from .write import Graph, fitting, write
 
 # What nearly every ImageNet classifier was trained with: torchvision's ImageClassification preset.
@@ -87,21 +87,22 @@ def import_onnx(
     require_one_file(path)
     name, source = name or name_of(path), sha256_of(path)
     made_from = sha256_of_facts([source, overrides, like.labels if like else []])
-    found = fitting(name, folder, made_from)
+    precision = own.precision if (own := ours(path)) else "int8" if QUANTISED & operators_of(path) else "fp32"
+    found = fitting(name, folder, made_from, (precision,))
     if found is not None:
         return found
-    own = ours(path)
     facts = told_by(own, name, overrides) if own else _assumed(path, name, source, overrides, like)
-    return read_artifact(write(facts, {"fp32": Graph(without_metadata(path))}, made_from, folder).files["fp32"])
+    graphs = {precision: Graph(without_metadata(path))}
+    return read_artifact(write(facts, graphs, made_from, folder).files[precision])
 
 
-def told_by(artifact: Artifact, name: str, overrides: Overrides) -> Facts:
+def told_by(artifact: Artifact, name: str, overrides: Overrides, fixed_input: bool = True) -> Facts:
     """What an artifact of ours says of its network, which is now called `name`. Raises UserError for an override that its graph
-    does not leave open."""
+    does not leave open; `fixed_input`: whether it keeps the front that normalises pixels."""
     preprocessing, side = overrides.over(artifact.preprocessing), artifact.preprocessing.resolution
     if preprocessing.resolution != side:
         raise UserError(f"{artifact.path} takes images of {side} px, not of {preprocessing.resolution}.")
-    if preprocessing.input == "uint8" and (overrides.mean or overrides.std):
+    if fixed_input and preprocessing.input == "uint8" and (overrides.mean or overrides.std):
         raise UserError(f"{artifact.path} normalises in its graph: its mean and std can't be changed.")
     facts = Facts(**{each.name: getattr(artifact, each.name) for each in fields(Facts)})
     return replace(facts, variant=name, preprocessing=preprocessing, third_party=True)

@@ -7,7 +7,7 @@ from typing import Any, List, NamedTuple, Tuple, Union, overload
 import numpy as np
 
 from ..artifacts.artifact import Artifact, require_classes
-from ..artifacts.facts import CLASSIFIER
+from ..artifacts.facts import CLASSIFIER, SIGMOID
 from ..errors import UserError
 from ..images.decode import Source
 from .network import BATCH, Network
@@ -18,7 +18,7 @@ class Prediction(NamedTuple):
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a prediction
     label: str
-    probability: float  # softmax over all classes
+    probability: float  # softmax over all classes; of a network with independent scores, the sigmoid of its own
 
 
 class Classifier(Network):
@@ -58,8 +58,11 @@ class Classifier(Network):
 
     def predictions(self, logits: np.ndarray, top: int = 5) -> List[List[Prediction]]:
         """The `top` likeliest classes of each row of `logits` [N, classes], best first."""
-        likely = np.exp(logits - logits.max(axis=1, keepdims=True))
-        likely /= likely.sum(axis=1, keepdims=True)
+        if self.artifact.activation == SIGMOID:
+            likely = 0.5 * (1 + np.tanh(logits / 2))  # the sigmoid, which can't overflow so
+        else:
+            likely = np.exp(logits - logits.max(axis=1, keepdims=True))
+            likely /= likely.sum(axis=1, keepdims=True)
         order = np.argsort(-likely, axis=1, kind="stable")[:, :top]
         labels = self.artifact.labels
         return [[Prediction(int(i), labels[i], float(row[i])) for i in best] for row, best in zip(likely, order)]

@@ -14,12 +14,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from export.conversion import Conversion
+from export.conversion import convert
+from export.ends import ends
 from export.parity import gate_images
 from export.third_party import ThirdParty, export_third_party
 from models.weights import RANDOM
 from runtime.artifacts.artifact import artifact_path, find_artifact, read_artifact
-from runtime.artifacts.third_party import NO_OVERRIDES, USUAL, Overrides, Shape, import_onnx
+from runtime.artifacts.third_party import NO_OVERRIDES, USUAL, Overrides, import_onnx
 from runtime.errors import UserError
 from runtime.networks.classifier import Classifier
 from tests.models.conftest import timm, torchvision  # noqa: F401 - fixtures
@@ -126,8 +127,8 @@ def test_weights_that_layers_share_and_names_that_they_lack() -> None:
         [weight, head],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    made = Conversion()(model.SerializeToString(), Shape(SIDE, CLASSES), USUAL._replace(resolution=SIDE))
-    graph = onnx.load_from_string(made["fp32"].content).graph
+    made = convert(model, ends(model), USUAL._replace(resolution=SIDE))
+    graph = onnx.load_from_string(made.graphs["fp32"].content).graph
     convs = [node for node in graph.node if node.op_type == "Conv"]
     assert (graph.input[0].name, graph.output[0].name) == ("images", "logits")
     assert convs[0].input[1] != convs[1].input[1]
