@@ -134,6 +134,8 @@ def _decode(file: IO[bytes], name: str, decoding: Decoding, at_least: int | None
 
         if kind.name == "TIFF":
             image, margins = _opened_tiff(opened, file, name)
+        elif kind.name == "BMP":
+            image, margins = _opened_bmp(opened, file, name, decoding)
         else:
             image, margins = opened(file)
         try:
@@ -148,6 +150,19 @@ def _decode(file: IO[bytes], name: str, decoding: Decoding, at_least: int | None
             if image.tobytes() != other.tobytes():
                 raise
         return _upright_rgb(image, margins, name)
+
+
+def _opened_bmp(opened: Opened, file: IO[bytes], name: str, decoding: Decoding) -> tuple[Image.Image, Margins | None]:
+    try:
+        return opened(file)
+    except OSError:
+        from .bmp import by_masks
+
+        file.seek(0)
+        image = by_masks(file.read(), lambda width, height: _require_size(width, height, name, decoding))
+        if image is None:
+            raise
+        return image, None
 
 
 def _opened_tiff(opened: Opened, file: IO[bytes], name: str) -> tuple[Image.Image, Margins | None]:
@@ -218,7 +233,10 @@ def _reduce(image: Image.Image, at_least: int) -> Margins | None:
 
 
 def _check_size(image: Image.Image, name: str, decoding: Decoding) -> None:
-    width, height = image.size
+    _require_size(*image.size, name, decoding)
+
+
+def _require_size(width: int, height: int, name: str, decoding: Decoding) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"{name}: the image has no pixels ({width} x {height}).")
     if width * height > decoding.max_pixels:

@@ -218,9 +218,21 @@ def bmp(bits: int, masks: tuple[int, ...], values: np.ndarray) -> bytes:
     )
 
 
+def test_a_bmp_with_masks_of_any_kind() -> None:
+    four, ten = (RAMP >> 4).astype(np.uint16), RAMP.astype(np.uint32) << 2 | RAMP >> 6
+    found = pixels(bmp(16, (0xF00, 0xF0, 0xF, 0xF000), (0xF000 | four << 8 | four << 4 | four).astype("<u2")))
+    assert np.abs(found - (RAMP >> 4)[..., None] * 17).max() == 0
+    deep = ten << 20 | (1023 - ten) << 10 | ten
+    found = pixels(bmp(32, (1023 << 20, 1023 << 10, 1023, 0), deep.astype("<u4")))
+    assert np.abs(found - np.stack([RAMP, 255 - RAMP.astype(int), RAMP], -1)).max() <= 1
+    assert (pixels(bmp(16, (0xF00, 0xF0, 0xF, 0xF000), (four << 8).astype("<u2"))) == 255).all()  # transparent
+    with pytest.raises(ImageError, match="it: the file is truncated"):
+        open_image(bmp(16, (0xF00, 0xF0, 0xF, 0xF000), np.zeros((64, 256), "<u2"))[:-9], "it")
+
+
 UNREAD = {
     "12-bit JPEG": JPEG.replace(JPEG[JPEG.index(b"\xff\xc0") :][:5], JPEG[JPEG.index(b"\xff\xc0") :][:4] + b"\x0c"),
-    "BMP of 4 bits a channel": bmp(16, (0xF00, 0xF0, 0xF, 0xF000), np.zeros((64, 256), "<u2")),
+    "BMP of 48 bits": bmp(48, (0xF00, 0xF0, 0xF, 0xF000), np.zeros((64, 256), "<u2")),
     "TIFF of 64-bit floats": tiff(np.zeros((64, 256)).tobytes(), 64, 1),
     "TIFF compressed with JPEG 2000": tiff(b"", 8, 1).replace(
         struct.pack("<HHII", 259, 4, 1, 1), struct.pack("<HHII", 259, 4, 1, 34712)
