@@ -1,5 +1,5 @@
-"""What the commands of the project share: how they end (a sentence instead of a traceback, and the exit status Unix
-expects), and the options that several of them have."""
+"""What all commands share: how they end (a sentence instead of a traceback, and the exit status that Unix expects), and
+common options."""
 
 from __future__ import annotations
 

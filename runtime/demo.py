@@ -13,8 +13,8 @@ from .command import run
 from .errors import UserError
 from .invocation import typed
 
-# What is to be seen on them: any of these of ImageNet's classes counts as right.
-PHOTOGRAPHS = {
+# What each image shows; any of these ImageNet classes counts as right.
+IMAGES = {
     "chelsea.png": ("a cat", {281, 282, 285}),  # tabby, tiger cat, Egyptian cat
     "coffee.png": ("a cup of coffee", {967, 504, 968}),  # espresso, coffee mug, cup
     "rocket.jpg": ("a rocket", {657, 744}),  # missile, projectile
@@ -34,14 +34,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     classify = Classifier(variant="demo")
     print(f"\n{classify.artifact.path} ({classify.artifact.weights}), {classify.backend.description}\n")
     wrong = 0
-    for name, (shows, right) in PHOTOGRAPHS.items():
+    for name, (shows, right) in IMAGES.items():
         best = classify(folder / name, top=1)[0]
         wrong += best.index not in right
         verdict = "right" if best.index in right else "WRONG"
         print(f"  {name:20} {shows:16} -> {best.label:28} {best.probability:6.1%}  {verdict}")
     if wrong:
         print(
-            f"\n{wrong} of {len(PHOTOGRAPHS)} images were not recognised: this export is not to be trusted.",
+            f"\n{wrong} of {len(IMAGES)} images were classified wrongly: do not trust this export.",
             file=sys.stderr,
         )
         return 1

@@ -26,7 +26,7 @@ OUT = Path("embeddings.npy")
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         prog=typed("embed"),
-        description="Writes a vector for each image, near where images look alike, and finds the images nearest to one.",
+        description="Writes an embedding (a vector) for each image, and finds the images that are most similar to one.",
         epilog="Exit status: 0 all embedded, 1 some failed, 2 wrong use.",
     )
     parser.add_argument(
@@ -146,7 +146,7 @@ def _files(arguments: Sequence[str]) -> List[str]:
 
 
 def _opened(options: argparse.Namespace, known: Optional[Embeddings], stored: Optional[Path]) -> Embedder:
-    """The network that the options name; to search in a file, the one that made it, where they name none."""
+    """The network that the options name. If they name none, the one that made the file to be searched."""
     from .networks.pipeline import lanes_here
 
     if known is not None and not options.model and not options.variant:

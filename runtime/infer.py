@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         prog=typed("infer"),
-        description="Names what images show, on the model exported last or the one named.",
+        description="Classifies images with the model exported last, or the one named.",
         epilog="Exit status: 0 all classified, 1 some failed, 2 wrong use.",
     )
     parser.add_argument(
@@ -75,7 +75,7 @@ def _results(classifier: Classifier, answered: Iterable[Answer], output: Output)
 
 
 def answers(classifier: Classifier, images: Iterable[NamedImage], alone: bool) -> Iterator[Answer]:
-    """What comes of each image, in order. `alone`: each by itself, from the file to the answer."""
+    """The answer to each image, in order. `alone`: one image after the other, without overlapping."""
     from .networks.pipeline import one_by_one, overlapped
 
     limit = classifier.decoding.max_bytes

@@ -1,4 +1,4 @@
-"""What infer prints of each image, wherever the network ran: here, on a server (remote) or on a cluster (fleet)."""
+"""How classifications are printed, whether the network ran here (infer), on a server (remote) or on a cluster (fleet)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _READ_AT_ONCE = 1 << 20  # bytes, of a pipe
 
 
 def read_pipe(pipe: IO[bytes], limit: int) -> bytes:
-    """All of it, or one byte more than `limit`. Waiting for a pipe is not decoding, so it is not timed as such."""
+    """The whole pipe, or one byte more than `limit`. Waiting for a pipe does not count as decoding time."""
     raw = getattr(pipe, "raw", pipe)  # Python can't end while another thread is inside a buffered stream
     parts: List[bytes] = []
     size = 0
@@ -33,17 +33,17 @@ def read_pipe(pipe: IO[bytes], limit: int) -> bytes:
 
 
 class Result(NamedTuple):
-    """What came of one image."""
+    """The classification of one image, or why it failed."""
 
     name: str
     predictions: List[Prediction]  # best first; [] for one that failed
     error: str = ""  # why it failed
     milliseconds: Dict[str, float] = {}  # by stage, where they were asked for
-    answered_by: Dict[str, str] = {}  # what answered this one image, where that may change between two: a server
+    answered_by: Dict[str, str] = {}  # the network, where it may change from image to image: on a server
 
 
 def facts(artifact: Artifact, backend: str) -> Dict[str, str]:
-    """What answered, as it stands in each line of JSON."""
+    """The network that answered, as each JSON line names it."""
     found = {"variant": artifact.variant, "precision": artifact.precision, "backend": backend}
     return {**found, "weights": "random weights"} if artifact.random else found
 

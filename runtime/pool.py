@@ -14,8 +14,8 @@ Done = TypeVar("Done")
 class OrderedPool(Generic[Item, Done]):
     """An iterator of `work(item)` for each of `items`, in their order, done by `threads` threads.
 
-    `items` is iterated by a thread of its own and may take as long as it likes: what is done comes out meanwhile. At most
-    `ahead` items are taken whose results were not asked for yet. What `work` raises is raised in its item's place, and
+    A thread of its own iterates `items`, so waiting for the next item does not delay results that are ready. At most
+    `ahead` items are taken before their results are asked for. What `work` raises is raised in its item's place, and
     iterating may go on; what `items` raises comes after the results before it, and ends.
 
     Close it, or use it in `with`, when done: whatever is not begun is dropped. `items` is closed too if it can be, so pools may
@@ -41,7 +41,7 @@ class OrderedPool(Generic[Item, Done]):
     def __next__(self) -> Done:
         future = self._results.get()
         if future is None:
-            self._results.put(None)  # for whoever asks once more
+            self._results.put(None)  # for another call of next()
             raise StopIteration
         try:
             return future.result()

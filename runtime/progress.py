@@ -1,4 +1,4 @@
-"""One line that says how far long work is: redrawn in place on a terminal, printed now and then elsewhere."""
+"""Progress of long work on one line: redrawn in place on a terminal, printed now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def silent(done: int, of: int, note: str = "") -> None:
 
 
 class Line:
-    """Shows what it is told at most five times a second on a terminal, each `pause` seconds elsewhere (a log, a pipe).
+    """A status line: redrawn at most five times a second on a terminal, printed every `pause` seconds elsewhere (a log, a pipe).
 
     `stream`: stderr if None, since stdout is for results.
     """
@@ -33,11 +33,11 @@ class Line:
         self._drawn = False
 
     def due(self) -> bool:
-        """Whether show() would show something: where making the text costs."""
+        """Whether show() would show something now: worth asking if the text is expensive."""
         return time.monotonic() - self._shown >= self.pause
 
     def show(self, text: str, now: bool = False) -> None:
-        """`now`: whatever was shown when."""
+        """Shows `text` if it is due, or `now`."""
         if not now and not self.due():
             return
         self._shown = time.monotonic()
@@ -50,7 +50,7 @@ class Line:
             print(text, file=self.stream, flush=True)
 
     def end(self, erase: bool = False) -> None:
-        """Leaves the line as it is and goes to the next, or takes it away."""
+        """Ends the line, or erases it."""
         if self._drawn:
             blank = "\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r"
             print(blank if erase else "\n", end="", file=self.stream, flush=True)
@@ -93,7 +93,7 @@ class Progress:
         return (self._done - self.first) / max(time.monotonic() - self._began, 1e-9)
 
     def end(self, erase: bool = False) -> None:
-        """Leaves the line as it is, or takes it away."""
+        """Ends the line, or erases it."""
         self.line.end(erase)
 
 

@@ -1,4 +1,4 @@
-"""Classifies what comes in, until it is stopped: python -m runtime.watch /dev/video0 (or a video, or a folder)"""
+"""Classifies images from a live source until it is stopped: python -m runtime.watch /dev/video0 (or a video, or a folder)"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .networks.classifier import Classifier
     from .networks.pipeline import Answer
 
-_READERS = 2  # threads that decode ahead where nothing may be dropped: the network has the other cores
+_READERS = 2  # threads that decode ahead if no frame may be dropped; the other cores are the network's
 
 Write = Callable[[Dict[str, Any]], None]
 
@@ -37,7 +37,7 @@ def watch(
     count: Optional[int] = None,
     on_change: bool = False,
 ) -> str:
-    """Classifies what `source` gives until it ends, `stop` is pulled or `count` images were classified: why it ended.
+    """Classifies the images of `source` until it ends, `stop` is set or `count` images were classified. Returns why it ended.
 
     `write` gets an object for each image (with `on_change`, only if the best class is another than in the last), each
     event and each image that can't be used; docs/watch.md lists the keys.
@@ -114,7 +114,7 @@ def open_source(options: argparse.Namespace, stop: Stop) -> Stream:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         prog=typed("watch"),
-        description="Classifies what a camera, a video file or a folder gives: one JSON object a line, for events too.",
+        description="Classifies the images of a camera, a video file or a folder. Prints one JSON object a line, for events too.",
         epilog="Exit status: 0 at the end of a video, after --count, and on SIGTERM; 130 on Ctrl-C; 1 if the camera or the video "
         "can't be opened, 2 wrong use. A camera that is lost later is opened again.",
     )
@@ -196,7 +196,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 @contextlib.contextmanager
 def _signals(stop: Stop) -> Iterator[None]:
-    """SIGTERM and Ctrl-C pull `stop`, so that the frame that is under way is finished; a second one ends at once."""
+    """SIGTERM and Ctrl-C set `stop`, so that the current frame is finished. A second signal ends the process at once."""
 
     def pull(each: int, _: Any) -> None:
         stop.pull(signal.Signals(each).name)

@@ -1,1 +1,1 @@
-"""Images on their way in: found, decoded within limits, resized and normalised; from a camera or a folder that grows too."""
+"""Finds images, decodes them within limits, resizes and normalises them; reads cameras, videos and watched folders."""

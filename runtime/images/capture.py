@@ -1,4 +1,4 @@
-"""Cameras and video files, through OpenCV: imported here, when one is opened."""
+"""Cameras and video files, through OpenCV, which is imported only when one is opened."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import UserError
 from .live import Event, Frame, Pace, Stop
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds before a lost camera is tried again
-_LEAVING = 2.0  # seconds that a read which does not return is waited for at the end
+_LEAVING = 2.0  # seconds at the end to wait for a read that does not return
 
 _TIME, _FPS, _COUNT = 0, 5, 7  # cv2.CAP_PROP_POS_MSEC, _FPS, _FRAME_COUNT
 _PATIENCE = 500  # frames in a row that can't be read before a video counts as ended
@@ -25,7 +25,7 @@ Open = Callable[[], Any]  # a cv2.VideoCapture, opened or not
 
 
 class NoCamera(UserError):
-    """A camera or video that is asked for rightly and is not there."""
+    """A camera or video that can't be opened or read."""
 
     status = 1
 
@@ -50,7 +50,7 @@ def shown(source: str) -> str:
 
 
 def opener(source: str) -> Open:
-    """How `source` (an index, a device, a GStreamer pipeline, a file) is opened. Raises UserError without OpenCV."""
+    """A function that opens `source` (index, device, URL, GStreamer pipeline or file). Raises UserError without OpenCV."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # or each try to open a lost camera writes lines on stderr
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # and FFmpeg several for each damaged frame
     try:
@@ -75,7 +75,7 @@ def opener(source: str) -> Open:
 
 
 def opened(source: str, open_it: Open) -> Any:
-    """An open capture. Raises NoCamera if there is none."""
+    """What `open_it` opens. Raises NoCamera if that fails."""
     capture = open_it()
     if not capture.isOpened():
         capture.release()
@@ -191,11 +191,11 @@ class _Kept(NamedTuple):
 
 
 class Camera:
-    """The newest frames of a camera. A thread reads them as they come and keeps the last `keep`; older ones are dropped.
+    """The newest frames of a camera. A thread reads all frames and keeps the last `keep`; older ones are dropped.
 
-    A camera that fails is opened anew, with pauses of 0.5 s to 10 s: events say when it was lost and is back. One whose
-    driver does not return for `silent` seconds is called lost as well, but only its driver can end that. `ends`: a video
-    played at its own speed, for trying things out without a camera; it may end.
+    A camera that fails is opened again, after pauses of 0.5 s to 10 s; events say when it was lost and when it is back. It also
+    counts as lost when its driver does not return for `silent` seconds, but then only the driver can recover. `ends`: the source
+    is a video, played at its own speed to try things out without a camera.
     """
 
     live = True
@@ -244,7 +244,7 @@ class Camera:
         self._thread.join(_LEAVING)
 
     def _next(self) -> Union[_Kept, Event, None]:
-        """What is next, waited for a moment; None: nothing yet, or never again."""
+        """The next frame or event, after a short wait; None if there is none yet, or the camera has ended."""
         with self._change:
             if not self._waiting and not self._ended:
                 self._change.wait(Stop.LOOK)
@@ -256,7 +256,7 @@ class Camera:
                 return self._waiting.popleft()
         if not self.pace.wait():
             return None
-        with self._change:  # perhaps a newer one by now: none is taken out without another being put in
+        with self._change:  # perhaps a newer frame by now; there is one, since each removal comes with an addition
             return self._waiting.popleft()
 
     # The thread that reads
@@ -286,7 +286,7 @@ class Camera:
                 self._change.notify_all()
 
     def _read(self, capture: Any) -> str:
-        """Reads until that fails: why."""
+        """Reads until a read fails. Returns the reason."""
         if not capture.isOpened():
             return "it can't be opened"
         if self.ends:

@@ -1,4 +1,4 @@
-"""An image, whatever it comes as, to upright RGB pixels.
+"""Decodes an image in any form to upright RGB pixels.
 
 Nothing here changes a global of Pillow or of `warnings`, so any number of threads may call it.
 """
@@ -48,9 +48,9 @@ _ENOUGH = 2.5
 
 
 class Decoding(NamedTuple):
-    """How images are decoded, and what one may cost."""
+    """How images are decoded, and the limits for one image."""
 
-    exact: bool = False  # bit for bit what torchvision's preprocessing gives, whatever it takes
+    exact: bool = False  # bit for bit torchvision's preprocessing, except for transparent pixels; slower
     max_bytes: int = 256 << 20  # of the encoded file
     max_pixels: int = 89_478_485  # where Pillow begins to warn of a bomb: 0.33 GiB as Pillow holds RGB
     max_seconds: float = 20.0  # from the first byte to the last of a file
@@ -65,12 +65,12 @@ def open_image(
     """An upright, loaded image of mode RGB, from a path, an encoded file (bytes or a binary stream), a PIL image, or
     a uint8 array [H,W], [H,W,1], [H,W,3] or [H,W,4] in the order RGB(A).
 
-    EXIF orientation is applied, to PIL images too. What is transparent shows pixels.BACKGROUND, white; of grey with 12 or
-    16 bits the upper 8 are kept, as Pillow does for 16-bit colour; of an animation or several pages the first is taken; colour
-    profiles are ignored. An RGB PIL image comes back itself, not copied. Errors call it `name`.
+    EXIF orientation is applied, to PIL images too. Transparent pixels show pixels.BACKGROUND, which is white. Grey with 12 or
+    16 bits keeps its upper 8, as Pillow does for 16-bit colour. The first frame of an animation and the first of several
+    pages is taken. Colour profiles are ignored. An RGB PIL image is returned itself, not copied. Errors call the image `name`.
 
-    A JPEG of which only `at_least` px are needed on the shorter side may come back smaller than it is, unless
-    `decoding.exact`; margins_of then tells what of it is the image. PIL images come as they are, whatever they were.
+    If only `at_least` px are needed on the shorter side, a JPEG may be decoded at a fraction of its size, unless
+    `decoding.exact`; margins_of then tells which part of the result is the image.
 
     Raises ImageError: no such file, not readable, empty, more bytes or (known before decoding) pixels than `decoding`
     accepts or more seconds (docs/input.md says where that holds), not an image in one of formats.FORMATS, truncated,

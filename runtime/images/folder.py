@@ -1,6 +1,6 @@
-"""A folder into which files are put, by a camera, a script or a copy: each is taken once, when it is complete.
+"""A folder that a camera, a script or a person puts files into. Each file is taken once, when it is complete.
 
-Found by looking again and again: that needs no library, and works on network drives, where the kernel tells nothing.
+The folder is polled: that needs no library, and works on network drives, where the kernel sends no events.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from ..errors import UserError
 from .find import SUFFIXES, walk
 from .live import Event, Frame, Pace, Stop
 
-_LOOK = 0.2  # seconds between two looks; more where looking itself takes long
-_BUSY = 0.1  # share of the time that looking may take
+_LOOK = 0.2  # seconds between two scans; longer where a scan itself takes long
+_BUSY = 0.1  # at most this share of the time is spent on scanning
 
 
 class _State(NamedTuple):
-    """What changes when a file does."""
+    """What changes when a file is written."""
 
     size: int
     changed: int  # ns
 
 
 class Folder:
-    """The images that come to be in `path` and below it, in the order in which they were last written.
+    """The images that appear in `path` and its subfolders, in the order in which they were last written.
 
-    By their suffix, as `runtime.images.find.below` has it; what is hidden (.upload.jpg, .thumbnails/) is left out. A file is
-    taken when it is not empty and did not change for `settle` seconds; renamed into place it is complete anyway. It is
-    never taken twice, unless its content is written anew: then it is another image. One that is deleted before it was
-    complete is forgotten. With `existing`, those that lie there already come first. Nothing is dropped.
+    Images are recognised by suffix, as in `runtime.images.find.below`; hidden names (.upload.jpg, .thumbnails/) are left out. A
+    file is complete when it is not empty and has not changed for `settle` seconds. No file is taken twice, unless it is written
+    again. A file that is deleted before it is complete is forgotten. With `existing`, the files that are there at the start come
+    first. No image is dropped.
     """
 
     live = False
@@ -46,7 +46,7 @@ class Folder:
         self._events: List[Event] = []
         self._barred: Set[str] = set()
         self._taken: Dict[str, _State] = {}  # of files that are there
-        self._growing: Dict[str, Tuple[_State, float]] = {}  # not complete yet: since when it is as it is
+        self._growing: Dict[str, Tuple[_State, float]] = {}  # not complete yet: its state, and since when
         if not existing:
             self._taken = self._look() or {}
 
@@ -89,9 +89,9 @@ class Folder:
         return [path for _, path in sorted(ready)]
 
     def _look(self) -> Optional[Dict[str, _State]]:
-        """Every image that is there; None if the folder is not. A folder below it that can't be read is told of once.
+        """The state of every image in the folder, or None if the folder is gone. A subfolder that can't be read is reported once.
 
-        A folder that goes while it is looked at has not lost its images: they would be taken again when it is back.
+        A folder that disappears during the scan counts as gone: otherwise its images would be taken again when it is back.
         """
         if not os.path.isdir(self.path):
             return None

@@ -1,4 +1,4 @@
-"""Where images come from that nobody lists beforehand: cameras, video files, folders into which files are put."""
+"""What all live sources of images share: cameras, video files, and folders that files are put into."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from .decode import Source
 class Frame(NamedTuple):
     """One image to classify."""
 
-    about: Dict[str, Any]  # what its line says of it: {"frame": 17} or {"file": "door/17.jpg"}
+    about: Dict[str, Any]  # the keys of its output line: {"frame": 17} or {"file": "door/17.jpg"}
     image: Source
     name: str  # for errors
-    came: float  # time.monotonic() when it was there
+    came: float  # time.monotonic() at which it became available
 
 
 class Event(NamedTuple):
-    """Something else that happened, in its place among the frames."""
+    """Something other than a frame that happened at this point of the stream."""
 
     name: str
     about: Dict[str, Any]
 
 
 class Stream(Protocol):
-    """A source: iterated once, by one thread; ends soon after its Stop was pulled."""
+    """A live source of images. One thread iterates it, once; it ends soon after its Stop was pulled."""
 
-    live: bool  # the newest frame is what counts: whoever is slow misses some
-    dropped: int  # frames that came and were not given out, so far
+    live: bool  # only the newest frame counts: a slow consumer misses older ones
+    dropped: int  # frames so far that were replaced by newer ones
 
     @property
     def missing(self) -> int:
@@ -38,12 +38,12 @@ class Stream(Protocol):
     def __iter__(self) -> Iterator[Union[Frame, Event]]: ...
 
     def close(self) -> None:
-        """Lets go of the device; it can't be iterated afterwards."""
+        """Releases the device. The stream can't be iterated afterwards."""
         ...
 
 
 class Stop:
-    """Says that it is time to stop. Set by signal handlers, so it has no lock; who waits looks at it ten times a second."""
+    """A flag that tells a loop to stop. Signal handlers set it, so it has no lock; waiting code polls it ten times a second."""
 
     LOOK = 0.1
 
@@ -57,7 +57,7 @@ class Stop:
         return self.reason is not None
 
     def pause(self, seconds: float) -> bool:
-        """Waits `seconds`, or until it is pulled: whether it was."""
+        """Waits `seconds`, or until the flag is set. Returns whether it is set."""
         until = time.monotonic() + seconds
         while not self:
             left = until - time.monotonic()
@@ -68,13 +68,13 @@ class Stop:
 
 
 class Pace:
-    """At most `rate` frames a second; None: as fast as they come."""
+    """Limits a stream to `rate` frames a second. None: no limit."""
 
     def __init__(self, rate: Optional[float], stop: Stop) -> None:
         self.gap, self.stop, self.due = 1 / rate if rate else 0.0, stop, time.monotonic()
 
     def wait(self) -> bool:
-        """Until the next frame is due: False if it is time to stop. What was missed is not made up for."""
+        """Waits until the next frame is due. Returns False if it is time to stop. Time lost is not made up for."""
         now = time.monotonic()
         if self.stop.pause(self.due - now):
             return False

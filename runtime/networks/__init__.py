@@ -1,1 +1,1 @@
-"""Networks at work: a classifier, an embedder, feature maps, and the pipeline that overlaps decoding with them."""
+"""Exported networks (classifier, embedder, feature maps), and the pipeline that overlaps decoding with them."""

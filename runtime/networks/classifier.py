@@ -1,4 +1,4 @@
-"""Images in, classes out: the one object that programs and commands use."""
+"""From images to classes: the object that programs and commands use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image among its neighbours, drawn with Pillow alone."""
+"""A contact sheet of an image and its nearest neighbours, drawn with Pillow alone."""
 
 from __future__ import annotations
 

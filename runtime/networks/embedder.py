@@ -1,4 +1,4 @@
-"""Images in, vectors out, near each other where the images look alike."""
+"""From images to embeddings: vectors that are close to each other if the images are similar."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .network import BATCH, Network
 
 
 class Embedder(Network):
-    """Images to vectors that are near each other where the images look alike, from `make export HEAD=embedding`.
+    """From images to embeddings, vectors that are close if the images are similar; exported with `make export HEAD=embedding`.
 
     embed = Embedder("artifacts/b0-embedding/b0-embedding.fp32.onnx")    # or Embedder(variant="b0-embedding")
     one, other = embed(["a.jpg", "b.jpg"])                               # float32 [2, 1280], each of length 1

@@ -1,4 +1,4 @@
-"""Images in, maps of features out: a backbone for detection and segmentation."""
+"""From images to feature maps: a backbone for detection and segmentation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .network import Network
 
 
 class Features(Network):
-    """Images to maps of features, for detection and segmentation, from `make export HEAD=features`.
+    """From images to feature maps, for detection and segmentation; exported with `make export HEAD=features`.
 
     maps = Features("artifacts/b1-features/b1-features.fp32.onnx")("photo.jpg")
     maps["stride8"]                                                      # float32 [1, 40, 30, 30]

@@ -44,9 +44,7 @@ if TYPE_CHECKING:
 
 STAGES = ("decode", "resize", "normalise", "network")
 MOST_LANES = 8  # each holds the activations of a batch
-_LEAVING = (
-    5.0  # seconds that a run of the network is waited for at the end, before whoever opened the networks closes them
-)
+_LEAVING = 5.0  # seconds at the end to wait for runs of the network, before their owner closes it
 
 
 class Squares(list):
@@ -58,7 +56,7 @@ Opener = Callable[[Any], Optional[Tuple[Optional[str], Union[Source, Squares]]]]
 
 
 class Answer(NamedTuple):
-    """What came of one item."""
+    """The networks' answers to one item, or its error."""
 
     item: Any
     logits: Tuple[np.ndarray, ...]  # float32 [classes] of each network; () without an image
@@ -67,12 +65,12 @@ class Answer(NamedTuple):
 
 
 def lanes_here() -> int:
-    """Runs at once to open a classifier for that `overlapped` is to keep busy."""
+    """How many concurrent runs to open a network for, so that `overlapped` keeps the processor busy."""
     return min(processors(), MOST_LANES)
 
 
 def recipes_of(artifacts: Sequence[Artifact]) -> List[Preprocessing]:
-    """What is to be made of each image: the artifacts' preprocessings, each once."""
+    """The artifacts' preprocessings, each once."""
     return list(dict.fromkeys(artifact.preprocessing for artifact in artifacts))
 
 
@@ -153,7 +151,7 @@ class _Read(NamedTuple):
 
 
 class _Work:
-    """What is done to an image, whoever does it."""
+    """The two steps of the pipeline, for any thread to do."""
 
     def __init__(self, networks: Sequence[Network], opened: Opener, decoding: Decoding) -> None:
         self.networks, self.opened, self.decoding = networks, opened, decoding
@@ -161,7 +159,7 @@ class _Work:
         self.input_of = [self.recipes.index(network.artifact.preprocessing) for network in networks]
 
     def read(self, item: Any) -> _Read:
-        """Decodes an item; an ImageError becomes part of what comes of it."""
+        """Decodes an item. An ImageError is returned as part of the result."""
         tensors: List[np.ndarray] = []
         clocks: List[List[float]] = []
         try:
@@ -208,7 +206,7 @@ def _made(ready: Squares) -> Iterator[Tuple[Image.Image, List[float]]]:
 
 
 def _grouped(read: Iterable[_Read], size: int, growing: bool) -> Iterator[List[_Read]]:
-    """Batches, by nothing but the order."""
+    """Cuts the images into batches by their order alone."""
     wanted, group = 1 if growing else size, []  # type: int, List[_Read]
     try:
         for each in read:
