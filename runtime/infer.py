@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Iterable, Iterator, Optional, Sequence, Tuple,
 from .command import add_decoding_options, add_model_options, open_model, run
 from .fleet.options import add_fleet_options, fleet_of, require_ray
 from .invocation import typed
-from .output import Output, Result, add_output_options, facts, output_of, read_pipe, report
+from .output import Output, Result, add_output_options, answered_by, output_of, read_pipe, report
 
 if TYPE_CHECKING:
     from .images.find import NamedImage
@@ -58,7 +58,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     print(f"answering: {classifier.artifact.told} on {classifier.backend.description}", file=sys.stderr)
     if classifier.artifact.random:
         print(f"{classifier.artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
-    model = facts(classifier.artifact, classifier.backend.name)
+    model = answered_by(classifier.artifact, classifier.backend.name)
     output = output_of(options)
     return report(_results(classifier, answers(classifier, images, alone), output), model, output.form)
 

@@ -42,7 +42,7 @@ class Result(NamedTuple):
     answered_by: Dict[str, str] = {}  # the network, where it may change from image to image: on a server
 
 
-def facts(artifact: Artifact, backend: str) -> Dict[str, str]:
+def answered_by(artifact: Artifact, backend: str) -> Dict[str, str]:
     """The network that answered, as each JSON line names it."""
     found = {"variant": artifact.variant, "precision": artifact.precision, "backend": backend}
     return {**found, "weights": "random weights"} if artifact.random else found
@@ -70,9 +70,9 @@ def output_of(options: argparse.Namespace) -> Output:
     return Output(options.top, form, options.time)
 
 
-def report(results: Iterable[Result], answered_by: Dict[str, str], form: str) -> int:
-    """Prints `results` as they come, and gives the exit status: 1 if an image failed. `answered_by`: `facts` of the network."""
-    write = _FORMS[form](answered_by)
+def report(results: Iterable[Result], by: Dict[str, str], form: str) -> int:
+    """Prints `results` as they come, and gives the exit status: 1 if an image failed. `by`: `answered_by` of the network."""
+    write = _FORMS[form](by)
     count = failed = 0
     for result in results:
         count += 1

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import traceback
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-import numpy as np
-import pyarrow
 import ray
 from PIL import Image
 
@@ -20,8 +16,9 @@ from ..errors import UserError
 from ..images.decode import Decoding, ImageError
 from ..measure.machine import machine
 from ..networks.classifier import Classifier
-from ..networks.pipeline import Answer, Squares, overlapped, recipes_of
+from ..networks.pipeline import Answer, Squares, overlapped
 from ..whole_file import write_whole
+from .decoding import Decoded, Failed
 
 # Names and answers of a group that begins at a position -> what is kept of it, and what of the unreadable (b"": there are none).
 Form = Callable[[int, Sequence[str], Sequence[Answer], Sequence[Classifier]], Tuple[bytes, bytes]]
@@ -47,7 +44,7 @@ class Job(NamedTuple):
     form: Form
 
 
-class Facts(NamedTuple):
+class Answering(NamedTuple):
     """What answers, as far as the numbers depend on it."""
 
     batch: int  # images a run
@@ -78,13 +75,13 @@ class Networks:
             ]
         return self.opened
 
-    def facts(self) -> Facts:
+    def answering(self) -> Answering:
         networks = self.get()
         first = networks[0].backend
         batch = min(network.backend.batch for network in networks)
         here = machine()
         gpus = [gpu.get("name", "") for gpu in here.get("gpus") or []] if "CPU" not in first.description else []
-        return Facts(batch, first.name, first.description, ", ".join(gpus) or here.get("cpu") or platform.machine())
+        return Answering(batch, first.name, first.description, ", ".join(gpus) or here.get("cpu") or platform.machine())
 
 
 def local_copy(model: Model) -> Path:
@@ -106,77 +103,67 @@ def _is(path: Path, sha256: str) -> bool:
         return False
 
 
-class Classify:
-    """An actor of Ray Data's pool. Whatever goes wrong with a group becomes part of its row, so that what does raise is a node
-    that was lost."""
+class Part(NamedTuple):
+    """A group that is done."""
 
-    def __init__(self, job: Job, expected: Facts) -> None:
+    images: int
+    unreadable: int
+    answered: str  # by which library on which processor
+    table: bytes  # as the job's form makes it
+    bad: bytes  # the same of the unreadable; b"": there are none
+    lost: str  # see Decoded
+    node: str  # that saw the images
+
+
+class Answerer:
+    """An actor that holds the job's models. Whatever goes wrong with a group is a Failed, so that what is raised is a node that
+    was lost."""
+
+    def __init__(self, job: Job, expected: Optional[Answering] = None) -> None:
         self.networks, self.expected = Networks(job), expected
-        self.facts: Optional[Facts] = None  # of this node
+        self.here: Optional[Answering] = None  # of this node
 
-    def __call__(self, block: pyarrow.Table) -> pyarrow.Table:
-        group, start, text = (block.column(name)[0].as_py() for name in ("group", "start", "facts"))
-        facts = json.loads(text)
-        found = {
-            "group": group,
-            "answered": "",
-            "pictures": len(facts["names"]),
-            "unreadable": len(facts["errors"]),
-            "lost": facts["lost"],
-            "node": platform.node(),
-            "failure": facts["failure"],
-            "user": facts["user"],
-        }
-        table, bad = b"", b""
-        if not found["failure"]:
-            try:
-                pixels = np.frombuffer(block.column("pixels")[0].as_buffer(), np.uint8)
-                table, bad = self._answered(start, facts, pixels)
-                assert self.facts is not None
-                found["answered"] = f"{self.facts.description}, {self.facts.processor}"
-            except UserError as error:
-                found.update(failure=str(error), user=True)
-            except Exception:
-                found.update(failure=traceback.format_exc(), user=False)
-        kind = pyarrow.large_binary()
-        return pyarrow.table(
-            {
-                "found": [json.dumps(found)],
-                "table": pyarrow.array([table], kind),
-                "bad": pyarrow.array([bad], kind),
-            }
-        )
+    def open(self) -> Union[Answering, Failed]:
+        """Opens the models; what answers here."""
+        try:
+            self.here = self.here or self.networks.answering()
+            if self.expected and self.here.batch != self.expected.batch:
+                raise UserError(
+                    f"{platform.node()} would run {self.here.batch} images at a time ({self.here.description}), and other nodes "
+                    f"{self.expected.batch} ({self.expected.description}): name the --backend that all have."
+                )
+            return self.here
+        except Exception as error:
+            return Failed.of(error)
 
-    def _answered(self, start: int, facts: Dict[str, Any], pixels: np.ndarray) -> Tuple[bytes, bytes]:
+    def answer(self, decoded: Union[Decoded, Failed]) -> Union[Part, Failed]:
+        here = self.open()
+        if isinstance(decoded, Failed) or isinstance(here, Failed):
+            return decoded if isinstance(decoded, Failed) else here  # type: ignore[return-value]
         networks, job = self.networks.get(), self.networks.job
-        if self.facts is None:
-            self.facts = self.networks.facts()
-        if self.facts.batch != self.expected.batch:
-            raise UserError(
-                f"{platform.node()} would run {self.facts.batch} images at a time ({self.facts.description}), and other nodes "
-                f"{self.expected.batch} ({self.expected.description}): name the --backend that all have."
-            )
-        answers = list(answered(networks, job, facts, pixels, self.facts.batch, growing=job.growing and start == 0))
-        return job.form(start, facts["names"], answers, networks)
+        try:
+            answers = list(answered(networks, job, decoded, here.batch))
+            table, bad = job.form(decoded.start, decoded.names, answers, networks)
+        except Exception as error:
+            return Failed.of(error)
+        by = f"{here.description}, {here.processor}"
+        return Part(len(decoded.names), len(decoded.errors), by, table, bad, decoded.lost, decoded.node)
 
 
-def answered(
-    networks: Sequence[Classifier], job: Job, facts: Dict[str, Any], pixels: np.ndarray, batch: int, growing: bool
-) -> Iterator[Answer]:
+def answered(networks: Sequence[Classifier], job: Job, decoded: Decoded, batch: int) -> Iterator[Answer]:
     """As on one machine, from the squares on."""
-    names, errors = facts["names"], facts["errors"]
-    arrays, first = [], 0
-    for recipe in recipes_of([network.artifact for network in networks]):
-        shape = (len(names), recipe.resolution, recipe.resolution, 3)
-        last = first + int(np.prod(shape))
-        arrays.append(pixels[first:last].reshape(shape))
-        first = last
 
     def opened(row: int) -> Tuple[str, Squares]:
-        if str(row) in errors:
-            raise ImageError(errors[str(row)])
-        return names[row], Squares(Image.fromarray(array[row]) for array in arrays)
+        if row in decoded.errors:
+            raise ImageError(decoded.errors[row])
+        return decoded.names[row], Squares(Image.fromarray(array[row]) for array in decoded.arrays)
 
     return overlapped(
-        networks, range(len(names)), opened, batch=batch, readers=1, decoding=job.decoding, growing=growing
+        networks,
+        range(len(decoded.names)),
+        opened,
+        batch=batch,
+        readers=1,
+        decoding=job.decoding,
+        growing=job.growing and decoded.start == 0,
     )

@@ -1,36 +1,25 @@
-"""A job over all images: Ray Data reads and decodes on CPUs and answers in a pool of actors; here is kept what is done."""
+"""A job over all images: Ray's tasks read and decode on CPUs, its actors answer. Here is decided what runs when, and what is done
+again after a node was lost."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
-from typing import Any, Generator, List, NamedTuple, Sequence, Set
+from collections import Counter, deque
+from itertools import count
+from typing import Any, Deque, Dict, Generator, List, NamedTuple, Optional, Sequence, Tuple
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext
 
 from ..errors import UserError
 from ..images.preprocess import Preprocessing
-from .actor import Classify, Facts, Job, Networks
-from .decoding import Listing, Pictures
+from .actor import Answerer, Answering, Job, Part
+from .decoding import Failed, Listing, decode
 from .groups import Groups
 from .options import Fleet
 
-_LEAVING = 60.0  # s
-_ROUNDS = 3  # without a single group done, before the job is given up
-
-
-class Part(NamedTuple):
-    """A group that is done."""
-
-    group: int
-    pictures: int
-    unreadable: int
-    answered: str  # by which library on which processor
-    table: bytes  # as the job's form makes it
-    bad: bytes  # the same of the unreadable; b"": there are none
+_ATTEMPTS = 4  # of a group, on whatever node, before the job is given up
+_AT_ACTOR = 2  # groups that an actor has: one that it answers, and the next
 
 
 class Failure(RuntimeError):
@@ -67,20 +56,14 @@ def share_of(fleet: Fleet) -> Share:
     return Share(actors, 0.75 * fleet.threads, 0.25)
 
 
-def facts_of(job: Job, fleet: Fleet, share: Share) -> Facts:
+def answering_of(job: Job, fleet: Fleet, share: Share) -> Answering:
     """What answers on a node of the cluster: found out by opening the models there once. Raises UserError as that does."""
-    probe = ray.remote(num_cpus=share.actor_cpus, num_gpus=fleet.gpus, max_retries=3)(_facts)
-    found = ray.get(probe.remote(job))
-    if isinstance(found, str):
-        raise UserError(found)
-    return found
+    probe = ray.remote(num_cpus=share.actor_cpus, num_gpus=fleet.gpus, max_retries=3)(_answering)
+    return _checked(ray.get(probe.remote(job)))
 
 
-def _facts(job: Job) -> Any:
-    try:
-        return Networks(job).facts()
-    except UserError as error:
-        return str(error)
+def _answering(job: Job) -> Any:
+    return Answerer(job).open()
 
 
 def run_job(
@@ -91,95 +74,121 @@ def run_job(
     recipes: List[Preprocessing],
     fleet: Fleet,
     share: Share,
-    facts: Facts,
-) -> Generator[Part, None, None]:
-    """The groups that are `missing`, each once, as they get done.
+    answering: Answering,
+) -> Generator[Tuple[int, Part], None, None]:
+    """(group, what is done of it) of each of those that are `missing`, once, as they get done.
 
-    A node that is lost takes groups with it: they are done in another round, by the nodes that are there then.
-    Raises UserError if nothing can be done any more.
+    Raises UserError if a group fails again and again, and Failure for a bug of ours. Close it before Ray is left.
     """
-    left: Set[int] = set(missing)
-    idle = 0
-    while left:
-        before, reason = len(left), "its nodes are lost again and again"
-        try:
-            with contextlib.closing(_round(job, groups, sorted(left), listing, recipes, fleet, share, facts)) as parts:
-                for part in parts:
-                    if part.group in left:  # Ray may run a task again after its answer was taken
-                        left.discard(part.group)
-                        yield part
-        except Failure:
-            raise
-        except (
-            ray.exceptions.RayError,
-            RuntimeError,
-        ) as error:  # the second: Ray Data's, on nodes too busy to answer it
-            reason = str(error).strip().splitlines()[0]
-        idle = idle + 1 if len(left) == before else 0
-        if idle == _ROUNDS:
-            start, stop = groups.span(min(left))
-            first, *_, last = listing.entries(start, min(start + 2, stop))[:1] + listing.entries(stop - 1, stop)
-            raise UserError(
-                f"The cluster can't do what is missing, {len(left)} of {len(groups)} groups, the first of them {first.name} to "
-                f"{last.name} ({reason}): try those on one machine, and look at the cluster's logs."
-            )
-
-
-def _round(
-    job: Job,
-    groups: Groups,
-    missing: Sequence[int],
-    listing: Listing,
-    recipes: List[Preprocessing],
-    fleet: Fleet,
-    share: Share,
-    facts: Facts,
-) -> Generator[Part, None, None]:
-    # A task that its node took along is left out, not waited for: its actor may never find a place again (Ray Data would keep the
-    # task for it), and the next round knows what is missing. Errors of ours are in the rows, see Classify.
-    DataContext.get_current().max_errored_blocks = -1
-    pictures = Pictures(groups, missing, listing, recipes, job.decoding)
-    decoding = {
-        "num_cpus": share.decode_cpus,
-        "max_retries": 3,
-    }  # Ray Data's own would try an image that kills Pillow for ever
-    read = ray.data.read_datasource(pictures, override_num_blocks=len(missing), ray_remote_args=decoding)
-    answers = read.map_batches(
-        Classify,
-        fn_constructor_args=(job, facts),
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        num_cpus=share.actor_cpus,
-        num_gpus=fleet.gpus or None,
-        compute=ActorPoolStrategy(size=min(share.actors, len(missing)), max_tasks_in_flight_per_actor=2),
-        max_restarts=-1,
-        max_task_retries=0,
-    )
-    # Not iter_batches: its threads, and Ray Data's own, may call Ray after `ray.shutdown` when a job is over before its end, and
-    # Ray then ends the process without a word of ours. iter_internal_ref_bundles hides the executor, which has to be ended.
-    bundles, _, executor = answers._execute_to_iterator()
+    running = _Running(job, groups, missing, listing, recipes, fleet, share, answering)
     try:
-        for block in (block for bundle in bundles for block in bundle.block_refs):
-            try:
-                batch = ray.get(block)
-            except ray.exceptions.RayError:  # on a node that was lost meanwhile
-                continue
-            for text, table, bad in zip(*(batch.column(name) for name in ("found", "table", "bad"))):
-                yield _checked(json.loads(text.as_py()), table.as_py(), bad.as_py())
+        yield from running.parts()
     finally:
-        if executor is not None:
-            executor.shutdown(force=True)  # waits 2 s
-            executor.join(_LEAVING)
+        running.end()
 
 
-def _checked(found: Any, table: bytes, bad: bytes) -> Part:
-    """Raises UserError or Failure with what went wrong on the node."""
-    if found["failure"]:
-        raise (UserError if found["user"] else Failure)(found["failure"])
-    if found["lost"] and os.path.exists(found["lost"]):
+class _Running:
+    """What is under way. Decoding takes whatever CPUs are free, but never so far ahead of the actors that it fills the memory.
+
+    A group whose node is lost begins anew. An actor that is lost gets a successor, which gets work once its models are open:
+    it may never find a place, if the node doesn't come back.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        groups: Groups,
+        missing: Sequence[int],
+        listing: Listing,
+        recipes: List[Preprocessing],
+        fleet: Fleet,
+        share: Share,
+        answering: Answering,
+    ) -> None:
+        self.groups, self.listing = groups, listing
+        self.todo: Deque[int] = deque(missing)
+        self.attempts: Counter = Counter()  # by group
+        self.decoding: Dict[Any, int] = {}  # ref of a task -> its group
+        self.decoded: Deque[Tuple[int, Any]] = deque()  # (group, ref), which wait for an actor
+        self.actors: Dict[int, Any] = {}  # those that live, by a number
+        self.opening: Dict[Any, int] = {}  # ref -> actor
+        self.room: Deque[int] = deque()  # actors, once for each group that they can take
+        self.answers: Dict[Any, Tuple[int, int]] = {}  # ref -> (group, actor)
+        self.ahead = 2 * _AT_ACTOR * share.actors + int(ray.cluster_resources().get("CPU", 1))
+        # Three times, not for ever: an image that kills Pillow takes the process along each time.
+        task = ray.remote(num_cpus=share.decode_cpus, max_retries=3, retry_exceptions=[ray.exceptions.RayError])(decode)
+        self.decode = lambda group: task.remote(*groups.span(group), listing, recipes, job.decoding)
+        actor = ray.remote(num_cpus=share.actor_cpus, num_gpus=fleet.gpus, max_restarts=0)(Answerer)
+        self.new_actor = lambda: actor.remote(job, answering)
+        self.numbers = count()
+        for _ in range(min(share.actors, len(missing))):
+            self.open_actor()
+
+    def parts(self) -> Generator[Tuple[int, Part], None, None]:
+        while self.todo or self.decoding or self.decoded or self.answers:
+            while self.todo and len(self.decoding) + len(self.decoded) < self.ahead:
+                first = self.todo.popleft()
+                self.decoding[self.decode(first)] = first
+            while self.decoded and self.room:
+                (ready, squares), number = self.decoded.popleft(), self.room.popleft()
+                self.answers[self.actors[number].answer.remote(squares)] = ready, number
+            for ref in ray.wait([*self.answers, *self.opening, *self.decoding], fetch_local=False)[0]:
+                if ref in self.decoding:
+                    self.decoded.append((self.decoding.pop(ref), ref))
+                    continue
+                group: Optional[int] = None
+                if ref in self.answers:
+                    group, number = self.answers.pop(ref)
+                else:
+                    number = self.opening.pop(ref)
+                try:
+                    found = _checked(ray.get(ref))
+                except ray.exceptions.RayError as error:
+                    self.lost(group, number, error)
+                    continue
+                self.room.extend([number] * (1 if group is not None else _AT_ACTOR))
+                if group is not None:
+                    yield group, found
+
+    def open_actor(self) -> None:
+        number = next(self.numbers)
+        self.actors[number] = self.new_actor()
+        self.opening[self.actors[number].open.remote()] = number
+
+    def lost(self, group: Optional[int], number: int, error: Exception) -> None:
+        """A node is gone: the actor's, or the one that held the squares. Raises UserError if that is so again and again."""
+        if not isinstance(error, ray.exceptions.RayActorError):
+            self.room.append(number)
+        elif self.actors.pop(number, None) is not None:  # the first that is heard of it
+            self.room = deque(other for other in self.room if other != number)
+            self.open_actor()
+        if group is None:
+            return
+        self.attempts[group] += 1
+        if self.attempts[group] < _ATTEMPTS:
+            self.todo.appendleft(group)
+            return
+        start, stop = self.groups.span(group)
+        first, last = (self.listing.entries(at, at + 1)[0].name for at in (start, stop - 1))
         raise UserError(
-            f"{found['node']} does not see {found['lost']}, which is here: put the images where every node has them at the "
-            "same path, or name a URL."
+            f"The cluster can't do the images from {first} to {last} ({str(error).strip().splitlines()[0]}): try those on one "
+            "machine, and look at the cluster's logs."
         )
-    return Part(found["group"], found["pictures"], found["unreadable"], found["answered"], table, bad)
+
+    def end(self) -> None:
+        for ref in self.decoding:
+            ray.cancel(ref, force=True)
+        for actor in self.actors.values():
+            ray.kill(actor)
+
+
+def _checked(found: Any) -> Any:
+    """What a node gave. Raises UserError or Failure with what went wrong there."""
+    if isinstance(found, Failed):
+        raise (UserError if found.by_user else Failure)(found.reason)
+    if isinstance(found, Part) and found.lost and os.path.exists(found.lost):
+        raise UserError(
+            f"{found.node} does not see {found.lost}, which is here: put the images where every node has them at the same "
+            "path, or name a URL."
+        )
+    return found

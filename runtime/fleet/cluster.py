@@ -34,13 +34,13 @@ def joined(address: str) -> Iterator[Any]:
     else:
         address = ""
         options.update(address="local", include_dashboard=False, num_cpus=processors(), _node_ip_address="127.0.0.1")
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # this project has lines of its own
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"
         raise UserError(f"Can't use {where}: {str(error).strip().splitlines()[0]}") from None
     try:
-        quieten(ray)
         yield ray
     finally:
         ray.shutdown()
@@ -53,7 +53,7 @@ def _require_listening(address: str) -> None:
     found = re.fullmatch(r"([^\s/:]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", address)
     if address.startswith("ray://"):
         raise UserError(
-            f"{address} is for Ray's client, and Ray Data's driver belongs on a node of the cluster: run this command there with "
+            f"{address} is for Ray's client, and a job's driver belongs on a node of the cluster: run this command there with "
             "--ray auto, or send it with 'ray job submit'."
         )
     if not found:
@@ -62,11 +62,3 @@ def _require_listening(address: str) -> None:
         socket.create_connection((found[1].strip("[]"), int(found[2])), _ANSWER).close()
     except (OSError, OverflowError) as error:
         raise UserError(f"No Ray cluster answers at {address} ({error}): 'ray start --head' starts one.") from None
-
-
-def quieten(ray: Any) -> None:
-    """Ray Data's bars and lines: this project has its own."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    for name in ("ray", "ray.data", "ray.data._internal"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)

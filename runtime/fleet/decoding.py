@@ -5,23 +5,19 @@ Squares are uint8 [H, W, 3], a quarter of what the network gets: about as much a
 
 from __future__ import annotations
 
-import json
 import os
+import platform
 import traceback
-from functools import partial
-from typing import Any, List, NamedTuple, Sequence
+from typing import Any, Dict, List, NamedTuple, Sequence
 
 import numpy as np
 import pyarrow
 import ray
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from ..errors import UserError
 from ..images.decode import Decoding, ImageError
 from ..images.preprocess import Preprocessing
 from ..networks.pipeline import squares
-from .groups import Groups
 from .sources import Entry, contents, is_url
 
 CHUNK = 1 << 16  # entries: a task fetches one or two such tables, never the whole list
@@ -59,60 +55,46 @@ class Listing(NamedTuple):
         return found
 
 
-class Pictures(Datasource):
-    """One block of one row for each group that is missing: a row is never cut in two, so a group stays whole."""
+class Failed(NamedTuple):
+    """What went wrong with a group on a node, as a value: what a task raises is a node that was lost."""
 
-    def __init__(
-        self, groups: Groups, missing: Sequence[int], listing: Listing, recipes: List[Preprocessing], decoding: Decoding
-    ) -> None:
-        super().__init__()
-        self.groups, self.missing, self.listing, self.recipes, self.decoding = (
-            groups,
-            missing,
-            listing,
-            recipes,
-            decoding,
-        )
+    reason: str  # a sentence, or a traceback
+    by_user: bool  # whether it is a UserError, rather than a bug of ours
 
-    def get_name(self) -> str:
-        return "Pictures"
-
-    def estimate_inmemory_data_size(self) -> int:
-        return sum(self._bytes(group) for group in self.missing)
-
-    def _bytes(self, group: int) -> int:
-        start, stop = self.groups.span(group)
-        return (stop - start) * sum(3 * recipe.resolution**2 for recipe in self.recipes)
-
-    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> List[ReadTask]:
-        return [
-            ReadTask(
-                partial(_blocks, group, *self.groups.span(group), self.listing, self.recipes, self.decoding),
-                BlockMetadata(num_rows=1, size_bytes=self._bytes(group), exec_stats=None, input_files=None),
-            )
-            for group in self.missing
-        ]
+    @classmethod
+    def of(cls, error: Exception) -> Failed:
+        """To be called while `error` is handled."""
+        if isinstance(error, UserError):
+            return cls(str(error), True)
+        return cls(f"{traceback.format_exc()}\n(on {platform.node()})", False)
 
 
-def _blocks(
-    group: int, start: int, stop: int, listing: Listing, recipes: List[Preprocessing], decoding: Decoding
-) -> List[pyarrow.Table]:
+class Decoded(NamedTuple):
+    """A group on its way to the network."""
+
+    start: int  # position of its first image
+    names: List[str]
+    errors: Dict[int, str]  # by row: why an image can't be used
+    arrays: List[np.ndarray]  # uint8 [rows, H, W, 3] for each recipe; the rows of errors hold anything
+    lost: str  # a file in a folder that is not to be seen from this node; "": none
+    node: str
+
+
+def decode(start: int, stop: int, listing: Listing, recipes: Sequence[Preprocessing], decoding: Decoding) -> Any:
+    """A task: the images from position `start` on as Decoded, or Failed."""
     try:
-        return [decoded(group, start, listing.entries(start, stop), recipes, decoding)]
-    except UserError as error:
-        return [_failed(group, start, str(error), user=True)]
+        return decoded(start, listing.entries(start, stop), recipes, decoding)
     except ray.exceptions.RayError:  # a node is gone: Ray tries again elsewhere
         raise
-    except Exception:
-        return [_failed(group, start, traceback.format_exc(), user=False)]
+    except Exception as error:
+        return Failed.of(error)
 
 
-def decoded(
-    group: int, start: int, entries: Sequence[Entry], recipes: Sequence[Preprocessing], decoding: Decoding
-) -> pyarrow.Table:
-    """A row: the readable images' squares of each recipe, one array after the other, and why the others are none."""
+def decoded(start: int, entries: Sequence[Entry], recipes: Sequence[Preprocessing], decoding: Decoding) -> Decoded:
+    """The squares of `entries`, which begin at position `start`."""
     arrays = [np.empty((len(entries), recipe.resolution, recipe.resolution, 3), np.uint8) for recipe in recipes]
-    errors, lost = {}, ""
+    errors: Dict[int, str] = {}
+    lost = ""
     for row, (entry, content) in enumerate(contents(entries, decoding)):
         try:
             if isinstance(content, ImageError):
@@ -123,18 +105,4 @@ def decoded(
             errors[row] = str(error)
             if not is_url(entry.where) and not os.path.isdir(os.path.dirname(entry.where)):
                 lost = entry.where
-    facts = {"names": [entry.name for entry in entries], "errors": errors, "lost": lost, "failure": "", "user": False}
-    return _row(group, start, facts, arrays)
-
-
-def _failed(group: int, start: int, reason: str, user: bool) -> pyarrow.Table:
-    facts = {"names": [], "errors": {}, "lost": "", "failure": f"{reason}\n(on {os.uname().nodename})", "user": user}
-    return _row(group, start, facts, [])
-
-
-def _row(group: int, start: int, facts: Any, arrays: Sequence[np.ndarray]) -> pyarrow.Table:
-    values = np.concatenate([array.reshape(-1) for array in arrays]) if len(arrays) > 1 else None
-    raw = values if values is not None else arrays[0].reshape(-1) if arrays else np.empty(0, np.uint8)
-    offsets = pyarrow.py_buffer(np.array([0, raw.size], np.int64))
-    pixels = pyarrow.Array.from_buffers(pyarrow.large_binary(), 1, [None, offsets, pyarrow.py_buffer(raw)])  # no copy
-    return pyarrow.table({"group": [group], "start": [start], "facts": [json.dumps(facts)], "pixels": pixels})
+    return Decoded(start, [entry.name for entry in entries], errors, arrays, lost, platform.node())

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
 from ..artifacts.artifact import RANDOM_WEIGHTS
 from ..measure.dataset import samples_digest
@@ -24,7 +24,6 @@ from ..measure.evaluation import (
 from ..networks.classifier import Classifier
 from ..networks.pipeline import Answer
 from ..progress import Progress
-from .bulk import Part
 from .finish import Task, artifact_of, finish, own_folder
 from .options import Fleet
 from .results import RESULTS, Folder
@@ -55,13 +54,14 @@ def evaluate_spread(options: argparse.Namespace, fleet: Fleet) -> Dict[str, Any]
     check, progress = LabelCheck(samples, artifacts[0], options.force), Progress("evaluating")
     before = 0  # images that an interrupted run had done
 
-    def seen(done: int, of: int, parts: List[Part]) -> None:
+    def seen(done: int, of: int, group: Optional[int]) -> None:
         nonlocal before
-        before = before if parts else done
         progress(done, of)
-        for part in parts:
-            for record in _read(folder, part.group):
-                check.add(record)
+        if group is None:
+            before = done
+            return
+        for record in _read(folder, group):
+            check.add(record)
 
     began = time.perf_counter()
     with folder.store.mine():

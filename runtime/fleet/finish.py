@@ -8,15 +8,15 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Sequence, Tuple
 
 from ..artifacts.artifact import Artifact, find_artifact, read_artifact, require_classes
 from ..backends.backend import Engines
 from ..command import decoding_of
 from ..errors import UserError
 from ..networks.pipeline import recipes_of
-from .actor import Facts, Form, Job, Model
-from .bulk import Part, facts_of, run_job, share_of
+from .actor import Answering, Form, Job, Model
+from .bulk import answering_of, run_job, share_of
 from .cluster import joined
 from .decoding import Listing
 from .groups import Groups, cut
@@ -34,7 +34,7 @@ class Task(NamedTuple):
     options: argparse.Namespace  # of add_model_options and add_decoding_options
     fleet: Fleet
     growing: bool
-    form: Callable[[Facts], Form]
+    form: Callable[[Answering], Form]
     entries: Callable[[], Iterable[Entry]]
     asked: Dict[str, Any]  # what the numbers depend on besides
 
@@ -53,7 +53,7 @@ def artifact_of(options: argparse.Namespace) -> Artifact:
     return artifact
 
 
-Seen = Callable[[int, int, List[Part]], None]  # images done, of how many, and what just got done
+Seen = Callable[[int, int, Optional[int]], None]  # images done, of how many, and which group just got done
 
 
 def finish(task: Task, folder: Folder, seen: Seen, fresh: bool) -> Tuple[Dict[str, Any], Groups]:
@@ -62,47 +62,48 @@ def finish(task: Task, folder: Folder, seen: Seen, fresh: bool) -> Tuple[Dict[st
     asked = asked_of(task)
     if fresh:
         folder.clear()
-    facts = folder.facts()
-    if facts:
-        _require_same(facts.get("asked", {}), asked, folder)
+    done = folder.job()
+    if done:
+        _require_same(done.get("asked", {}), asked, folder)
     elif folder.store.names("results"):
         raise UserError(f"{folder.store.location} has results/ of something else: choose another folder.")
-    listing = folder.listing() if facts else None
+    listing = folder.listing() if done else None
     if listing is None:
-        facts = {}
+        done = {}
         folder.list(task.entries())
         listing = folder.listing()
         assert listing is not None
-    if facts and len(folder.done(Groups(*facts["groups"]))) == len(Groups(*facts["groups"])):
-        return facts, Groups(*facts["groups"])
+    if done and len(folder.done(Groups(*done["groups"]))) == len(Groups(*done["groups"])):
+        return done, Groups(*done["groups"])
     with joined(task.fleet.address) as ray:
         chunks = [ray.put(listing.read_row_group(i)) for i in range(listing.num_row_groups)]
         count = listing.metadata.num_rows
         del listing
-        return _advance(task, folder, facts, asked, Listing(chunks), count, ray, seen)
+        return _advance(task, folder, done, asked, Listing(chunks), count, ray, seen)
 
 
 def _advance(
     task: Task,
     folder: Folder,
-    facts: Dict[str, Any],
+    state: Dict[str, Any],
     asked: Dict[str, Any],
     listing: Listing,
     count: int,
     ray: Any,
     seen: Seen,
 ) -> Tuple[Dict[str, Any], Groups]:
+    """Does what is missing. `state`: what _job.json holds; {} for a new job."""
     models = tuple(_model(artifact, task, ray) for artifact in task.artifacts)
     job = Job(models, decoding_of(task.options), task.growing, _nothing)
     share = share_of(task.fleet)
-    answering = facts_of(job, task.fleet, share)
+    answering = answering_of(job, task.fleet, share)
     print(
         f"{share.actors} x {answering.description} ({answering.processor}), {answering.batch} a time", file=sys.stderr
     )
     recipes = recipes_of(task.artifacts)
-    if not facts:
+    if not state:
         groups = cut(count, answering.batch, recipes, share.actors, task.growing)
-        facts = {
+        state = {
             "asked": asked,
             "groups": list(groups),
             "backend": answering.backend,
@@ -110,36 +111,33 @@ def _advance(
             "batch": answering.batch,
             "answered": [],
         }
-        folder.begin(facts)
-    elif (facts["description"], facts["batch"]) != (answering.description, answering.batch):
+        folder.begin(state)
+    elif (state["description"], state["batch"]) != (answering.description, answering.batch):
         raise UserError(
-            f"{folder.store.location} was begun on {facts['description']}, {facts['batch']} a time, and this cluster has "
+            f"{folder.store.location} was begun on {state['description']}, {state['batch']} a time, and this cluster has "
             f"{answering.description}, {answering.batch} a time: the numbers would not be of one kind. --fresh begins anew."
         )
-    groups = Groups(*facts["groups"])
+    groups = Groups(*state["groups"])
     done = folder.done(groups)
     missing = [group for group in range(len(groups)) if group not in done]
     folder.clear(missing)
-    pictures = count - sum(stop - start for start, stop in map(groups.span, missing))
+    images = count - sum(stop - start for start, stop in map(groups.span, missing))
     if done:
-        print(f"{pictures} of {count} images are done already (--fresh begins anew)", file=sys.stderr)
-    seen(pictures, count, [])
+        print(f"{images} of {count} images are done already (--fresh begins anew)", file=sys.stderr)
+    seen(images, count, None)
     job = job._replace(form=task.form(answering))
-    parts = run_job(job, groups, missing, listing, recipes, task.fleet, share, answering)
-    with contextlib.closing(parts):  # Ray Data's threads end before Ray does: else they take the process along
-        for part in parts:
-            folder.keep(part.group, part.table, part.bad)
-            pictures += part.pictures
-            if part.answered not in facts["answered"]:
-                facts["answered"].append(part.answered)
-                folder.begin(facts)
-                if len(facts["answered"]) > 1:
-                    print(
-                        f"note: answered on {' and on '.join(facts['answered'])}: last digits may differ",
-                        file=sys.stderr,
-                    )
-            seen(pictures, count, [part])
-    return facts, groups
+    with contextlib.closing(run_job(job, groups, missing, listing, recipes, task.fleet, share, answering)) as parts:
+        for group, part in parts:
+            folder.keep(group, part.table, part.bad)
+            images += part.images
+            if part.answered not in state["answered"]:
+                state["answered"].append(part.answered)
+                folder.begin(state)
+                if len(state["answered"]) > 1:
+                    several = " and on ".join(state["answered"])
+                    print(f"note: answered on {several}: last digits may differ", file=sys.stderr)
+            seen(images, count, group)
+    return state, groups
 
 
 def _nothing(*_: Any) -> Tuple[bytes, bytes]:

@@ -17,20 +17,20 @@ _EACH = 8  # groups for each actor, so that the last ones end together
 
 
 class Groups(NamedTuple):
-    """`pictures` in order, cut into groups."""
+    """`images` in order, cut into groups."""
 
-    pictures: int
+    images: int
     size: int  # images of each but the first and last; a multiple of the batch
     lead: int = 0  # images in the small batches that the first group begins with
 
     def __len__(self) -> int:
-        rest = max(0, self.pictures - self.lead - self.size)
-        return 1 + -(-rest // self.size) if self.pictures else 0
+        rest = max(0, self.images - self.lead - self.size)
+        return 1 + -(-rest // self.size) if self.images else 0
 
     def span(self, group: int) -> Tuple[int, int]:
         """The first image of `group`, and the first after it."""
         start = 0 if group == 0 else self.lead + group * self.size
-        return start, min(self.pictures, self.lead + (group + 1) * self.size)
+        return start, min(self.images, self.lead + (group + 1) * self.size)
 
 
 def cut(count: int, batch: int, recipes: Sequence[Preprocessing], actors: int, growing: bool) -> Groups:

@@ -8,7 +8,7 @@ from typing import Iterator
 
 from ..artifacts.artifact import RANDOM_WEIGHTS
 from ..errors import UserError
-from ..output import Result, facts, output_of, report
+from ..output import Result, answered_by, output_of, report
 from ..progress import Progress
 from .finish import Task, artifact_of, finish, own_folder
 from .groups import Groups
@@ -33,7 +33,7 @@ def infer(options: argparse.Namespace, fleet: Fleet) -> int:
         options,
         fleet,
         growing=True,
-        form=lambda answering: form(facts(artifact, answering.backend), options.top),
+        form=lambda answering: form(answered_by(artifact, answering.backend), options.top),
         entries=lambda: entries(options.images, options.column),
         asked=asked,
     )
@@ -46,7 +46,7 @@ def infer(options: argparse.Namespace, fleet: Fleet) -> int:
             progress.end()
         if options.out:
             return _summary(folder, groups, progress)
-        status = report(_results(folder, groups), facts(artifact, job["backend"]), output_of(options).form)
+        status = report(_results(folder, groups), answered_by(artifact, job["backend"]), output_of(options).form)
         folder.remove()
     return status
 
@@ -58,7 +58,7 @@ def _results(folder: Folder, groups: Groups) -> Iterator[Result]:
 
 def _summary(folder: Folder, groups: Groups, progress: Progress) -> int:
     bad = folder.unreadable(groups)
-    print(f"{groups.pictures - bad} images in {folder.store.location}/{RESULTS}")
+    print(f"{groups.images - bad} images in {folder.store.location}/{RESULTS}")
     if bad:
         print(f"{bad} unreadable, with the reason, in {folder.store.location}/{UNREADABLE}")
     if progress.rate:

@@ -76,7 +76,7 @@ def fleet_of(options: argparse.Namespace) -> Optional[Fleet]:
 
 
 def require_ray(address: str) -> None:
-    """Imports Ray, set up for the cluster at `address`. Raises UserError if Ray and what its Data needs can't be imported."""
+    """Imports Ray, set up for the cluster at `address`. Raises UserError if Ray or pyarrow can't be imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it will do anyway, without the hint
     address = address or os.environ.get("RAY_ADDRESS", "local")
@@ -85,7 +85,8 @@ def require_ray(address: str) -> None:
         # no clusters. Read at its import; its processes inherit it.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
-        import ray.data  # noqa: F401
+        import pyarrow  # noqa: F401
+        import ray  # noqa: F401
     except ImportError as error:
         raise UserError(f"Ray can't be imported ({error}): pip install -e '.[ray]' in this repository.") from None
 

@@ -26,7 +26,7 @@ from .store import Store
 
 RESULTS, UNREADABLE = "results", "unreadable"
 _JOB, _LISTING = "_job.json", "_listing.parquet"  # readers of a folder of Parquet leave out what begins so
-_KEY = b"efficientnet-edge"  # of the facts in Parquet's metadata, as in runtime.networks.embeddings
+_KEY = b"efficientnet-edge"  # of what answered, in Parquet's metadata, as in runtime.networks.embeddings
 _PREDICTION = pyarrow.struct(
     [("index", pyarrow.int32()), ("label", pyarrow.string()), ("probability", pyarrow.float64())]
 )
@@ -37,7 +37,7 @@ _ROWS = {
 
 
 def predicted(
-    facts: Dict[str, str],
+    answered_by: Dict[str, str],
     top: int,
     start: int,
     names: Sequence[str],
@@ -53,12 +53,12 @@ def predicted(
         else:
             best = networks[0].predictions(answer.logits[0][None], top)[0]
             good.append((position, name, [each._asdict() for each in best]))
-    return _parquet(RESULTS, good, facts), _parquet(UNREADABLE, bad, facts) if bad else b""
+    return _parquet(RESULTS, good, answered_by), _parquet(UNREADABLE, bad, answered_by) if bad else b""
 
 
-def form(facts: Dict[str, str], top: int) -> Any:
+def form(answered_by: Dict[str, str], top: int) -> Any:
     """actor.Form of a classification."""
-    return partial(predicted, facts, top)
+    return partial(predicted, answered_by, top)
 
 
 def _text(name: str) -> str:
@@ -66,8 +66,8 @@ def _text(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _parquet(kind: str, rows: Sequence[Any], facts: Dict[str, str]) -> bytes:
-    schema = pyarrow.schema(_ROWS[kind], metadata={_KEY: json.dumps(facts).encode()})
+def _parquet(kind: str, rows: Sequence[Any], answered_by: Dict[str, str]) -> bytes:
+    schema = pyarrow.schema(_ROWS[kind], metadata={_KEY: json.dumps(answered_by).encode()})
     columns = [pyarrow.array(column, field.type) for column, field in zip(zip(*rows), schema)] if rows else None
     table = pyarrow.table(columns, schema=schema) if columns else schema.empty_table()
     sink = io.BytesIO()
@@ -89,7 +89,7 @@ class Folder:
     def __init__(self, store: Store, suffix: str = ".parquet") -> None:
         self.store, self.suffix = store, suffix
 
-    def facts(self) -> Dict[str, Any]:
+    def job(self) -> Dict[str, Any]:
         """What the job in this folder does; {}: there is none. Raises UserError if that can't be read."""
         raw = self.store.read(_JOB)
         try:
@@ -97,8 +97,8 @@ class Folder:
         except ValueError:
             raise UserError(f"{self.store.location}/{_JOB} is damaged: choose another folder, or --fresh.") from None
 
-    def begin(self, facts: Dict[str, Any]) -> None:
-        self.store.write(_JOB, json.dumps(facts, indent=1).encode())
+    def begin(self, job: Dict[str, Any]) -> None:
+        self.store.write(_JOB, json.dumps(job, indent=1).encode())
 
     def name(self, group: int) -> str:
         return f"part-{group:07d}{self.suffix}"

@@ -221,7 +221,8 @@ class _Rows:
 
     def __init__(self) -> None:
         self.at: Tuple[str, str] = ("", "")
-        self.next, self.rows = 0, iter(())  # type: Tuple[int, Any]
+        self.next = 0
+        self.rows: Iterator[Any] = iter(())
 
     def content(self, entry: Entry) -> Union[bytes, ImageError]:
         if self.at != (entry.where, entry.column) or entry.row < self.next:

@@ -13,7 +13,7 @@ from typing import Any, Awaitable, Callable, Dict, List, Optional, Tuple
 from aiohttp import web
 
 from ..images.decode import ImageError
-from ..output import facts
+from ..output import answered_by
 from ..printable import printable
 from .access import HEADERS, guard, policy
 from .live import Live
@@ -201,7 +201,7 @@ class Server:
     def _answer(self, name: str, image: bytes, top: int) -> Tuple[int, Dict[str, Any]]:
         """The status and the line of one image; called in a thread."""
         model = self.models.current
-        told = facts(model.classifier.artifact, model.classifier.backend.name)
+        told = answered_by(model.classifier.artifact, model.classifier.backend.name)
         try:
             found = self.models.classify(image, name, top)
         except Busy:
@@ -222,7 +222,7 @@ class Server:
         artifact, recipe = classifier.artifact, classifier.artifact.preprocessing
         return web.json_response(
             {
-                **facts(artifact, classifier.backend.name),
+                **answered_by(artifact, classifier.backend.name),
                 "runs_on": classifier.backend.description,
                 "why": self.why,
                 "classes": artifact.classes,

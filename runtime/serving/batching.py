@@ -35,7 +35,7 @@ class _Point(NamedTuple):
 
 
 # Batches that engines are built for unless told otherwise (runtime.backends.tensorrt.options), and more than which the
-# CPU gains nothing from. The delay is below a tenth of what one image takes whole way on any machine seen here.
+# CPU gains nothing from. The delay is below a tenth of what one image takes in all on any machine seen here.
 DEFAULT = Batching(
     8, (), 500, True, "a default, not measured: a sweep with BATCH=1,8 and SWEEP=reports/NAME gives measured ones"
 )
@@ -46,7 +46,7 @@ def batching_of(
 ) -> Batching:
     """From the rows of `variant` in `precision` on one of `backends` (of several the one with the most throughput).
 
-    `network`: by the time of the network alone, not the whole way from JPEG bytes. Without rows of at least two batch
+    `network`: by the time of the network alone, not from JPEG bytes to classes. Without rows of at least two batch
     sizes, DEFAULT, whose `why` says so.
     """
     if report is None:

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import UserError
 from ..networks.classifier import Prediction
 from .config import CLASSES
-from .model import PICTURE
+from .model import IMAGE
 
 PORTS = {"http": 8000, "grpc": 8001}  # Triton's own
 RETRIES = 5  # a model that is loaded anew is away for some seconds: these wait 6 to 9
@@ -53,7 +53,7 @@ class Answered(NamedTuple):
 
     predictions: List[Prediction]  # [] with an error
     error: str
-    model: Dict[str, str]  # runtime.output.facts of what answered
+    model: Dict[str, str]  # see runtime.output.answered_by
 
 
 class Server:
@@ -106,27 +106,27 @@ class Server:
             why = _first_line(reason) or state.lower() or "not loaded"
             raise ServerError(f"The model '{name}' at {self.host} is not ready: {why}.")
         config = self.config(name)
-        if not {each for each, *_ in CLASSES} <= {each["name"] for each in config.get("output", ())}:
+        if not set(CLASSES) <= {each["name"] for each in config.get("output", ())}:
             raise UserError(f"The model '{name}' at {self.host} does not take images and give classes: {there}.")
         return name, config
 
-    def classify(self, model: str, picture: bytes, top: int, name: str) -> Answered:
+    def classify(self, model: str, image: bytes, top: int, name: str) -> Answered:
         """The `top` likeliest classes of an encoded image, which errors call `name`.
 
         Raises RequestError if the server can't answer this, ServerError if it can't be reached, in all attempts.
         """
         images = self._module.InferInput("images", [1, 1], "BYTES")
-        images.set_data_from_numpy(np.array([[picture]], np.object_))
-        outputs = [self._module.InferRequestedOutput(output) for output, *_ in CLASSES]
+        images.set_data_from_numpy(np.array([[image]], np.object_))
+        outputs = [self._module.InferRequestedOutput(output) for output in CLASSES]
 
         def ask(client: Any, limit: Dict[str, Any]) -> Any:
             return client.infer(model, [images], outputs=outputs, parameters={"top": top}, **limit)
 
         found = self._try(ask)
-        indices, probabilities, labels, errors, told = (found.as_numpy(output)[0] for output, *_ in CLASSES)
+        indices, probabilities, labels, errors, told = (found.as_numpy(output)[0] for output in CLASSES)
         error = errors[0].decode()
         if error:
-            error = name + error[len(PICTURE) :] if error.startswith(PICTURE) else f"{name}: {error}"
+            error = name + error[len(IMAGE) :] if error.startswith(IMAGE) else f"{name}: {error}"
             return Answered([], error, json.loads(told[0]))
         rows = [Prediction(int(i), label.decode(), float(p)) for i, label, p in zip(indices, labels, probabilities)]
         return Answered(rows, "", json.loads(told[0]))

@@ -1,7 +1,8 @@
 """What Triton's Python backend runs: images to classes, or the steps before and after a network that Triton runs itself.
 
-Every row is answered: an image that can't be read has its reason in `error`, class -1 and probability 0, and the other
-rows of its request and batch are as good as without it. A request parameter `top` (5) says how many classes come back.
+Every row is answered. An image that can't be read, or that the network answers with NaN, has its reason in `error`, class -1
+and probability 0; the other rows of its request and batch are as good as without it. A request parameter `top` (5) says how
+many classes come back.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from ..images.decode import ImageError
 from ..images.preprocess import preprocess
 from ..networks.classifier import Classifier
 from ..networks.network import not_finite
-from ..output import facts
+from ..output import answered_by
 
 if TYPE_CHECKING:
     from ..networks.classifier import Prediction
 
 TOP = 5
-PICTURE = "image"  # what errors call it: only the client knows its name
-FACTS = "facts.onnx"  # an artifact's metadata, without its network
+IMAGE = "image"  # what errors call it: only the client knows its name
+METADATA = "metadata.onnx"  # an artifact's metadata, without its network
 
 Rows = Sequence[bytes]
 
@@ -61,14 +62,14 @@ class Classify:
         threads = int(parameters["threads"]) if parameters.get("threads") else None
         self.classifier = Classifier(folder / parameters["artifact"], backend=parameters["backend"], threads=threads)
         self.readers = _Readers(self.classifier.artifact)
-        self.told = json.dumps(facts(self.classifier.artifact, self.classifier.backend.name)).encode()
+        self.told = json.dumps(answered_by(self.classifier.artifact, self.classifier.backend.name)).encode()
 
     def answer(self, requests: Sequence[Any]) -> List[Any]:
-        asked = [_Asked(request, pictures_of(request)) for request in requests]
-        pictures = [picture for each in asked for picture in each.rows]
-        batch, errors = self.readers.read(pictures)
+        asked = [_Asked(request, images_of(request)) for request in requests]
+        images = [image for each in asked for image in each.rows]
+        batch, errors = self.readers.read(images)
         good = [row for row, error in enumerate(errors) if not error]
-        logits = np.zeros((len(pictures), self.classifier.artifact.classes), np.float32)
+        logits = np.zeros((len(images), self.classifier.artifact.classes), np.float32)
         try:
             most = self.classifier.backend.batch
             for start in range(0, len(good), most):
@@ -93,12 +94,12 @@ class Preprocess:
     """Encoded images to what the network takes; in place of one that can't be read, zeros and its error."""
 
     def __init__(self, folder: Path, parameters: Dict[str, str]) -> None:
-        self.readers = _Readers(read_artifact(folder / FACTS))
+        self.readers = _Readers(read_artifact(folder / METADATA))
 
     def answer(self, requests: Sequence[Any]) -> List[Any]:
         responses = []
         for request in requests:
-            batch, errors = self.readers.read(pictures_of(request))
+            batch, errors = self.readers.read(images_of(request))
             responses.append(response(request, prepared=batch, error=_texts([[error] for error in errors])))
         return responses
 
@@ -110,8 +111,8 @@ class Postprocess:
     """Logits to classes."""
 
     def __init__(self, folder: Path, parameters: Dict[str, str]) -> None:
-        self.labelled = _Labelled(read_artifact(folder / FACTS))
-        self.told = json.dumps(facts(self.labelled.artifact, parameters["network"])).encode()
+        self.labelled = _Labelled(read_artifact(folder / METADATA))
+        self.told = json.dumps(answered_by(self.labelled.artifact, parameters["network"])).encode()
 
     def answer(self, requests: Sequence[Any]) -> List[Any]:
         responses = []
@@ -142,20 +143,20 @@ class _Readers:
         self.recipe = artifact.preprocessing
         self.pool = ThreadPoolExecutor(processors())
 
-    def read(self, pictures: Rows) -> Tuple[np.ndarray, List[str]]:
+    def read(self, images: Rows) -> Tuple[np.ndarray, List[str]]:
         """The batch, and for each row why it is none, or ""."""
-        batch = self.recipe.empty(len(pictures))
+        batch = self.recipe.empty(len(images))
 
         def one(row: int) -> str:
             try:
-                preprocess(pictures[row], self.recipe, PICTURE, out=batch[row])
+                preprocess(images[row], self.recipe, IMAGE, out=batch[row])
             except ImageError as error:
                 batch[row] = 0
                 return str(error)
             return ""
 
-        rows = range(len(pictures))
-        return batch, list(self.pool.map(one, rows) if len(pictures) > 1 else map(one, rows))
+        rows = range(len(images))
+        return batch, list(self.pool.map(one, rows) if len(images) > 1 else map(one, rows))
 
     def close(self) -> None:
         self.pool.shutdown()
@@ -177,13 +178,11 @@ class _Asked:
 def classes_response(
     classifier: Classifier, asked: _Asked, logits: np.ndarray, errors: Sequence[str], about: bytes
 ) -> Any:
-    """The response to one request, with the outputs of config.CLASSES."""
+    """The response to one request, with the outputs that config.CLASSES names."""
     if asked.wrong:
         return failure(asked.wrong, "INVALID_ARG")
-    finite = np.isfinite(logits).all(axis=1)
-    broken = [not_finite(row, classifier.artifact, PICTURE) for row in logits]
-    errors = [error or str(each or "") for error, each in zip(errors, broken)]
-    found = classifier.predictions(np.where(finite[:, None], logits, 0), asked.top)
+    errors = [error or str(not_finite(row, classifier.artifact, IMAGE) or "") for error, row in zip(errors, logits)]
+    found = classifier.predictions(np.where(np.isfinite(logits), logits, 0), asked.top)
     rows = [none_of(predictions) if error else predictions for predictions, error in zip(found, errors)]
     labels = [[prediction.label for prediction in row] for row in rows]
     return response(
@@ -214,8 +213,8 @@ def tensor_of(request: Any, name: str) -> np.ndarray:
     return triton.get_input_tensor_by_name(request, name).as_numpy()
 
 
-def pictures_of(request: Any) -> List[bytes]:
-    return [bytes(picture) for picture in tensor_of(request, "images").reshape(-1)]
+def images_of(request: Any) -> List[bytes]:
+    return [bytes(image) for image in tensor_of(request, "images").reshape(-1)]
 
 
 def response(request: Any, **outputs: np.ndarray) -> Any:

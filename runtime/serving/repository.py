@@ -14,7 +14,7 @@ import shutil
 import struct
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from PIL import Image
 
@@ -27,9 +27,8 @@ from ..sweep.rows import Report
 from ..whole_file import write_whole
 from . import config
 from .batching import Batching, batching_of
-from .config import Network
-from .model import FACTS
-from .pbtxt import pbtxt
+from .config import Signature
+from .model import METADATA
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 KINDS = ("python", "onnxruntime", "tensorrt", "ensemble")  # of models, of each variant
@@ -44,7 +43,8 @@ class Model(NamedTuple):
     """One folder of the repository."""
 
     name: str
-    config: Dict[str, Any]
+    config: str  # config.pbtxt
+    batching: Batching
     version: Dict[str, Content]  # path below the version's folder -> content
     beside: Dict[str, bytes]  # path beside config.pbtxt -> content
 
@@ -75,7 +75,7 @@ def write_repository(variants: Sequence[str], precision: str, folder: Path, want
     models = [model for variant in variants for model in models_of(variant, precision, wanted)]
     for model in models:
         version, new = write_model(model, folder)
-        yield Written(model.name, version, new, _told_of(model))
+        yield Written(model.name, version, new, f"Batching: {model.batching.why}." if model.batching.why else "")
 
 
 def models_of(variant: str, precision: str, wanted: Wanted) -> List[Model]:
@@ -87,29 +87,30 @@ def models_of(variant: str, precision: str, wanted: Wanted) -> List[Model]:
     kinds = wanted.kinds
     models: List[Model] = []
     if {"onnxruntime", "tensorrt", "ensemble"} & set(kinds):
-        network = _network_of(artifact)
+        network = _signature_of(artifact)
         on = _of_network(network, wanted)
         if "tensorrt" in kinds and wanted.device == "gpu":
             models.append(_tensorrt(network, on("tensorrt", "tensorrt_rtx")))
         if "onnxruntime" in kinds:
             batching = on("onnxruntime_cuda" if wanted.device == "gpu" else "onnxruntime")
             file: Dict[str, Content] = {"model.onnx": artifact.path}
-            models.append(_model(config.onnxruntime(network, wanted.device, batching), file, _labels(artifact)))
+            text = config.onnxruntime(network, wanted.device, batching)
+            models.append(_model(artifact, "onnxruntime", text, file, _labels(artifact), batching))
         if "ensemble" in kinds:
             if not models:
                 raise UserError(
                     "An ensemble chains a network of Triton's: add onnxruntime, or tensorrt on a GPU, to --models."
                 )
-            kind = models[0].name[len(artifact.variant) + 1 :]
-            models += _ensemble(network, kind, models[0].config["max_batch_size"], wanted)
+            kind, most = models[0].name[len(artifact.variant) + 1 :], models[0].batching.most
+            models += _ensemble(network, kind, most, wanted)
     if "python" in kinds:
         auto = {"gpu": ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda"), "cpu": ("onnxruntime", "openvino")}[
             wanted.device
         ]
         backends = auto if wanted.backend == "auto" else (wanted.backend,)
         batching = batching_of(wanted.sweep, artifact.variant, artifact.precision, backends, network=False)
-        values = config.classify(artifact, wanted.device, batching, wanted.backend, wanted.instances)
-        models.append(_model(values, {**_code(), **_for_backends(artifact)}, _warmup()))
+        text = config.classify(artifact, wanted.device, batching, wanted.backend, wanted.instances)
+        models.append(_model(artifact, "python", text, {**_code(), **_for_backends(artifact)}, _warmup(), batching))
     return models
 
 
@@ -151,7 +152,7 @@ def versions_of(model: Path) -> List[int]:
 
 def _write_beside(model: Model, target: Path) -> None:
     """config.pbtxt, labels and warm-up data; what is as it should be is not touched, since a server goes by times."""
-    for name, content in {**model.beside, "config.pbtxt": pbtxt(model.config).encode()}.items():
+    for name, content in {**model.beside, "config.pbtxt": model.config.encode()}.items():
         path = target / name
         if not path.is_file() or path.read_bytes() != content:
             write_whole(path, content)
@@ -172,16 +173,18 @@ def _sha256(content: Content) -> str:
     return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256_of(content)
 
 
-def _model(values: Dict[str, Any], version: Dict[str, Content], beside: Dict[str, bytes]) -> Model:
-    return Model(values["name"], values, version, beside)
+def _model(
+    artifact: Artifact,
+    kind: str,
+    text: str,
+    version: Dict[str, Content],
+    beside: Dict[str, bytes],
+    batching: Batching,
+) -> Model:
+    return Model(config.name_of(artifact.variant, kind), text, batching, version, beside)
 
 
-def _told_of(model: Model) -> str:
-    comments = (key[len(config.COMMENT) :] for key in model.config if key.startswith(f"{config.COMMENT}Batching: "))
-    return next(comments, "")
-
-
-def _network_of(artifact: Artifact) -> Network:
+def _signature_of(artifact: Artifact) -> Signature:
     """Raises UserError for a graph whose number of images is fixed: Triton can't batch for it."""
     from ..artifacts.third_party import ends_of
 
@@ -191,15 +194,15 @@ def _network_of(artifact: Artifact) -> Network:
         raise UserError(
             f"{artifact.path} takes just {batch} at once, and Triton can't batch for it: --models python serves it."
         )
-    return Network(inputs[0].name, outputs[0].name, artifact)
+    return Signature(inputs[0].name, outputs[0].name, artifact)
 
 
-def _of_network(network: Network, wanted: Wanted) -> Callable[..., Batching]:
+def _of_network(network: Signature, wanted: Wanted) -> Callable[..., Batching]:
     artifact = network.artifact
     return lambda *backends: batching_of(wanted.sweep, artifact.variant, artifact.precision, backends, network=True)
 
 
-def _tensorrt(network: Network, batching: Batching) -> Model:
+def _tensorrt(network: Signature, batching: Batching) -> Model:
     """From the engine beside the artifact, else from the artifact."""
     artifact = network.artifact
     found = []
@@ -213,7 +216,8 @@ def _tensorrt(network: Network, batching: Batching) -> Model:
             f"{artifact.path.parent} has engines for several GPUs ({names}): leave the one to be served, move the others."
         )
     if not found:
-        return _model(config.tensorrt_onnx(network, batching), {"model.onnx": artifact.path}, _labels(artifact))
+        text = config.tensorrt_onnx(network, batching)
+        return _model(artifact, "tensorrt", text, {"model.onnx": artifact.path}, _labels(artifact), batching)
     engine, manifest = found[0]
     read_engine(engine, manifest)
     least, best, most = manifest.options.batch
@@ -222,18 +226,19 @@ def _tensorrt(network: Network, batching: Batching) -> Model:
     preferred = tuple(size for size in batching.preferred if size <= most) or ((best,) if best > 1 else ())
     batching = batching._replace(most=most, preferred=preferred, why=f"{batching.why}; the engine takes at most {most}")
     told = f"TensorRT {manifest.version}, {manifest.gpu}, {manifest.capability}, batch {manifest.options.batch}"
-    return _model(config.tensorrt_plan(network, batching, told), {"model.plan": engine}, _labels(artifact))
+    text = config.tensorrt_plan(network, batching, told)
+    return _model(artifact, "tensorrt", text, {"model.plan": engine}, _labels(artifact), batching)
 
 
-def _ensemble(network: Network, kind: str, most: int, wanted: Wanted) -> List[Model]:
+def _ensemble(network: Signature, kind: str, most: int, wanted: Wanted) -> List[Model]:
     artifact = network.artifact
     batching = Batching(most, (), 0, False, "")
-    facts: Dict[str, Content] = {**_code(), FACTS: sealed(_NO_GRAPH, artifact.precision, artifact.metadata)[0]}
+    files: Dict[str, Content] = {**_code(), METADATA: sealed(_NO_GRAPH, artifact.precision, artifact.metadata)[0]}
     before = config.preprocess(network, wanted.device, batching, wanted.instances)
     return [
-        _model(before, facts, _warmup()),
-        _model(config.postprocess(network, batching, kind), facts, {}),
-        _model(config.ensemble(network, batching, kind), {}, {}),
+        _model(artifact, "preprocess", before, files, _warmup(), batching),
+        _model(artifact, "postprocess", config.postprocess(network, batching, kind), files, {}, batching),
+        _model(artifact, "ensemble", config.ensemble(network, batching, kind), {}, {}, batching),
     ]
 
 

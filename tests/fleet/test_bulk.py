@@ -10,7 +10,7 @@ from typing import Any, Dict, List
 
 import pytest
 
-pytest.importorskip("ray.data", reason="ray[data] is not installed: make test-ray installs it")
+pytest.importorskip("ray", reason="ray is not installed: make test-ray installs it")
 import pyarrow
 import pyarrow.parquet as parquet
 

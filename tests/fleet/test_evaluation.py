@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-pytest.importorskip("ray.data", reason="ray[data] is not installed: make test-ray installs it")
+pytest.importorskip("ray", reason="ray is not installed: make test-ray installs it")
 
 from tests.fleet.nodes import Nodes, command, environment, run, until
 

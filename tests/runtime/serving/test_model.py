@@ -4,6 +4,7 @@ tests/serving."""
 from __future__ import annotations
 
 import json
+import re
 import sys
 import types
 from pathlib import Path
@@ -16,7 +17,7 @@ from runtime.artifacts.artifact import read_artifact
 from runtime.errors import UserError
 from runtime.networks.classifier import Classifier
 from runtime.serving.config import CLASSES
-from runtime.serving.model import FACTS, TritonPythonModel
+from runtime.serving.model import METADATA, TritonPythonModel
 from runtime.serving.repository import Wanted, models_of
 from tests.runtime.conftest import DATA
 
@@ -47,7 +48,7 @@ class Response:
 class Request:
     def __init__(self, inputs: Dict[str, np.ndarray], parameters: Any = None, wanted: Any = None) -> None:
         self.inputs, self.given = inputs, parameters or {}
-        self.wanted = wanted or [name for name, *_ in CLASSES] + ["prepared"]
+        self.wanted = wanted or [*CLASSES, "prepared"]
 
     def parameters(self) -> str:
         return json.dumps(self.given)
@@ -70,12 +71,13 @@ def opened(artifacts: Path, folder: Path, name: str, monkeypatch: pytest.MonkeyP
     written = {each.name: each for each in models_of("lite0", "fp32", Wanted(device="cpu", backend="onnxruntime"))}[
         name
     ]
-    for path in ("lite0.fp32.onnx", FACTS):
+    for path in ("lite0.fp32.onnx", METADATA):
         content = written.version.get(path)
         if content is not None:
             (folder / "1").mkdir(exist_ok=True)
             (folder / "1" / path).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-    parameters = {each["key"]: each["value"] for each in written.config["parameters"]}
+    found = re.findall(r'parameters { key: ("\w+") value { string_value: (".*") } }', written.config)
+    parameters = {json.loads(key): {"string_value": json.loads(value)} for key, value in found}
     made = TritonPythonModel()
     made.initialize(
         {
@@ -89,7 +91,7 @@ def opened(artifacts: Path, folder: Path, name: str, monkeypatch: pytest.MonkeyP
     return made
 
 
-def pictures(*encoded: bytes, **parameters: Any) -> Request:
+def images(*encoded: bytes, **parameters: Any) -> Request:
     return Request({"images": np.array([[each] for each in encoded], np.object_)}, parameters)
 
 
@@ -98,7 +100,7 @@ def test_rows_stand_by_themselves(
 ) -> None:
     served = opened(artifacts, tmp_path, "lite0", monkeypatch)
     alone = Classifier(model, backend="onnxruntime")
-    mixed, one, bad = served.execute([pictures(CORGI, b"", LIGHTHOUSE), pictures(CORGI, top=2), pictures(b"no", b"ne")])
+    mixed, one, bad = served.execute([images(CORGI, b"", LIGHTHOUSE), images(CORGI, top=2), images(b"no", b"ne")])
     assert mixed.outputs["error"].tolist() == [[b""], [b"image: the file is empty."], [b""]]
     assert mixed.outputs["class"][1].tolist() == [-1] * 5
     for row, encoded in ((0, CORGI), (2, LIGHTHOUSE)):
@@ -119,7 +121,7 @@ def test_one_request_that_is_wrong_fails_alone(
     artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = opened(artifacts, tmp_path, "lite0", monkeypatch)
-    right, wrong = served.execute([pictures(CORGI), pictures(CORGI, top="all")])
+    right, wrong = served.execute([images(CORGI), images(CORGI, top="all")])
     assert right.error is None
     assert "give a whole number above 0" in wrong.error.message
 
@@ -127,10 +129,28 @@ def test_one_request_that_is_wrong_fails_alone(
         raise UserError("the GPU has fallen off the bus.")
 
     monkeypatch.setattr(served.role.classifier, "logits", broken)
-    assert [each.error.message for each in served.execute([pictures(CORGI)] * 2)] == [
+    assert [each.error.message for each in served.execute([images(CORGI)] * 2)] == [
         "the GPU has fallen off the bus."
     ] * 2
     served.finalize()
+
+
+def test_an_answer_that_is_nan_is_an_error_of_its_row(
+    artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = opened(artifacts, tmp_path, "lite0", monkeypatch)
+    network = served.role.classifier.logits
+
+    def overflowing(batch: np.ndarray) -> np.ndarray:
+        logits = network(batch).copy()
+        logits[0, 3] = np.nan
+        return logits
+
+    monkeypatch.setattr(served.role.classifier, "logits", overflowing)
+    (answer,) = served.execute([images(CORGI, CORGI)])
+    assert b"NaN" in answer.outputs["error"][0][0] and answer.outputs["error"][1][0] == b""
+    assert answer.outputs["class"][0].tolist() == [-1] * 5 and answer.outputs["class"][1][0] == 264
+    assert np.isfinite(answer.outputs["probability"]).all()
 
 
 def test_only_what_was_asked_for_is_answered(artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +166,9 @@ def test_the_steps_around_a_network_give_what_the_whole_gives(
     for name in ("lite0_preprocess", "lite0_postprocess"):
         (tmp_path / name).mkdir()
         steps[name] = opened(artifacts, tmp_path / name, name, monkeypatch)
-        assert read_artifact(tmp_path / name / "1" / FACTS).labels == read_artifact(model).labels
+        assert read_artifact(tmp_path / name / "1" / METADATA).labels == read_artifact(model).labels
     alone = Classifier(model, backend="onnxruntime")
-    (before,) = steps["lite0_preprocess"].execute([pictures(CORGI, b"no image")])
+    (before,) = steps["lite0_preprocess"].execute([images(CORGI, b"no image")])
     logits = alone.logits(before.outputs["prepared"])
     (after,) = steps["lite0_postprocess"].execute(
         [Request({"logits": logits, "error": before.outputs["error"]}, {"top": 1})]

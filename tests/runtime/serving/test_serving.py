@@ -180,7 +180,7 @@ def test_the_repository_holds_all_that_its_models_import(folder: Path) -> None:
     program = f"import runpy; runpy.run_path({str(version / 'model.py')!r}); import runtime.serving.model as m; print(m.__file__)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=str(folder), check=True)
     assert done.stdout.startswith(str(version.resolve()))
-    assert read_artifact(version / "facts.onnx").labels == read_artifact(folder / "lite0" / "lite0.fp32.onnx").labels
+    assert read_artifact(version / "metadata.onnx").labels == read_artifact(folder / "lite0" / "lite0.fp32.onnx").labels
 
 
 def test_mistakes_are_said_before_anything_is_written(folder: Path) -> None:
