@@ -1,13 +1,14 @@
-"""Everything that only a GPU can show, in one run: python tests/gpu/measure.py [--variants b0,b3] [--json rows.json]
+"""Everything that only a GPU can show, in the order of its worth: python tests/gpu/measure.py [--json rows.json]
 
-For each variant and precision: the engine against the ONNX file in onnxruntime on the CPU (cosine of the logits, same
-class), GPU time for batches of 1 and 32 by CUDA events, what the runtime adds per image beyond copies and compute, and
-next to it, in turns in the same process, whatever peers this Python has: torch eager, torch.compile, onnxruntime's CUDA
-provider. Networks without an artifact are exported with random weights, which is enough for time and parity, and the
-table says so. INT8 is measured where `make calibrate` has been run.
+A GPU may be there for minutes only. So this is a list of steps, each in a process of its own that is ended after 90 seconds.
+Results are printed as they come and kept in the file of `--json`. What it holds is not done again: the next call goes on where
+one was cut off, also with another Python, for which a step is left whose library is missing. `--seconds` starts no step after
+that time.
 
-Python with TensorRT and Python with torch may be two: run it with each, `--json` the same file, and the rows add up.
-Meant to take under eight minutes for B0-B7 on a large GPU; `--seconds` bounds it, and what did not fit is named.
+Of engines: logits against the ONNX file in onnxruntime on the CPU (least cosine of any image, top-1 agreement), GPU time by CUDA
+events for batches of 1 and 32, what the runtime adds per image beyond that, and in turns in the same process the peers that
+this Python has: torch eager, torch.compile, onnxruntime's CUDA provider. Networks without an artifact are exported with random
+weights, which is enough for time and parity, and the row says so. INT8 is measured where `make calibrate` has been run.
 """
 
 from __future__ import annotations
@@ -17,134 +18,244 @@ import importlib.util
 import json
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from runtime.artifacts.artifact import Artifact, artifact_path, artifacts_folder, read_artifact  # noqa: E402
+from runtime.artifacts.artifact import Artifact, artifact_path, artifacts_folder, read_artifact, sealed  # noqa: E402
 from runtime.backends import open_backend  # noqa: E402
 from runtime.backends.backend import TENSORRT, Engines  # noqa: E402
-from runtime.backends.cuda.driver import gpus  # noqa: E402
+from runtime.backends.cuda.device import Device  # noqa: E402
+from runtime.backends.cuda.driver import Gpu, gpus  # noqa: E402
 from runtime.backends.tensorrt.backend import TensorRt  # noqa: E402
-from runtime.backends.tensorrt.compare import noise  # noqa: E402
+from runtime.backends.tensorrt.compare import compare_with_fp16, noise  # noqa: E402
 from runtime.backends.tensorrt.engine import engine_of  # noqa: E402
 from runtime.backends.tensorrt.generations import installed  # noqa: E402
 from runtime.backends.tensorrt.options import Batch, BuildOptions  # noqa: E402
 from runtime.backends.tensorrt.site import open_site  # noqa: E402
 from runtime.errors import UserError  # noqa: E402
+from runtime.whole_file import write_whole  # noqa: E402
+from tests.runtime.artifacts.onnx_bytes import tiny_onnx  # noqa: E402
 
-VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7")
-PRECISIONS = ("fp32", "fp16", "int8")
+Row = Dict[str, Any]
+LIMIT = 90.0  # seconds of a step
 BATCHES = (1, 32)
 WARM, ROUNDS = 20, 100
-GATE = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.98}  # least cosine to the ONNX file; issue 4 asks 0.999 of FP16
+COPIED = 64 << 20  # bytes
+TWO_LAYERS = {  # facts of the smallest network, but its name
+    "weights": "random",
+    "weights_sha256": "",
+    "resolution": "4",
+    "crop": "1",
+    "interpolation": "bilinear",
+    "mean": "[0, 0, 0]",
+    "std": "[1, 1, 1]",
+    "classes": "5",
+    "labels": json.dumps(list("abcde")),
+}
+GATE = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.98}  # least cosine to the ONNX file
 TARGETS_MS = {("b0", 1): 0.67, ("b3", 1): 1.24}  # NVIDIA's published A100 figures for one image
 OVERHEAD_MS = 0.15  # the most that the runtime may add per image
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--variants", default=",".join(VARIANTS), metavar="A,B")
-    parser.add_argument("--precisions", default=",".join(PRECISIONS), metavar="A,B")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="adds the rows to those in FILE")
-    parser.add_argument(
-        "--seconds", type=float, default=460, metavar="S", help="starts nothing after that (default 460)"
-    )
-    given = parser.parse_args()
+class Missing(Exception):
+    """A step needs what this Python or this folder does not have."""
+
+
+class Step(NamedTuple):
+    name: str
+    rows: Callable[[], Iterator[Row]]
+
+
+# The driver -----------------------------------------------------------------------------------------------------------
+
+
+def _gpu() -> Gpu:
     found, why, _ = gpus()
     if not found:
-        print(f"no GPU: {why}", file=sys.stderr)
-        return 2
-    print(
-        f"{found[0].name}, {found[0].sm}, driver for CUDA {found[0].driver / 1000:.1f}, Python {sys.version.split()[0]}"
-    )
-    began, rows, missed = time.monotonic(), [], []
-    for variant in given.variants.split(","):
-        for precision in given.precisions.split(","):
-            if time.monotonic() - began > given.seconds:
-                missed.append(f"{variant} {precision}: no time left")
-                continue
-            try:
-                for row in measure(variant, precision):
-                    rows.append({**row, "gpu": found[0].name})
-                    print(line(rows[-1]), flush=True)
-            except Exception as error:  # one combination that fails must not cost the others
-                missed.append(f"{variant} {precision}: {type(error).__name__}: {str(error).splitlines()[0]}")
-                print(f"{missed[-1]}", file=sys.stderr, flush=True)
-    if given.json:
-        before = json.loads(given.json.read_text()) if given.json.is_file() else []
-        given.json.write_text(json.dumps(before + rows, indent=1))
-    print(
-        f"\n{'network':<8}{'':<6}{'what':<22}{'batch':>5}{'GPU ms':>9}{'all ms':>9}{'over ms':>9}{'cosine':>9}{'class':>7}"
-    )
-    print("\n".join(line(row) for row in rows))
-    failed = [problem for row in rows for problem in problems(row)]
-    print("\n".join(f"BELOW THE BAR  {problem}" for problem in failed) or "all bars met that were measured")
-    print("\n".join(f"NOT MEASURED   {what}" for what in missed))
-    return 1 if failed else 0
+        raise Missing(why)
+    return found[0]
 
 
-def measure(variant: str, precision: str) -> List[Dict[str, Any]]:
-    artifact = exported(variant, precision)
-    images = noise(artifact.preprocessing, max(BATCHES))
-    module = next((name for name in TENSORRT if installed(name)), None)
-    rows: List[Dict[str, Any]] = []
-    runs: Dict[str, Tuple[Callable[[np.ndarray], Any], Optional[TensorRt]]] = {}
-    opened: List[Any] = []
+def driver() -> Iterator[Row]:
+    """Memory, copies, events and a graph through the driver's own interface, and memory that CPU and GPU share."""
+    yield copied(Device(_gpu()))
+    yield copied(Device(_gpu()._replace(integrated=True)))
+
+
+def pycuda() -> Iterator[Row]:
+    if importlib.util.find_spec("pycuda") is None:
+        raise Missing("pycuda is not installed")
+    from runtime.backends.cuda.pycuda_device import PyCuda
+
+    yield copied(PyCuda(_gpu()))
+
+
+def copied(device: Device) -> Row:
+    """Bytes to the GPU and back, as a graph and for time. Raises AssertionError where others come back."""
+    with device:
+        buffer, stream, count = device.buffer((COPIED // 4,), np.float32), device.stream(), COPIED // 4
+        first, between, last = (device.event() for _ in range(3))
+        wanted = np.arange(count, dtype=np.float32)
+        buffer.host[:] = wanted
+
+        def both_ways() -> None:
+            stream.copy_in(buffer, count)
+            stream.copy_out(buffer, count)
+
+        graph = stream.capture(both_ways)
+        for _ in range(3):
+            graph.launch(stream)
+            stream.synchronize()
+        assert (buffer.host == wanted).all(), f"other bytes came back from {device.name}"
+        stream.record(first)
+        stream.copy_in(buffer, count)
+        stream.record(between)
+        stream.copy_out(buffer, count)
+        stream.record(last)
+        stream.synchronize()
+        times = between.milliseconds_since(first), last.milliseconds_since(between)
+        began = time.perf_counter()
+        for _ in range(1000):
+            stream.record(first)
+        call = (time.perf_counter() - began) * 1e3
+        stream.synchronize()
+        free, total = device.free_memory()
+        row: Row = {"what": device.name, "call_us": call, "free_gb": free / 1e9, "total_gb": total / 1e9}
+        if buffer.shared:
+            row["what"] += ", shared memory"
+        else:
+            row["in_ms"], row["out_ms"] = times
+    device.close()
+    return row
+
+
+# Networks -------------------------------------------------------------------------------------------------------------
+
+
+def onnxruntime_cuda() -> Iterator[Row]:
+    """onnxruntime's CUDA provider, which needs no TensorRT."""
+    _gpu()
+    artifact = exported("b0", "fp32")
     try:
-        if module:
-            site = open_site(module)
-            engine_of(artifact, site, precision).build(BuildOptions(precision, Batch(1, 1, max(BATCHES))))
-            engine = TensorRt(artifact, module, Engines(rebuild=False))
-            opened.append(engine)
-            runs[f"ours, {module} {site.trt.__version__}"] = engine.run, engine
-        for name, peer in peers(artifact).items():
-            runs[name] = peer, None
-        reference = open_backend(artifact, "onnxruntime")
-        expected = reference.run(images[:8])
-        reference.close()
+        on_gpu = open_backend(artifact, "onnxruntime_cuda")
+    except UserError as error:
+        raise Missing(str(error)) from None
+    images = noise(artifact.preprocessing, max(BATCHES))
+    expected = reference(artifact, images)
+    for batch in BATCHES:
+        yield {
+            **_about(artifact, "onnxruntime CUDA", batch),
+            **_timed(on_gpu.run, images[:batch]),
+            **_like(expected, on_gpu.run, images, batch),
+        }
+    on_gpu.close()
+
+
+def two_layers() -> Iterator[Row]:
+    """The smallest engine: whether this TensorRT's kernels run on this GPU at all."""
+    metadata = {**TWO_LAYERS, "variant": "two-layers"}
+    path = artifact_path("two-layers", "fp32")
+    write_whole(path, sealed(tiny_onnx(), "fp32", metadata)[0])
+    yield from measured("two-layers", "fp32")
+
+
+def network(variant: str, precision: str) -> Callable[[], Iterator[Row]]:
+    return lambda: measured(variant, precision)
+
+
+def int8_against_fp16() -> Iterator[Row]:
+    """What `make engine` says of INT8 on this GPU, with the layers to blame."""
+    site = open_site(_module())
+    for line_ in compare_with_fp16(exported("b0", "int8"), site, BuildOptions("int8", Batch(1, 1, max(BATCHES)))):
+        yield {"what": line_}
+
+
+def _module() -> str:
+    module = next((name for name in TENSORRT if installed(name)), None)
+    if module is None:
+        raise Missing("neither tensorrt nor tensorrt_rtx is installed")
+    _gpu()
+    return module
+
+
+def measured(variant: str, precision: str) -> Iterator[Row]:
+    """An engine and its peers, in turns."""
+    module, artifact = _module(), exported(variant, precision)
+    images = noise(artifact.preprocessing, max(BATCHES))
+    expected, opened, site = reference(artifact, images), [], open_site(module)
+    engine = engine_of(artifact, site, precision)
+    options = BuildOptions(precision, Batch(1, 1, max(BATCHES)))
+    if engine.current(options) is None:
+        made = engine.build(options)
+        yield {
+            **_about(artifact, f"built by {site.library}", 0),
+            "all_ms": made.seconds * 1e3,
+            "peak_mb": made.peak_memory / 2**20,
+        }
+    try:
+        ours = TensorRt(artifact, module, Engines(rebuild=False))
+        opened.append(ours)
+        runs: Dict[str, Callable[[np.ndarray], Any]] = {f"ours, {site.library}": ours.run, **peers(artifact)}
         for batch in BATCHES:
             spent: Dict[str, List[float]] = {name: [] for name in runs}
-            stages: Dict[str, List[Any]] = {name: [] for name in runs}
+            stages: List[Any] = []
             for _ in range(WARM + ROUNDS):
-                for name, (call, ours) in runs.items():  # in turns, so that drift hits all alike
+                for name, call in runs.items():  # in turns, so that drift hits all alike
                     start = time.perf_counter()
-                    if ours:
-                        stages[name].append(ours.timed(images[:batch])[1])
+                    if call == ours.run:
+                        stages.append(ours.timed(images[:batch])[1])
                     else:
                         call(images[:batch])
                     spent[name].append((time.perf_counter() - start) * 1e3)
-            for name, (call, ours) in runs.items():
-                row: Dict[str, Any] = {
-                    "variant": variant,
-                    "precision": precision,
-                    "what": name,
-                    "batch": batch,
-                    "random": artifact.random,
-                    "input": artifact.preprocessing.input,
-                    "all_ms": float(np.median(spent[name][WARM:])),
-                }
-                if ours:
-                    on_gpu = np.array([sum(each) for each in stages[name][WARM:]])
-                    row["copy_in_ms"] = float(np.median([each.copy_in for each in stages[name][WARM:]]))
-                    row["gpu_ms"] = float(np.median([each.compute for each in stages[name][WARM:]]))
+            for name, call in runs.items():
+                row = {**_about(artifact, name, batch), "all_ms": float(np.median(spent[name][WARM:]))}
+                if call == ours.run:
+                    on_gpu = np.array([sum(each) for each in stages[WARM:]])
+                    row["copy_in_ms"] = float(np.median([each.copy_in for each in stages[WARM:]]))
+                    row["gpu_ms"] = float(np.median([each.compute for each in stages[WARM:]]))
                     row["overhead_ms"] = float(np.median(np.array(spent[name][WARM:]) - on_gpu)) / batch
+                    row["runs"] = ours.description
                 if not name.startswith("torch"):  # its network has random weights of its own
-                    got = np.concatenate(
-                        [np.asarray(call(images[:8][i : i + batch])) for i in range(0, len(expected), batch)]
-                    )
-                    row["cosine"] = cosine(expected, got)
-                    row["same_class"] = float((expected.argmax(1) == got.argmax(1)).mean())
-                rows.append(row)
+                    row.update(_like(expected, call, images, batch))
+                yield row
     finally:
         for thing in opened:
             thing.close()
-    return rows
+
+
+def reference(artifact: Artifact, images: np.ndarray) -> np.ndarray:
+    """The first eight answers of the ONNX file, on the CPU."""
+    backend = open_backend(artifact, "onnxruntime")
+    expected = backend.run(images[:8])
+    backend.close()
+    return expected
+
+
+def _about(artifact: Artifact, what: str, batch: int) -> Row:
+    about = {"variant": artifact.variant, "precision": artifact.asked, "what": what, "batch": batch}
+    return {**about, "random": artifact.random, "input": artifact.preprocessing.input}
+
+
+def _timed(call: Callable[[np.ndarray], Any], images: np.ndarray) -> Row:
+    spent = []
+    for _ in range(WARM + ROUNDS):
+        start = time.perf_counter()
+        call(images)
+        spent.append((time.perf_counter() - start) * 1e3)
+    return {"all_ms": float(np.median(spent[WARM:]))}
+
+
+def _like(expected: np.ndarray, call: Callable[[np.ndarray], Any], images: np.ndarray, batch: int) -> Row:
+    got = np.concatenate([np.asarray(call(images[:8][i : i + batch])) for i in range(0, len(expected), batch)])
+    return {"cosine": cosine(expected, got), "agreement": float((expected.argmax(1) == got.argmax(1)).mean())}
 
 
 def exported(variant: str, precision: str) -> Artifact:
@@ -152,7 +263,7 @@ def exported(variant: str, precision: str) -> Artifact:
     path = artifact_path(variant, precision)
     if not path.is_file():
         if precision == "int8" or importlib.util.find_spec("torch") is None:
-            raise UserError(f"there is no {path}")
+            raise Missing(f"there is no {path}")
         command = [sys.executable, "-m", "export", "--variant", variant, "--weights", "random"]
         subprocess.run(
             [*command, "--artifacts", str(artifacts_folder())], cwd=str(ROOT), check=True, stdout=subprocess.DEVNULL
@@ -200,30 +311,116 @@ def cosine(expected: np.ndarray, got: np.ndarray) -> float:
     return float(((a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))).min())
 
 
-def line(row: Dict[str, Any]) -> str:
-    def figure(key: str, digits: int) -> str:
-        value = row.get(key)
-        return f"{value:9.{digits}f}" if value is not None and value == value else f"{'-':>9}"
+STEPS = (
+    Step("driver", driver),
+    Step("pycuda", pycuda),
+    Step("onnxruntime-cuda", onnxruntime_cuda),
+    Step("two-layers", two_layers),
+    Step("b0-fp16", network("b0", "fp16")),
+    Step("b0-int8", network("b0", "int8")),
+    Step("b0-int8-fp16", int8_against_fp16),
+    Step("b3-fp16", network("b3", "fp16")),
+    Step("b4-fp16", network("b4", "fp16")),
+    Step("b7-fp16", network("b7", "fp16")),
+    Step("b3-int8", network("b3", "int8")),
+    Step("b4-int8", network("b4", "int8")),
+    Step("b0-fp32", network("b0", "fp32")),
+)
 
-    weights = (" uint8 input" if row.get("input") == "uint8" else "") + (" random weights" if row["random"] else "")
-    same = f"{row['same_class']:7.0%}" if "same_class" in row else f"{'-':>7}"
-    return (
-        f"{row['variant']:<8}{row['precision']:<6}{row['what'][:21]:<22}{row['batch']:>5}{figure('gpu_ms', 3)}"
-        f"{figure('all_ms', 3)}{figure('overhead_ms', 3)}{figure('cosine', 5)}{same}{weights}"
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    names = ", ".join(step.name for step in STEPS)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", metavar="A,B", help=f"of {names} (default: all, in this order)")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="keeps results there, and does not do again what it has"
     )
+    parser.add_argument(
+        "--seconds", type=float, default=560, metavar="S", help="starts no step after that (default 560)"
+    )
+    parser.add_argument("--one", metavar="STEP", help=argparse.SUPPRESS)  # in its own process: rows as lines of JSON
+    given = parser.parse_args(argv)
+    if given.one:
+        return one(given.one)
+    began, done = time.monotonic(), json.loads(given.json.read_text()) if given.json and given.json.is_file() else {}
+    left: List[str] = []
+    for step in STEPS:
+        if given.steps and step.name not in given.steps.split(","):
+            continue
+        if step.name in done:
+            print(f"{step.name}: done before", flush=True)
+        elif time.monotonic() - began > given.seconds:
+            left.append(f"{step.name}: no time left")
+        else:
+            rows, why = run(step.name)
+            if why:
+                left.append(f"{step.name}: {why}")
+                print(f"{step.name}: {why}", file=sys.stderr, flush=True)
+                continue
+            done[step.name] = rows
+            if given.json:
+                write_whole(given.json, json.dumps(done, indent=1).encode())
+    failed = [problem for rows in done.values() for row in rows for problem in problems(row)]
+    print("\n".join(f"BELOW THE BAR  {problem}" for problem in failed) or "all bars met that were measured")
+    print("".join(f"NOT MEASURED   {what}\n" for what in left), end="")
+    return 1 if failed else 0
 
 
-def problems(row: Dict[str, Any]) -> List[str]:
-    name = f"{row['variant']} {row['precision']} batch {row['batch']}"
-    found = []
-    if row["what"].startswith("ours"):
-        if row["cosine"] < GATE[row["precision"]]:
-            found.append(f"{name}: cosine {row['cosine']:.5f}, at least {GATE[row['precision']]}")
-        bar = TARGETS_MS.get((row["variant"], row["batch"]))
-        if bar and row["precision"] != "fp32" and row["gpu_ms"] > bar:
-            found.append(f"{name}: {row['gpu_ms']:.3f} ms, at most {bar} (an A100's)")
-        if row.get("overhead_ms", 0) > OVERHEAD_MS:
-            found.append(f"{name}: the runtime adds {row['overhead_ms']:.3f} ms an image, at most {OVERHEAD_MS}")
+def one(name: str) -> int:
+    step = next(each for each in STEPS if each.name == name)
+    try:
+        for row in step.rows():
+            print(json.dumps(row), flush=True)
+    except (Missing, UserError) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 3
+    return 0
+
+
+def run(name: str) -> Tuple[List[Row], str]:
+    """The rows of a step, printed as they come, and why they are not all."""
+    rows: List[Row] = []
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen([sys.executable, __file__, "--one", name], stdout=-1, stderr=errors, text=True)
+        ending = threading.Timer(LIMIT, process.kill)
+        ending.start()
+        assert process.stdout is not None
+        for text in process.stdout:
+            try:
+                rows.append({**json.loads(text), "step": name})
+            except (ValueError, TypeError):  # a library that prints
+                continue
+            print(line(rows[-1]), flush=True)
+        status = process.wait()
+        ending.cancel()
+        errors.seek(0)
+        said = errors.read().strip().splitlines() or [f"ended with status {status}, as after {LIMIT:.0f} s"]
+    return rows, "" if status == 0 else f"{said[-1]} (status {status})"
+
+
+def line(row: Row) -> str:
+    numbers = {key: value for key, value in row.items() if isinstance(value, float)}
+    figures = "  ".join(
+        f"{key} {value:.5f}" if key == "cosine" else f"{key} {value:.3f}" for key, value in numbers.items()
+    )
+    about = [str(row[key]) for key in ("variant", "precision", "what") if key in row]
+    about += [f"batch {row['batch']}"] if row.get("batch") else []
+    about += ["uint8 input"] if row.get("input") == "uint8" else []
+    about += ["random weights"] if row.get("random") else []
+    return f"{row['step']:<17}{', '.join(about)}  {figures}".rstrip()
+
+
+def problems(row: Row) -> List[str]:
+    if not str(row["what"]).startswith("ours"):
+        return []
+    name, found = f"{row['variant']} {row['precision']} batch {row['batch']}", []
+    if row["cosine"] < GATE[row["precision"]]:
+        found.append(f"{name}: cosine {row['cosine']:.5f}, at least {GATE[row['precision']]}")
+    bar = TARGETS_MS.get((row["variant"], row["batch"]))
+    if bar and row["precision"] != "fp32" and row["gpu_ms"] > bar:
+        found.append(f"{name}: {row['gpu_ms']:.3f} ms, at most {bar} (an A100's)")
+    if row["overhead_ms"] > OVERHEAD_MS:
+        found.append(f"{name}: the runtime adds {row['overhead_ms']:.3f} ms an image, at most {OVERHEAD_MS}")
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import sys
 from typing import Any, NamedTuple, Tuple
 
 from ...errors import UserError
@@ -94,6 +95,8 @@ def generation(module: str, version: str) -> Generation:
 
 def installed(module: str) -> bool:
     """Whether something of that name can be imported. A folder that is called so is not meant: people keep engines in one."""
+    if module in sys.modules:
+        return sys.modules[module] is not None and isinstance(getattr(sys.modules[module], "__path__", []), list)
     try:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError):  # a parent that can't be imported, or a module that says nothing of itself

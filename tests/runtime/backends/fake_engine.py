@@ -209,9 +209,12 @@ class FakeExecutionContext(Fake):
             gpu is not None
             and stream_handle in gpu.capturing
             and not FakeExecutionContext.is_stream_capturable(self, 0)
+            or gpu is None
+            and _captured(stream_handle)
         ):
             log_error(trt, "Error Code 1: Cuda Runtime (operation not permitted when stream is capturing)")
-            gpu.broken[stream_handle] = True
+            if gpu is not None:
+                gpu.broken[stream_handle] = True
             return False
         self.__dict__["_executed"] += 1
         cache, key = self.__dict__["_cache"], list(self._shapes[source.name])
@@ -238,6 +241,14 @@ class FakeExecutionContext(Fake):
         else:
             gpu.enqueue(stream_handle, work)
         return True
+
+
+def _captured(stream: int) -> bool:
+    """Whether the compiled stand-in for the driver captures `stream`: what onnxruntime computes can't be done again by that."""
+    try:
+        return stream != 0 and ctypes.CDLL("libcuda.so.1").cuStreamSynchronize(ctypes.c_void_p(stream)) == 900
+    except OSError:
+        return False
 
 
 def _view(trt: Any, address: int, shape: Tuple[int, ...], dtype: Any) -> np.ndarray:

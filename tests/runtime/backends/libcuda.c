@@ -66,7 +66,7 @@ CUresult cuMemAlloc_v2(CUdeviceptr *address, size_t size) { CONTEXT *address = (
 CUresult cuMemFree_v2(CUdeviceptr address) { CONTEXT return drop((void *)(uintptr_t)address); }
 CUresult cuMemHostAlloc(void **address, size_t size, unsigned int flags) {
     CONTEXT
-    if (flags != (getenv("STANDIN_INTEGRATED") ? 2 : 0)) return 1;
+    if (flags != 0 && flags != 2) return 1;
     *address = malloc(size); alive++;
     return 0;
 }
