@@ -149,7 +149,7 @@ family: $(VENV)/.export ## the variants as a table: parameters, MACs, resolution
 
 ##@ The project
 # Tests that passed on just these files need not run again: a second `make test` takes a second.
-SOURCES := $(shell find models export calibration runtime tests examples docs -type f -not -name '*.pyc' 2>/dev/null) README.md pyproject.toml Makefile
+SOURCES := $(shell find models export calibration runtime tests examples docs -type f -not -name '*.pyc' 2>/dev/null) README.md CONTRIBUTING.md CHANGELOG.md mkdocs.yml pyproject.toml Makefile
 TESTED := build/tested$(if $(EFFICIENTNET_TEST_DATA),-with-data)
 
 .PHONY: test
@@ -272,6 +272,11 @@ bench-third-party: $(VENV)/.demo $(VENV)/.timm $(VENV)/.engine ## [CALIB=photos/
 bench-input: $(VENV)/.export ## [VARIANT=b0] [BATCH=1,8] [SECONDS=20] [THREADS=]: uint8 against float32 input, interleaved
 	@$(PY) tests/benchmarks/input_types.py $(call options,VARIANT) $(call options,BATCH SECONDS THREADS)
 
+.PHONY: docs
+docs: $(VENV)/.docs ## docs/ as a site with an API reference, in build/site
+	@$(VENV)/bin/zensical build
+	@echo "open build/site/index.html"
+
 .PHONY: clean
 clean: ## removes what make made, except the artifacts
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache
@@ -323,6 +328,11 @@ $(VENV)/.serve: $(VENV)/.demo
 $(VENV)/.ray: $(VENV)/.demo
 	@echo "installing Ray (once)"
 	@$(PIP) -e '.[ray]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/bin/python pyproject.toml
+	@echo "installing zensical (once)"
+	@$(PIP) -e '.[docs]'
 	@touch $@
 
 $(VENV)/.engine: $(VENV)/bin/python pyproject.toml

@@ -91,7 +91,7 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
     from export.pixels import with_pixels
     from export.to_onnx import OPSET, outputs_of, simplify, trace
     from models.heads import with_head
-    from models.network import multiply_adds, parameters
+    from models.network import macs_of, parameters
     from models.pretrained import load_pretrained
 
     began = time.perf_counter()
@@ -123,7 +123,7 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         takes = f"uint8 [N, {side}, {side}, 3], normalised in the graph: {given} {same} as from float32"
 
     count = parameters(network)
-    cost = multiply_adds(whole, preprocessing.resolution, lambda twin: with_head(twin, request.head))
+    cost = macs_of(whole, preprocessing.resolution, lambda twin: with_head(twin, request.head))
     facts = Facts(
         request.name,
         preprocessing._replace(input=request.input),

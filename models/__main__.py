@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from models.checkpoints import known_checkpoints
-from models.network import EfficientNet, multiply_adds, parameters
+from models.network import EfficientNet, macs_of, parameters
 from models.variants import VARIANTS
 
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for variant in VARIANTS.values():
         with torch.device("meta"):
             network = EfficientNet(variant)
-        rows.append((variant, parameters(network), multiply_adds(network, variant.resolution)))
+        rows.append((variant, parameters(network), macs_of(network, variant.resolution)))
     print("            parameters     MACs  resolution   published top-1, %")
     print("variant       millions billions        px   paper   weights that export downloads")
     for variant, count, cost in rows:

@@ -1,4 +1,4 @@
-"""The family in one picture: published accuracy against cost, one line a branch, area by parameters."""
+"""The family in one chart: published accuracy against cost, one line a branch, area by parameters."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ def dead_leaves(count: int, resolution: int, seed: int = 0) -> np.ndarray:
     """
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:resolution, :resolution].astype(np.float32)
-    pictures = np.empty((count, 3, resolution, resolution), np.float32)
+    images = np.empty((count, 3, resolution, resolution), np.float32)
     smallest, largest = resolution / 60, resolution / 2
-    for picture in pictures:
-        picture[:] = rng.uniform(0, 1, (3, 1, 1))
+    for image in images:
+        image[:] = rng.uniform(0, 1, (3, 1, 1))
         for _ in range(150):
             # Inverse of the cumulative distribution of r^-3 between the two radii.
             u = rng.uniform()
@@ -28,6 +28,6 @@ def dead_leaves(count: int, resolution: int, seed: int = 0) -> np.ndarray:
             inside = (rows[box] - y) ** 2 + (columns[box] - x) ** 2 <= radius**2
             shade = 1 + 0.3 * (columns[box] - x) / radius  # lit from one side
             colour = rng.uniform(0, 1, 3)
-            picture[(slice(None), *box)] = np.where(inside, colour[:, None, None] * shade, picture[(slice(None), *box)])
-        picture += rng.normal(0, 0.02, picture.shape)  # a sensor's noise
-    return pictures.clip(0, 1)
+            image[(slice(None), *box)] = np.where(inside, colour[:, None, None] * shade, image[(slice(None), *box)])
+        image += rng.normal(0, 0.02, image.shape)  # a sensor's noise
+    return images.clip(0, 1)

@@ -102,10 +102,10 @@ def fix_padding(network: EfficientNet, resolution: int) -> None:
     twin(torch.empty(1, 3, resolution, resolution, device="meta"))
 
 
-def multiply_adds(
+def macs_of(
     network: EfficientNet, resolution: int, part: Callable[[EfficientNet], nn.Module] = lambda network: network
 ) -> int:
-    """Multiply-adds of convolutions and the classifier for one image of `resolution` px (the field's "FLOPs").
+    """MACs (multiply-accumulates) of convolutions and the classifier for one image of `resolution` px.
 
     `part`: gives that of a network which is counted alone.
     """

@@ -46,8 +46,8 @@ def load_pretrained(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = EfficientNet(variant, classes, recipe.padding, recipe.eps).eval()
-        pictures = dead_leaves(6, min(_SETTLING_RESOLUTION, recipe.preprocessing.resolution))
-        settle(network, torch.from_numpy(pictures - np.float32(0.5)) * 4)
+        images = dead_leaves(6, min(_SETTLING_RESOLUTION, recipe.preprocessing.resolution))
+        settle(network, torch.from_numpy(images - np.float32(0.5)) * 4)
         return Pretrained(network, recipe, None, None, weights.origin, "random")
     file = read_checkpoint(weights.path)
     own = own_recipe(file)

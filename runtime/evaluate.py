@@ -123,7 +123,7 @@ def _report(result: Dict[str, Any], data: Path) -> str:
         if len(result["flipped"]) > 10:
             lines.append(f"  flipped   {len(result['flipped']) - 10} more, all in --json")
     intervals = any(key.endswith("_interval") for key in result)
-    return "\n".join(map(printable, lines)) + ("\nIn brackets: 95 % intervals." if intervals else "")
+    return "\n".join(map(printable, lines)) + ("\nIn parentheses: 95 % confidence intervals." if intervals else "")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from models.finetune.dataset import Found, Picture
+from models.finetune.dataset import Found, LabelledImage
 from runtime.errors import UserError
 
 PLACES = ("cifar-10-batches-py", "cifar-10-batches-bin", "")  # of the unpacked archives
@@ -31,8 +31,8 @@ def find_cifar10(folder: Path) -> Found:
                 missing = [name for name in _TRAIN if not (here / f"{name}{suffix}").is_file()]
                 if missing:
                     raise UserError(f"{here} lacks {', '.join(missing)}: unpack the whole archive.")
-                train = [p for name in _TRAIN for p in _pictures(name, *read(here / f"{name}{suffix}"))]
-                val = _pictures("test_batch", *read(here / f"test_batch{suffix}"))
+                train = [p for name in _TRAIN for p in _images(name, *read(here / f"{name}{suffix}"))]
+                val = _images("test_batch", *read(here / f"test_batch{suffix}"))
                 return Found(list(_NAMES), train, val, f"CIFAR-10 in {here}")
     raise UserError(
         f"There is no CIFAR-10 in {folder}: unpack cifar-10-python.tar.gz or cifar-10-binary.tar.gz of its authors "
@@ -40,10 +40,10 @@ def find_cifar10(folder: Path) -> Found:
     )
 
 
-def _pictures(batch: str, labels: np.ndarray, pixels: np.ndarray) -> list[Picture]:
+def _images(batch: str, labels: np.ndarray, pixels: np.ndarray) -> list[LabelledImage]:
     images = pixels.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
     rows = enumerate(zip(labels, images))
-    return [Picture(f"{batch} {i}", np.ascontiguousarray(image), int(label)) for i, (label, image) in rows]
+    return [LabelledImage(f"{batch} {i}", np.ascontiguousarray(image), int(label)) for i, (label, image) in rows]
 
 
 def _read(path: Path) -> bytes:

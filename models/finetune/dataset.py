@@ -27,7 +27,7 @@ _SHOWN = 3  # examples in a sentence
 
 
 @dataclass(frozen=True)
-class Picture:
+class LabelledImage:
     """An image that has not been looked at yet."""
 
     name: str  # relative to the folder
@@ -40,13 +40,13 @@ class Found:
     """What a folder holds. `val` is None where the folder has no split of its own."""
 
     classes: list[str]
-    train: list[Picture]
-    val: list[Picture] | None
+    train: list[LabelledImage]
+    val: list[LabelledImage] | None
     origin: str
     notes: list[str] = field(default_factory=list)  # sentences for the user
 
     @property
-    def pictures(self) -> list[Picture]:
+    def images(self) -> list[LabelledImage]:
         return [*self.train, *(self.val or [])]
 
 
@@ -68,7 +68,7 @@ def find(folder: Path) -> Found:
         if unused:
             notes.append(f"{', '.join(unused)} in {folder} is left alone: train and {side} are used.")
         names = _class_names(folder / "train")
-        train = list(_pictures(folder, "train", names))
+        train = list(_images(folder, "train", names))
         if side is None:
             return Found(list(names.values()), train, None, str(folder), notes)
         others = _class_names(folder / side)
@@ -76,10 +76,10 @@ def find(folder: Path) -> Found:
         if unknown:
             raise UserError(f"{folder / side} has classes that train/ lacks: {_some(unknown)}.")
         labels = {name: list(names.values()).index(called) for name, called in others.items()}
-        val = list(_pictures(folder, side, labels))
+        val = list(_images(folder, side, labels))
         return Found(list(names.values()), train, val, str(folder), notes)
     names = _class_names(folder)
-    return Found(list(names.values()), list(_pictures(folder, "", names)), None, str(folder), notes)
+    return Found(list(names.values()), list(_images(folder, "", names)), None, str(folder), notes)
 
 
 def _folders(folder: Path) -> list[str]:
@@ -92,7 +92,7 @@ def _folders(folder: Path) -> list[str]:
 def _class_names(folder: Path) -> dict[str, str]:
     """Name of each class by its folder's name, in the classes' order."""
     stray = next(
-        (entry for entry in sorted(os.listdir(folder)) if (folder / entry).is_file() and _pictured(entry)), None
+        (entry for entry in sorted(os.listdir(folder)) if (folder / entry).is_file() and _is_image(entry)), None
     )
     if stray:
         raise UserError(f"{folder / stray} lies beside the folders of classes: which class is it of? Move it into one.")
@@ -117,13 +117,13 @@ def _class_names(folder: Path) -> dict[str, str]:
     return names
 
 
-def _pictured(name: str) -> bool:
+def _is_image(name: str) -> bool:
     from runtime.images.find import SUFFIXES
 
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
-def _pictures(root: Path, side: str, names: Iterable[str] | dict[str, int]) -> Iterable[Picture]:
+def _images(root: Path, side: str, names: Iterable[str] | dict[str, int]) -> Iterable[LabelledImage]:
     """Those of each class's folder in `root`/`side`. Raises UserError if there is none in one."""
     for label, name in enumerate(names):
         paths = list(below(str(root / side / name)))
@@ -131,7 +131,7 @@ def _pictures(root: Path, side: str, names: Iterable[str] | dict[str, int]) -> I
             raise UserError(f"The folder {root / side / name} of a class has no images: fill it or remove it.")
         index = names[name] if isinstance(names, dict) and isinstance(names[name], int) else label
         for path in paths:
-            yield Picture(os.path.relpath(path, str(root)), path, index)
+            yield LabelledImage(os.path.relpath(path, str(root)), path, index)
 
 
 @dataclass
@@ -139,8 +139,8 @@ class Data:
     """Images in memory, ready for training and judging."""
 
     classes: list[str]
-    train: list[Picture]
-    val: list[Picture]
+    train: list[LabelledImage]
+    val: list[LabelledImage]
     kept: list[
         np.ndarray | None
     ]  # of train: uint8 [H, W, 3], the shorter side at most `resize_to`; None: decode it again
@@ -153,7 +153,7 @@ class Data:
 
     def counts(self) -> list[int]:
         """Training images of each class."""
-        count = Counter(picture.label for picture in self.train)
+        count = Counter(labelled.label for labelled in self.train)
         return [count[label] for label in range(len(self.classes))]
 
     def pixels(self, row: int) -> np.ndarray:
@@ -179,14 +179,14 @@ def load(
     At most `memory` bytes of pixels are kept; the rest is decoded whenever it is wanted. Images that can't be read are
     skipped and counted, those that lie in two classes are left out. Raises UserError if a class is left without images.
     """
-    pictures = found.pictures
+    images = found.images
     looks: list[Look | None] = []
     kept: list[np.ndarray | None] = []
     skipped, held = [], 0
     cores = os.cpu_count() or 1
-    with OrderedPool(lambda picture: _look(picture, preprocessing), pictures, cores, 4 * cores) as looked:
-        for row in range(len(pictures)):
-            note(row, len(pictures))
+    with OrderedPool(lambda labelled: _look(labelled, preprocessing), images, cores, 4 * cores) as looked:
+        for row in range(len(images)):
+            note(row, len(images))
             try:
                 seen, pixels = next(looked)
                 held += pixels.nbytes
@@ -196,29 +196,29 @@ def load(
                 skipped.append(str(error))
                 looks.append(None)
                 kept.append(None)
-    note(len(pictures), len(pictures))
+    note(len(images), len(images))
     notes = list(found.notes)
     usable = [row for row, seen in enumerate(looks) if seen is not None]
-    rows, same = _without_contradictions(pictures, usable, [looks[row] for row in usable], notes)
+    rows, same = _without_contradictions(images, usable, [looks[row] for row in usable], notes)
     if found.val is None:
-        train, val = _split(pictures, rows, same, share, seed, notes)
+        train, val = _split(images, rows, same, share, seed, notes)
     else:
         train, val = [r for r in rows if r < len(found.train)], [r for r in rows if r >= len(found.train)]
         sides = {same[row]: row for row in train}
-        leaked = [f"{pictures[row].name} = {pictures[sides[same[row]]].name}" for row in val if same[row] in sides]
+        leaked = [f"{images[row].name} = {images[sides[same[row]]].name}" for row in val if same[row] in sides]
         if leaked:
             notes.append(
                 f"{len(leaked)} images of the validation are in train too, so it is judged too well: {_some(leaked)}."
             )
-    _check(found, [pictures[row] for row in train], [pictures[row] for row in val], skipped, notes)
+    _check(found, [images[row] for row in train], [images[row] for row in val], skipped, notes)
     recipe = preprocessing._replace(input="uint8")
     squares = recipe.empty(len(val))
     with ThreadPoolExecutor(cores) as pool:
-        list(pool.map(lambda at: preprocess(pictures[val[at]].source, recipe, out=squares[at]), range(len(val))))
+        list(pool.map(lambda at: preprocess(images[val[at]].source, recipe, out=squares[at]), range(len(val))))
     return Data(
         found.classes,
-        [pictures[row] for row in train],
-        [pictures[row] for row in val],
+        [images[row] for row in train],
+        [images[row] for row in val],
         [kept[row] for row in train],
         squares,
         preprocessing,
@@ -229,14 +229,14 @@ def load(
     )
 
 
-def _look(picture: Picture, preprocessing: Preprocessing) -> tuple[Look, np.ndarray]:
-    pixels = _shrunk(picture, preprocessing)
+def _look(labelled: LabelledImage, preprocessing: Preprocessing) -> tuple[Look, np.ndarray]:
+    pixels = _shrunk(labelled, preprocessing)
     return look(Image.fromarray(pixels)), pixels
 
 
-def _shrunk(picture: Picture, preprocessing: Preprocessing) -> np.ndarray:
+def _shrunk(labelled: LabelledImage, preprocessing: Preprocessing) -> np.ndarray:
     """The image, uint8 [H, W, 3], its shorter side no longer than validation resizes it to."""
-    image = open_image(picture.source, picture.name, DECODING, preprocessing.resize_to)
+    image = open_image(labelled.source, labelled.name, DECODING, preprocessing.resize_to)
     scale = preprocessing.resize_to / min(image.size)
     if scale < 1:
         width, height = (max(1, round(length * scale)) for length in image.size)
@@ -245,7 +245,7 @@ def _shrunk(picture: Picture, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def _without_contradictions(
-    pictures: list[Picture], rows: list[int], looks: list[Look | None], notes: list[str]
+    images: list[LabelledImage], rows: list[int], looks: list[Look | None], notes: list[str]
 ) -> tuple[list[int], dict[int, int]]:
     """(rows less those whose very pixels lie in two classes, the group of copies of each)."""
     whole = [each for each in looks if each is not None]
@@ -256,9 +256,9 @@ def _without_contradictions(
     out: set[int] = set()
     examples = []
     for several in by_pixels.values():
-        if len({pictures[row].label for row in several}) > 1:
+        if len({images[row].label for row in several}) > 1:
             out |= set(several)
-            examples.append(" = ".join(pictures[row].name for row in several))
+            examples.append(" = ".join(images[row].name for row in several))
     if examples:
         notes.append(f"{len(examples)} images lie in two classes or more and are left out: {_some(examples)}.")
     near: defaultdict[int, list[int]] = defaultdict(list)
@@ -266,9 +266,7 @@ def _without_contradictions(
         if row not in out:
             near[same[row]].append(row)
     alike = [
-        f"{pictures[g[0]].name} ~ {pictures[g[-1]].name}"
-        for g in near.values()
-        if len({pictures[r].label for r in g}) > 1
+        f"{images[g[0]].name} ~ {images[g[-1]].name}" for g in near.values() if len({images[r].label for r in g}) > 1
     ]
     if alike:
         notes.append(f"{len(alike)} images look the same as one of another class: {_some(alike)}. Both stay.")
@@ -276,7 +274,7 @@ def _without_contradictions(
 
 
 def _split(
-    pictures: list[Picture], rows: list[int], same: dict[int, int], share: float, seed: int, notes: list[str]
+    images: list[LabelledImage], rows: list[int], same: dict[int, int], share: float, seed: int, notes: list[str]
 ) -> tuple[list[int], list[int]]:
     """(train, val): `share` of each class, whole groups of copies at a time, always the same for the same seed."""
     members: defaultdict[int, list[int]] = defaultdict(list)
@@ -284,7 +282,7 @@ def _split(
         members[same[row]].append(row)
     by_class: defaultdict[int, list[list[int]]] = defaultdict(list)
     for group in members.values():
-        by_class[pictures[group[0]].label].append(group)
+        by_class[images[group[0]].label].append(group)
     val: set[int] = set()
     for label in sorted(by_class):
         several = by_class[label]
@@ -301,7 +299,9 @@ def _split(
     return [row for row in rows if row not in val], [row for row in rows if row in val]
 
 
-def _check(found: Found, train: list[Picture], val: list[Picture], skipped: list[str], notes: list[str]) -> None:
+def _check(
+    found: Found, train: list[LabelledImage], val: list[LabelledImage], skipped: list[str], notes: list[str]
+) -> None:
     learnt, judged = {p.label for p in train}, {p.label for p in val}
     empty = [name for label, name in enumerate(found.classes) if label not in learnt]
     if empty:

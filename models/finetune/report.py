@@ -49,7 +49,7 @@ def write_report(
     seconds: float,
 ) -> Path:
     """Writes `<variant>.html` and `.json` beside `checkpoint`; the page's path. Raises UserError without scikit-learn."""
-    truth = np.array([picture.label for picture in data.val])
+    truth = np.array([labelled.label for labelled in data.val])
     facts: dict[str, Any] = {
         "checkpoint": checkpoint.name,
         "from": start,
@@ -206,11 +206,11 @@ def _mistakes(data: Data, truth: np.ndarray, answers: Answers) -> str:
     worst = wrong[np.argsort(-answers.confidence[wrong], kind="stable")][:MISTAKES]
     shown = []
     for row in worst:
-        picture = data.val[row]
+        labelled = data.val[row]
         shown.append(
             f'<figure><img width="{_THUMBNAIL}" height="{_THUMBNAIL}" alt="" src="{_thumbnail(data.squares[row])}"><figcaption>'
-            f"<b>{escape(data.classes[answers.top[row]])}</b> {answers.confidence[row]:.0%}<br>is {escape(data.classes[picture.label])} "
-            f"{answers.truth[row]:.0%}<br><small>{escape(_readable(picture.name))}</small></figcaption></figure>"
+            f"<b>{escape(data.classes[answers.top[row]])}</b> {answers.confidence[row]:.0%}<br>is {escape(data.classes[labelled.label])} "
+            f"{answers.truth[row]:.0%}<br><small>{escape(_readable(labelled.name))}</small></figcaption></figure>"
         )
     which = "all of them" if len(worst) == len(wrong) else f"the {len(worst)} of which it is surest"
     return (

@@ -22,7 +22,7 @@ from models.finetune.report import write_report
 from models.finetune.settings import Settings, settings_for
 from models.finetune.state import key_of, read_state, training_of, write_checkpoint, write_state
 from models.finetune.train import Answers, Note, Training, judge
-from models.network import EfficientNet, multiply_adds
+from models.network import EfficientNet, macs_of
 from models.pretrained import load_pretrained
 from models.reader import load_into, read_checkpoint
 from models.variants import VARIANTS, Variant
@@ -77,10 +77,10 @@ def finetune(request: Request, note: Note = lambda *_: None, say: Callable[[str]
     keep_freed_memory()
     found = DATASETS[request.dataset](request.folder)
     network, recipe, start, labels = _starting_point(request, len(found.classes))
-    sizes = np.bincount([picture.label for picture in found.train], minlength=len(found.classes))
+    sizes = np.bincount([labelled.label for labelled in found.train], minlength=len(found.classes))
     pretrained = request.weights.path is not None
     preset = None if request.dataset == "folder" else request.dataset
-    cost = multiply_adds(network, recipe.preprocessing.resolution)
+    cost = macs_of(network, recipe.preprocessing.resolution)
     settings = settings_for([int(size) for size in sizes], pretrained, preset, request.given, cost)
     if labels == found.classes and request.given.get("head") is None:
         settings = replace(settings, head=0)  # it knows these classes already

@@ -26,16 +26,16 @@ def key_of(found: Found, settings: Settings, start: str, recipe: Recipe) -> str:
     digest = hashlib.sha256(
         json.dumps([settings.facts(), start, repr(recipe), found.classes, torch.__version__]).encode()
     )
-    for picture in found.pictures:
-        digest.update(f"{picture.name}\0{picture.label}\0".encode("utf-8", "surrogateescape"))
-        if isinstance(picture.source, str):
+    for labelled in found.images:
+        digest.update(f"{labelled.name}\0{labelled.label}\0".encode("utf-8", "surrogateescape"))
+        if isinstance(labelled.source, str):
             try:
-                facts = os.stat(picture.source)
+                facts = os.stat(labelled.source)
                 digest.update(f"{facts.st_size} {facts.st_mtime_ns}".encode())
             except OSError:
                 pass  # it will be reported where it is decoded
         else:
-            digest.update(picture.source.tobytes())
+            digest.update(labelled.source.tobytes())
     return digest.hexdigest()
 
 

@@ -60,7 +60,7 @@ class Progress:
 
 def judge(network: nn.Module, data: Data, device: torch.device, batch: int, note: Note = lambda *_: None) -> Answers:
     """`network` (evaluation mode) on the validation images."""
-    labels = torch.tensor([picture.label for picture in data.val])
+    labels = torch.tensor([labelled.label for labelled in data.val])
     top, confidence, truth, loss, at = [], [], [], 0.0, 0
     for logits in forward_batches(network, lambda row: data.squares[row], len(data.val), data, device, batch):
         shares = logits.softmax(1)
@@ -177,7 +177,7 @@ class Training:
         self.progress = Progress()
         self.type = mixed_precision(settings, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.type == torch.float16)
-        self.labels = np.array([picture.label for picture in data.val])
+        self.labels = np.array([labelled.label for labelled in data.val])
         self.weights = class_weights(data, settings)
         self.normal, self.policy = normaliser(data.preprocessing, device), policy(settings)
         self.steps = steps_per_epoch(data, settings)

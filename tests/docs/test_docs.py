@@ -45,6 +45,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES if page.parent == ROOT / "docs" and f": {page.name}\n" not in site] == []
     assert [page.name for page in PAGES if page.parent == ROOT / "docs" and f"({page.name})" not in index] == [
         "README.md"
     ]

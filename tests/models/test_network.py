@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from models.blocks import Convolution, StochasticDepth
 from models.dead_leaves import dead_leaves
-from models.network import EfficientNet, fix_padding, multiply_adds, parameters, settle
+from models.network import EfficientNet, fix_padding, macs_of, parameters, settle
 from models.variants import VARIANTS
 
 # Published: torchvision's `EfficientNet_*_Weights.meta` (num_params; _ops in 10^9 MACs, at so many px), and
@@ -40,7 +40,7 @@ def test_size_and_cost_are_as_published(name):
     count, cost, resolution = TORCHVISION[name]
     network = weightless(name)
     assert parameters(network) == count
-    assert multiply_adds(network, resolution) / 1e9 == pytest.approx(cost, abs=0.0006)
+    assert macs_of(network, resolution) / 1e9 == pytest.approx(cost, abs=0.0006)
 
 
 @pytest.mark.parametrize("name", LITE)
@@ -48,15 +48,15 @@ def test_lites_size_and_cost_are_as_published(name):
     millions, cost = LITE[name]
     network = weightless(name)
     assert parameters(network) / 1e6 == pytest.approx(millions, abs=0.06)
-    assert multiply_adds(network, VARIANTS[name].resolution) / 1e6 == pytest.approx(
+    assert macs_of(network, VARIANTS[name].resolution) / 1e6 == pytest.approx(
         cost, rel=0.06
     )  # they count more than products
 
 
 def test_cost_follows_classes_and_leaves_the_network_alone():
     network = EfficientNet(VARIANTS["b0"], 1000, "same").train()
-    thousand = multiply_adds(network, 224)
-    assert thousand - multiply_adds(weightless("b0", classes=10, padding="same"), 224) == 990 * 1280
+    thousand = macs_of(network, 224)
+    assert thousand - macs_of(weightless("b0", classes=10, padding="same"), 224) == 990 * 1280
     assert network.training and not any(module._forward_hooks for module in network.modules())
 
 

@@ -102,7 +102,7 @@ class Loaded(NamedTuple):
     def new_context(self) -> Any:
         """An execution context; None where TensorRT refuses."""
         if self.kernels is not None:
-            return self.engine.create_execution_context(self.kernels.config)
+            return self.engine.create_execution_context(self.kernels.new_config())
         return self.engine.create_execution_context()
 
 

@@ -18,7 +18,7 @@ SCHEMA = 1
 
 
 class KernelCache:
-    """The kernels of one engine. `config` is what its execution contexts are made with."""
+    """The kernels of one engine. It must outlive the execution contexts that are made with `new_config`."""
 
     def __init__(self, engine: Any, path: Path, content: bytes, library: str, gpu: Gpu) -> None:
         """`engine`: an ICudaEngine of TensorRT-RTX, read from `content` in the file `path`; `library`: "TensorRT-RTX 1.7"."""
@@ -31,11 +31,17 @@ class KernelCache:
             "gpu": f"{gpu.name}, {gpu.sm}",
             "driver": gpu.driver,
         }
-        self.config = engine.create_runtime_config()
-        self._cache, self._kept = self.config.create_runtime_cache(), self._read()
+        self._new_config, self._configs = engine.create_runtime_config, [engine.create_runtime_config()]
+        self._cache, self._kept = self._configs[0].create_runtime_cache(), self._read()
         if self._kept and not self._cache.deserialize(self._kept):
             self._kept = b""
-        self.config.set_runtime_cache(self._cache)
+
+    def new_config(self) -> Any:
+        """What one execution context is made with."""
+        config = self._new_config()
+        config.set_runtime_cache(self._cache)
+        self._configs.append(config)
+        return config
 
     def save(self) -> bool:
         """Writes what has been compiled since it was opened; False if that is nothing. Raises UserError as write_whole does."""
