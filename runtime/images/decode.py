@@ -18,7 +18,8 @@ from PIL import Image
 
 from ..errors import ImageError, UserError
 from . import formats
-from .pixels import from_array, to_rgb
+from .deep_colour import combined, is_deep, swap_bytes
+from .pixels import from_array, to_eight_bits, to_rgb
 
 Source = Union[str, "os.PathLike[str]", bytes, IO[bytes], Image.Image, np.ndarray]
 Margins = Tuple[float, float, float, float]  # px at the left, top, right and bottom
@@ -138,6 +139,7 @@ def _decode(file: IO[bytes], name: str, decoding: Decoding, at_least: int | None
             image, margins = _opened_bmp(opened, file, name, decoding)
         else:
             image, margins = opened(file)
+        deep = kind.name in ("PNG", "TIFF") and is_deep(image)  # type: ignore[arg-type]
         try:
             image.load()
         except OSError:
@@ -149,7 +151,18 @@ def _decode(file: IO[bytes], name: str, decoding: Decoding, at_least: int | None
             image, other = (opened(io.BytesIO(content + tail))[0] for tail in formats.JPEG_ENDS)
             if image.tobytes() != other.tobytes():
                 raise
+        if deep and 0 < max(most for _, most in image.getextrema()) < 16:  # type: ignore[misc]
+            image = _lower_bits(image, opened(file)[0])
         return _upright_rgb(image, margins, name)
+
+
+def _lower_bits(upper: Image.Image, lower: Image.Image) -> Image.Image:
+    """An RGB image of 16 bits a channel of which only the lower 12 are used; `upper` is what Pillow makes of it."""
+    swap_bytes(lower)  # type: ignore[arg-type]
+    lower.load()
+    bright = Image.fromarray(to_eight_bits(combined(upper, lower)))
+    bright.info = upper.info  # its EXIF
+    return bright
 
 
 def _opened_bmp(opened: Opened, file: IO[bytes], name: str, decoding: Decoding) -> tuple[Image.Image, Margins | None]:

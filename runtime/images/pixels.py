@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import numpy as np
 from PIL import Image
 
@@ -42,7 +44,7 @@ def _deep_grey(image: Image.Image, name: str) -> Image.Image:
     Samples that all stay below 4096 and whose depth the file does not state are taken for 12 bits (or 10, or 8) stored in
     16: they would be black otherwise.
     """
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise ImageError(f"{name}: the pixels go beyond 16 bits: save the image with 8 or 16 bits.")
@@ -53,14 +55,19 @@ def _deep_grey(image: Image.Image, name: str) -> Image.Image:
         bits, white_is_zero = meaning(image)
     elif image.format == "PPM":
         bits = 16  # Pillow stretches the samples to that, by the maximum in the header
-    if bits is None:
-        bits = next((bits for bits in _USUAL if high < 1 << bits), 16)
-    grey = np.minimum(values >> (bits - 8), 255).astype(np.uint8)
+    grey = to_eight_bits(values, bits)
     if white_is_zero:
         grey = 255 - grey
     if isinstance(image.info.get("transparency"), int):
         grey[values == image.info["transparency"]] = BACKGROUND[0]
     return Image.fromarray(grey).convert("RGB")
+
+
+def to_eight_bits(values: np.ndarray, bits: Optional[int] = None) -> np.ndarray:
+    """The upper 8 of `bits` bits, uint8; None: of 16, or of fewer that all `values` fit into and that are usual."""
+    if bits is None:
+        bits = next((bits for bits in _USUAL if int(values.max()) < 1 << bits), 16)
+    return np.minimum(values >> (bits - 8), 255).astype(np.uint8)
 
 
 def from_array(array: np.ndarray, name: str) -> Image.Image:

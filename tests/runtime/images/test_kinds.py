@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,42 @@ def test_a_dark_image_of_16_bits_stays_dark() -> None:
     assert np.abs(pixels(tiff((SIXTEEN // 4).astype("<u2").tobytes(), 16, 1)) - RAMP[..., None] // 4).max() <= 1
     stated = pixels(tiff((SIXTEEN // 16).astype("<u2").tobytes(), 16, 1, MOST=65535))
     assert np.abs(stated - RAMP[..., None] // 16).max() <= 1
+
+
+def colours_in_16_bits(values: np.ndarray, kind: str) -> bytes:
+    """uint16 [64, 256, 3] as a PNG, or an uncompressed TIFF of either byte order: Pillow writes neither."""
+    if kind == "PNG":
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        chunks = (
+            (b"IHDR", struct.pack(">IIBBBBB", 256, 64, 16, 2, 0, 0, 0)),
+            (b"IDAT", zlib.compress(rows)),
+            (b"IEND", b""),
+        )
+        parts = [
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks
+        ]
+        return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    samples = values.astype(kind + "u2").tobytes()
+    tags = {256: 256, 257: 64, 259: 1, 262: 2, 273: 8, 277: 3, 278: 64, 279: len(samples)}
+    entries = [struct.pack(kind + "HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    entries.insert(2, struct.pack(kind + "HHII", 258, 3, 3, 8 + len(samples) + 2 + 12 * 9 + 4))
+    head = (b"II*\0" if kind == "<" else b"MM\0*") + struct.pack(kind + "I", 8 + len(samples))
+    return (
+        head
+        + samples
+        + struct.pack(kind + "H", 9)
+        + b"".join(entries)
+        + bytes(4)
+        + struct.pack(kind + "3H", 16, 16, 16)
+    )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "<", ">"])
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_colours_of_10_12_and_16_bits_in_16(kind: str, bits: int) -> None:
+    values = (COLOURS.astype(np.uint16) * 257) >> (16 - bits)
+    assert np.abs(pixels(colours_in_16_bits(values, kind)) - COLOURS).max() <= 1
 
 
 def without(jpeg: bytes, marker: int) -> bytes:
