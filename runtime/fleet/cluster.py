@@ -37,7 +37,7 @@ def joined(address: str) -> Iterator[Any]:
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # this project has lines of its own
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # plain ones too, where a node starts too slowly
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"
         raise UserError(f"Can't use {where}: {str(error).strip().splitlines()[0]}") from None
     try:
