@@ -143,6 +143,11 @@ compare: ## A=reports/before B=reports/after: compares two sweeps and says which
 	@$(PYTHON) -c 'import numpy, PIL' 2>/dev/null && python=$(PYTHON) || { $(MAKE) --quiet --no-print-directory $(VENV)/.demo && python=$(PY); } && \
 	 $$python -m runtime.sweep.compare $(call quote,$(value A)) $(call quote,$(value B))
 
+.PHONY: artifacts
+artifacts: ## lists the networks that are there: names, precisions, which are stale, size, and accuracy and latency where measured
+	@$(PYTHON) -c 'import numpy, PIL' 2>/dev/null && python=$(PYTHON) || { $(MAKE) --quiet --no-print-directory $(VENV)/.demo && python=$(PY); } && \
+	 $$python -m runtime.artifacts
+
 .PHONY: family
 family: $(VENV)/.export ## the variants as a table: parameters, MACs, resolution, published top-1
 	@$(PY) -m models
