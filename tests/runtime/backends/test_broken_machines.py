@@ -294,7 +294,10 @@ class Machine:
                 "err": str(err),
             }
         )
-        return status, out.read_text(), err.read_text()
+        said = [
+            line for line in err.read_text().splitlines(True) if not line.startswith("answering: ")
+        ]  # which network, always
+        return status, out.read_text(), "".join(said)
 
     def has(self, module: str) -> bool:
         return module in self.row.modules or module == self.row.folder
