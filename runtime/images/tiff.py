@@ -7,11 +7,14 @@ import os
 import tempfile
 from typing import IO, Any, Optional, Tuple
 
+import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _MOST = 258, 259, 262, 281  # tags of TIFF 6.0, section 8
-_RAW_OR_CHECKED = {1, 5, 8, 32773, 32946}  # Pillow's own, LZW, Deflate and PackBits: libtiff reports what is missing
+# Uncompressed, LZW, Deflate, PackBits, LZMA, Zstandard and WebP: what is missing from these is reported as an error
+_RAW_OR_CHECKED = {1, 5, 8, 32773, 32946, 34925, 50000, 50001}
+_ALWAYS_THERE = {1, 5, 8, 32773, 32946}  # of these, those that every libtiff has
 
 # Those without a reader in Pillow that people meet, by libtiff's tiff.h
 _COMPRESSIONS = {
@@ -48,7 +51,7 @@ def unread_compression(number: Any) -> Optional[str]:
     library = _library()
     if number not in COMPRESSION_INFO:
         return _COMPRESSIONS.get(number) if isinstance(number, int) else None
-    if number in _RAW_OR_CHECKED or library is None or library.TIFFIsCODECConfigured(number):
+    if number in _ALWAYS_THERE or library is None or library.TIFFIsCODECConfigured(number):
         return None
     return COMPRESSION_INFO[number]
 
@@ -89,14 +92,13 @@ def _unwritten(library: Any, handle: int) -> bool:
     read = getattr(library, f"TIFFReadEncoded{kind}")
     if size <= 0:
         return False
-    one, other = ctypes.create_string_buffer(b"\x55" * size, size), ctypes.create_string_buffer(b"\xaa" * size, size)
+    one, other = np.empty(size, np.uint8), np.empty(size, np.uint8)
     for number in range(getattr(library, f"TIFFNumberOf{kind}s")(handle)):
-        ctypes.memset(one, 0x55, size)
-        ctypes.memset(other, 0xAA, size)
-        written = read(handle, number, one, size)
-        if written < 0 or read(handle, number, other, size) != written:
+        one[:], other[:] = 0x55, 0xAA
+        written = read(handle, number, one.ctypes.data, size)
+        if written < 0 or read(handle, number, other.ctypes.data, size) != written:
             return False  # Pillow gets the same error
-        if one.raw[:written] != other.raw[:written]:
+        if not np.array_equal(one[:written], other[:written]):
             return True
     return False
 
