@@ -113,7 +113,7 @@ triton: $(VENV)/.demo ## VARIANTS=b0,b4 [export's] [PRECISION=int8] [DEVICE=gpu|
 
 .PHONY: serve
 serve: exported $(VENV)/.serve ## VARIANT=b1 [SOURCE=/dev/video0|video.mp4|photos/] [PRECISION=fp16] [PORT=8080]: a live page and an HTTP endpoint
-	@$(PY) -m runtime.serve $(if $(SOURCE),'$(SOURCE)') --variant '$(VARIANT)' $(call option,--precision,$(PRECISION)) $(call option,--port,$(PORT))
+	@$(PY) -m runtime.serve $(if $(SOURCE),$(call quote,$(value SOURCE))) $(call options,VARIANT PRECISION PORT)
 
 .PHONY: evaluate
 evaluate: NEEDS := DATA
@@ -182,6 +182,16 @@ test-runtime: TESTS ?= tests/runtime
 test-long: TESTS ?= tests -m long ## [TESTS=tests/export]: the long tests that make test leaves out
 test-python test-runtime test-long: $(VENV)/.test test-artifacts $(OTHER_PYTHONS:%=build/python%/.ready)
 	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' EFFICIENTNET_TEST_PYTHONS='$(CURDIR)/build' $(PY) -m pytest $(TESTS)
+
+# A contributor's loop: the tests that mirror a room of the code.
+.PHONY: test-room
+test-room: $(VENV)/.test test-artifacts ## ROOM=runtime/images|calibration/search|export/test_parity.py: the tests of one room, for most in less than a minute
+	@$(if $(and $(ROOM),$(wildcard tests/$(ROOM))),,$(error there is no room '$(ROOM)' with tests: ROOM is one of $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py tests/*/*/test_*.py))))))
+	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' EFFICIENTNET_TEST_PYTHONS='$(CURDIR)/build' $(PY) -m pytest tests/$(ROOM)
+
+.PHONY: mutants
+mutants: $(VENV)/.test test-artifacts ## [FAULTS=evaluation]: puts faults into a copy of the code, one by one, and says which of them no test notices
+	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' $(PY) -m tests.mutants $(FAULTS)
 
 .PHONY: test-artifacts
 test-artifacts: $(VENV)/.test
@@ -257,7 +267,7 @@ bench-triton: build/triton/.ready test-artifacts ## [MODEL=file] [SECONDS=5] [JS
 
 .PHONY: bench-http
 bench-http: $(VENV)/.test test-artifacts ## [MODEL=file] [SECONDS=60] [JSON=file]: the HTTP endpoint beside the bare Classifier, in turns
-	@$(PY) tests/benchmarks/http_load.py --model '$(or $(MODEL),$(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx)' $(call option,--seconds,$(SECONDS)) $(call option,--json,$(JSON))
+	@$(PY) tests/benchmarks/http_load.py $(or $(call options,MODEL),--model $(TEST_ARTIFACTS)/lite0/lite0.fp32.onnx) $(call options,SECONDS JSON)
 
 .PHONY: bench-ray
 bench-ray: build/ray/.ready test-artifacts ## [IMAGES=photos/] [MODEL=file] [ACTORS=1,2,4] [JSON=file]: a Ray cluster compared with one process, interleaved

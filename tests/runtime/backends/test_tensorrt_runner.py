@@ -128,6 +128,9 @@ def test_fewer_images_than_the_engine_takes_are_filled_up(device: Any) -> None:
     runner.run(pictures(8, seed=1))  # what is left in the buffers must not matter
     for count in (1, 3, 9):
         np.testing.assert_allclose(runner.run(pictures(count)), expected(pictures(count)), rtol=1e-5, atol=1e-5)
+    runner.run(pictures(8, seed=1))
+    runner.run(pictures(1))
+    assert trt.ran.shape == (4, 3, SIDE, SIDE) and (trt.ran[0] == pictures(1)[0]).all() and (trt.ran[1:] == 0).all()
     runner.close()
 
 

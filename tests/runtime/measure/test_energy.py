@@ -285,6 +285,13 @@ def test_the_thread_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [thread for thread in threading.enumerate() if thread.name == "energy"] == []
 
 
+def test_a_counter_that_begins_again_at_zero_has_counted_that_step_too() -> None:
+    """RAPL's counts up to max_energy_range_uj, and the next count after that is 0."""
+    counts = iter([65_530, 65_535, 0, 4])
+    counter = Counter("counter", lambda: next(counts), 0.5, most=65_535)
+    assert [counter.joules(1) for _ in range(3)] == [2.5, 0.5, 2.0]
+
+
 def test_a_counter_without_a_limit_that_goes_back() -> None:
     counts = iter([100, 50])
     counter = Counter("counter", lambda: next(counts), 1.0)

@@ -221,9 +221,11 @@ def test_a_second_run_measures_only_what_has_changed(commands, tmp_path):
     (tmp_path / "photos" / "one.jpg").write_bytes(b"1")
     go(wanted)
     assert (len(commands.of("bench")), len(commands.of("evaluate"))) == (0, 4)
-    commands.calls.clear()
-    go(wanted._replace(seconds=3.0))
-    assert (len(commands.of("bench")), len(commands.of("evaluate"))) == (2, 0)
+    for change, measured in (({"seconds": 3.0}, (2, 0)), ({"threads": 3}, (2, 4)), ({"limit": 1}, (0, 4))):
+        commands.calls.clear()
+        go(wanted._replace(**change))
+        assert (len(commands.of("bench")), len(commands.of("evaluate"))) == measured, change
+        go(wanted)
 
 
 def test_a_sweep_of_another_machine_is_not_gone_on_with(commands, monkeypatch):
