@@ -35,6 +35,7 @@ from runtime.artifacts.onnx_metadata import require_one_file, verify
 from runtime.artifacts.write import Graph, fitting, write
 from runtime.errors import UserError
 from runtime.progress import Report, silent
+from runtime.whole_file import require_room
 
 if TYPE_CHECKING:  # it imports torch
     from calibration.train.training import Schedule
@@ -122,6 +123,8 @@ def calibrate(
     Raises UserError if the network or its output is not finite; nothing is written then.
     """
     began, artifact, budget, training = time.perf_counter(), request.artifact, request.budget, request.training
+    home = artifact_path(artifact.variant, "int8", folder).parent
+    require_room(home, 2 * artifact.path.stat().st_size)  # INT8 with weights in FP32, the same in FP16, and the cache
     run = _begun(request, folder, threads, progress, anew)
     prepared = fitted(run)
     damages = damages_of(run, prepared)

@@ -15,17 +15,19 @@ from models.checkpoints import known_checkpoints
 from models.labels import imagenet_labels, read_labels
 from models.variants import Variant
 from models.weights import Weights
-from runtime.artifacts.artifact import with_head_name
+from runtime.artifacts.artifact import artifact_path, with_head_name
 from runtime.artifacts.facts import CLASSIFIER, EMBEDDING, FEATURES, Facts, Output
 from runtime.artifacts.third_party import numbered
 from runtime.artifacts.write import Graph, fitting, write
 from runtime.digest import sha256_of, sha256_of_facts
 from runtime.peak_memory import peak_bytes
+from runtime.whole_file import require_room
 
 if TYPE_CHECKING:
     from models.pretrained import Pretrained
 
 PRECISIONS = ("fp32", "fp16")
+_ROOM = 2  # sizes of a checkpoint that its artifacts in FP32 and FP16 take at most
 TOOLS = ("torch", "onnx", "onnxsim", "onnxruntime")
 
 
@@ -95,6 +97,8 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
     from models.pretrained import load_pretrained
 
     began = time.perf_counter()
+    size = request.weights.path.stat().st_size if request.weights.path else 0
+    require_room(artifact_path(request.name, "fp32", folder).parent, _ROOM * size)
     say(f"reading weights: {request.weights.origin}")
     pretrained = load_pretrained(request.variant, request.weights, request.overrides, request.classes)
     whole, recipe, preprocessing = pretrained.network, pretrained.recipe, pretrained.recipe.preprocessing

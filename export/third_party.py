@@ -18,6 +18,7 @@ from runtime.artifacts.third_party import USUAL, Overrides, name_of, ours, told_
 from runtime.artifacts.write import fitting, require_same_weights, write
 from runtime.digest import sha256_of, sha256_of_facts
 from runtime.errors import UserError
+from runtime.whole_file import require_room
 
 if TYPE_CHECKING:
     from export.conversion import Converted
@@ -63,6 +64,7 @@ def _from_onnx(request: ThirdParty, folder: Path, say: Say, force: bool) -> tupl
     there = None if force else fitting(name, folder, made_from, ("fp32", "int8"))
     if there is not None:
         return there, Exported(_files(there, folder), [])
+    require_room(artifact_path(name, "fp32", folder).parent, 2 * path.stat().st_size)
     own = ours(path)
     if not force:
         require_same_weights(name, own.weights_sha256 if own else source, folder)

@@ -11,15 +11,18 @@ import torch
 from models.checkpoints import known_checkpoints
 from models.network import EfficientNet, macs_of, parameters
 from models.variants import VARIANTS
+from runtime.command import run
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m models", description="Prints the family of networks as a table.")
     parser.add_argument(
         "--chart", type=Path, metavar="FILE", help="also draw it: published accuracy against MACs (png, svg)"
     )
     parser.add_argument("--picture", dest="chart", type=Path, help=argparse.SUPPRESS)  # its name until 2026
     options = parser.parse_args(argv)
+    if options.chart:
+        import matplotlib  # noqa: F401 - to say at once that it is missing, not after the work
     rows = []
     for variant in VARIANTS.values():
         with torch.device("meta"):
@@ -39,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         from models.chart import draw
 
         draw(options.chart, rows)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

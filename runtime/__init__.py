@@ -5,11 +5,17 @@ Classifier("artifacts/b1/b1.fp32.onnx")("photo.jpg")
 """
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 # onnxruntime's wheels from 1.31 on report usage to their makers unless told not to before the import, and keep a data
 # base in the user's cache for it. A device that classifies images should talk to nobody. Set it to 0 to allow it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+if sys.argv[:1] == ["-m"]:  # a command is about to be imported
+    from .invocation import say_what_is_missing
+
+    sys.excepthook = say_what_is_missing
 
 if TYPE_CHECKING:
     from .networks.classifier import Classifier, Prediction

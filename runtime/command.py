@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Set, Type, TypeVar, U
 
 from .bundle_signature import check_signature
 from .errors import UserError
+from .invocation import missing
 from .printable import printable
 
 if TYPE_CHECKING:
@@ -71,6 +72,11 @@ def _status_of(error: BaseException) -> Optional[int]:
         lines = [f"error: {first}", *(line if line.startswith(" ") else f"  {line}" for line in rest)]
         print("\n".join(lines), file=sys.stderr)
         return error.status
+    if isinstance(error, ModuleNotFoundError):
+        said = missing(error)
+        if said is not None:
+            print(f"error: {said}", file=sys.stderr)
+            return 2
     if not isinstance(error, OSError) or error.errno not in (errno.EPIPE, errno.ENOSPC):
         return None
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains while closing stdout

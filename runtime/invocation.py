@@ -1,15 +1,19 @@
-"""How this package is called here: `runtime` in a checkout or a bundle, `efficientnet_edge` where pip installed it."""
+"""How this package is called here: `runtime` in a checkout or a bundle, `efficientnet_edge` where pip installed it;
+and what to say where a package is missing."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional
+from types import TracebackType
+from typing import Dict, List, Mapping, Optional, Type, Union
 
 PACKAGE = __name__.rpartition(".")[0]
 SCRIPT = "efficientnet-edge"
 CHECKOUT = PACKAGE == "runtime"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def module(name: str) -> List[str]:
@@ -19,10 +23,52 @@ def module(name: str) -> List[str]:
 
 def environment(over: Optional[Mapping[str, str]] = None) -> Dict[str, str]:
     """The environment for such a process: this very package is found there, whatever the current directory."""
-    paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, **(over or {}), "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def typed(name: str) -> str:
     """What a user types to run command `name`, as "engine", here."""
     return f"python -m {PACKAGE}.{name}" if CHECKOUT else f"{SCRIPT} {name}"
+
+
+# What pip calls the packages that commands need, where it is another name than import's.
+_PACKAGES = {"PIL": "Pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "cv2": "opencv-python-headless"}
+_NEEDED = {"numpy", "onnxruntime", "torch", "onnx", "onnxsim", "safetensors", "matplotlib", "kornia", *_PACKAGES}
+
+
+def install(words: str) -> str:
+    """The command that installs `words` for the Python that runs: another one's pip would not help."""
+    return f"{_shown(sys.executable)} -m pip install {words}"
+
+
+def missing(error: ModuleNotFoundError, root: Path = ROOT) -> Optional[str]:
+    """What to say if `error` is about a package that this project needs, else None: it is a bug of ours. Where `root`, the
+    checkout, has an environment and another Python runs, that is the mistake."""
+    name = (error.name or "").split(".")[0]
+    if name not in _NEEDED:
+        return None
+    said, environment = f"{_PACKAGES.get(name, name)} is not installed for {sys.executable}", root / ".venv"
+    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.is_file() or Path(sys.prefix) == environment:
+        return f"{said}: {install(_PACKAGES.get(name, name))}."
+    words = getattr(sys, "orig_argv", [])  # since Python 3.10
+    rest = words[words.index("-m") :] if "-m" in words else []
+    return f"{said}. The project's own Python has it: {' '.join([_shown(python), *map(shlex.quote, rest)])}"
+
+
+def say_what_is_missing(kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
+    """As `sys.excepthook` while `python -m` imports a command: a missing package is a sentence and status 2."""
+    said = missing(error) if isinstance(error, ModuleNotFoundError) else None
+    if said is None:
+        return sys.__excepthook__(kind, error, trace)
+    print(f"error: {said}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _shown(path: Union[str, Path]) -> str:
+    """`path` from the current folder on where that is shorter, as a shell takes it."""
+    try:
+        return shlex.quote(min(os.path.relpath(path), str(path), key=len))
+    except ValueError:  # another drive
+        return shlex.quote(str(path))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
+import shutil
 import tempfile
 import threading
 from pathlib import Path
+from typing import Dict, Mapping
 
 from .errors import UserError
 
@@ -19,31 +22,68 @@ def write_whole(path: Path, content: bytes) -> None:
 
     Raises UserError if the disk is full or the folder can't be written.
     """
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """The same for files that belong together: all are on the disk before the first takes its name, so that a disk that is
+    full leaves the old ones, not one of them new."""
+    temporary: Dict[Path, str] = {}
+    path = next(iter(contents))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_behind(path)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".tmp", dir=str(path.parent))
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would lock other users out of a shared artifact
-            os.replace(temporary, str(path))
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        if os.name == "posix":  # the rename itself must reach the disk
-            folder = os.open(str(path.parent), os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            for path, content in contents.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _remove_left_behind(path)
+                handle, temporary[path] = tempfile.mkstemp(
+                    prefix=f".{path.name}.{os.getpid()}.", suffix=".tmp", dir=str(path.parent)
+                )
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(temporary[path], 0o666 & ~_umask())  # mkstemp's 0600 would lock other users out of an artifact
+            for path in contents:
+                os.replace(temporary[path], str(path))
+                del temporary[path]
+        finally:
+            for left in temporary.values():
+                with contextlib.suppress(OSError):
+                    os.unlink(left)
+        if os.name == "posix":  # the renames themselves must reach the disk
+            for folder in {path.parent for path in contents}:
+                handle = os.open(str(folder), os.O_RDONLY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
     except OSError as error:
+        raise _refused(path, error) from None
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Raises UserError if `folder` can't be written, or its disk has not `size` bytes left: to be asked before long work."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=str(there)):
+            pass
+        free = shutil.disk_usage(str(there)).free
+    except OSError as error:
+        raise _refused(folder, error) from None
+    if free < size:
         raise UserError(
-            f"{path} can't be written: {error.strerror}. Free some space or choose another folder."
-        ) from None
+            f"{folder} has {free / 1e6:.0f} MB left, and about {size / 1e6:.0f} MB will be written. Free some space or "
+            "choose another folder."
+        )
+
+
+def _refused(path: Path, error: OSError) -> UserError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return UserError(
+        f"{path} can't be written: {error.strerror}. {'Free some space or choose' if full else 'Choose'} another folder."
+    )
 
 
 def _umask() -> int:

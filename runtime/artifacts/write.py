@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Dict, Mapping, NamedTuple, Optional, Sequence
 
 from ..errors import UserError
-from ..whole_file import write_whole
+from ..whole_file import write_together
 from .artifact import PRECISIONS, Artifact, artifact_path, read_artifact, sealed
 from .facts import Facts
 from .identity import Replaced, put_aside
@@ -53,17 +53,18 @@ def write(
     before = there.get("fp32_sha256") or there.get("sha256", "")
     order = sorted(graphs, key=PRECISIONS.index)
     paths = {precision: artifact_path(facts.variant, precision, folder) for precision in order}
+    contents = {}
     for precision in order:
         own = {"made_from": made_from, "made_for": json.dumps(order)}
         if fp32_sha256:
             own["fp32_sha256"] = fp32_sha256
-        content, sha256 = sealed(
+        contents[paths[precision]], sha256 = sealed(
             graphs[precision].content, precision, {**facts.as_metadata(), **graphs[precision].facts, **own}
         )
-        write_whole(paths[precision], content)
         network = network or sha256
         if precision == "fp32":
             fp32_sha256 = sha256
+    write_together(contents)
     replaced = None
     if before and before != network:
         home = paths[order[0]].parent

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, List
 
 import pytest
 
 from runtime.errors import UserError
-from runtime.whole_file import write_whole
+from runtime.whole_file import require_room, write_together, write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD, NEW = b"old" * 1000, b"new" * 2000
@@ -193,3 +194,36 @@ def test_unwritable_folder(path: Path) -> None:
         assert path.read_bytes() == OLD
     finally:
         path.parent.chmod(0o700)
+
+
+def test_files_that_belong_together_are_all_new_or_all_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full at the second leaves the first as it was."""
+    first, second = tmp_path / "b0.fp32.onnx", tmp_path / "b0.fp16.onnx"
+    write_together({first: OLD, second: OLD})
+    sync, room = os.fsync, [True, False]
+
+    def full(handle: int) -> None:
+        if not room.pop(0):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"b0.fp16.onnx can't be written: No space left on device. Free some space"):
+            write_together({first: NEW, second: NEW})
+    assert first.read_bytes() == second.read_bytes() == OLD and names(first) == sorted([first.name, second.name])
+    write_together({first: NEW, second: NEW})
+    assert first.read_bytes() == second.read_bytes() == NEW and names(first) == sorted([first.name, second.name])
+
+
+def test_room_is_asked_for_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "artifacts" / "b0"
+    require_room(folder, 1000)
+    assert not folder.parent.exists()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=3_000_000))
+    require_room(folder, 3_000_000)
+    with pytest.raises(UserError, match="has 3 MB left, and about 9 MB will be written. Free some space"):
+        require_room(folder, 9_000_000)
+    (tmp_path / "artifacts").touch()
+    with pytest.raises(UserError, match=r"b0 can't be written: Not a directory. Choose another folder\.$"):
+        require_room(folder, 1)
