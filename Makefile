@@ -9,7 +9,7 @@ ifeq ($(origin NAME),environment)
 NAME :=# WSL calls the machine that
 endif
 # Variables' old names, which still work.
-RENAMED := PICTURE=SHEET PICTURES=IMAGES
+RENAMED := PICTURE=SHEET PICTURES=IMAGES FRESH=FORCE
 renamed = $(if $(filter command,$(origin $(1))),$(eval $(2) = $$(value $(1))))
 $(foreach pair,$(RENAMED),$(call renamed,$(firstword $(subst =, ,$(pair))),$(lastword $(subst =, ,$(pair)))))
 NAMED = $(eval NAMED := $$(shell $(PYTHON) -m runtime.artifacts.variant_names $(call quote,$(value VARIANT))))$(NAMED)# B0: as its files are called, b0
@@ -26,7 +26,7 @@ needs = $(if $(strip $(value $(1))),,$(error $(1) is empty: make $(MAKECMDGOALS)
 # Values reach the shell as they were typed: apostrophes, two spaces and dollars too.
 quote = '$(subst ','\'',$(1))'
 # An option is passed on only if it was given. $(call options,WEIGHTS OPT_LEVEL): --weights '...' --opt-level '...';
-# $(call option,backend,BACKENDS): --backend '...'; $(call switch,FORCE): --force, unless FORCE is 0.
+# $(call option,sheet,FILE): --sheet '...'; $(call switch,FORCE): --force, unless FORCE is 0.
 options = $(foreach name,$(1),$(if $(strip $(value $(name))),$(call flag,$(name)) $(call quote,$(value $(name)))))
 option = $(if $(strip $(value $(2))),--$(1) $(call quote,$(value $(2))))
 switch = $(foreach name,$(1),$(if $(filter-out 0,$(value $(name))),$(call flag,$(name))))
@@ -129,12 +129,12 @@ compare-int8: exported ## VARIANT=v2-b0 CALIB=photos/ DATA=photos/ [export's]: o
 bench: PRECISIONS ?= fp32,fp16
 bench: ## VARIANT=b1 [export's] [PRECISIONS=fp32,fp16,int8] [BACKENDS=onnxruntime,openvino] [BATCH=1,8] [IMAGES=photos/] [SECONDS=10] [THREADS=] [JSON=file]: latency by stage
 	@$(call on_device,$(if $(findstring int8,$(PRECISIONS)),calibrated,exported)) \
-	 -m runtime.bench $(call options,VARIANT PRECISIONS) $(call option,backend,BACKENDS) $(call options,BATCH IMAGES SECONDS THREADS JSON)
+	 -m runtime.bench $(call options,VARIANT PRECISIONS BACKENDS BATCH IMAGES SECONDS THREADS JSON)
 
 .PHONY: sweep
-sweep: $(TIMM) ## [VARIANTS=b0..b7 PRECISIONS=fp32,fp16,int8 BACKENDS=auto DATA=photos/ LIMIT= CALIB=photos/ IMAGES=photos/ WEIGHTS=random BATCH=1,8 THREADS= ONNX=resnet50.onnx SECONDS=10 NAME= FRESH=1 RAY=1|HOST:PORT]
+sweep: $(TIMM) ## [VARIANTS=b0..b7 PRECISIONS=fp32,fp16,int8 BACKENDS=auto DATA=photos/ LIMIT= CALIB=photos/ IMAGES=photos/ WEIGHTS=random BATCH=1,8 THREADS= ONNX=resnet50.onnx SECONDS=10 NAME= FORCE=1 RAY=1|HOST:PORT]
 	@$(call on_device,--quiet $(VENV)/.sweep $(if $(filter-out 0,$(RAY)),$(VENV)/.ray)) \
-	 -m runtime.sweep $(call options,VARIANTS PRECISIONS BACKENDS DATA LIMIT CALIB IMAGES WEIGHTS BATCH ONNX SECONDS THREADS NAME) $(call switch,FRESH) \
+	 -m runtime.sweep $(call options,VARIANTS PRECISIONS BACKENDS DATA LIMIT CALIB IMAGES WEIGHTS BATCH ONNX SECONDS THREADS NAME) $(call switch,FORCE) \
 	 $(if $(filter-out 0,$(RAY)),--ray $(filter-out 1,$(RAY)))
 
 .PHONY: compare

@@ -55,8 +55,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         "--precisions", type=_words, default=[], metavar="P,Q", help=f"of the variant: {', '.join(PRECISIONS)}"
     )
     parser.add_argument(
-        "--backend", type=_words, default=["auto"], metavar="B,C", help=f"auto (default), {', '.join(BACKENDS)}"
+        "--backends", type=_words, default=["auto"], metavar="B,C", help=f"auto (default), {', '.join(BACKENDS)}"
     )
+    parser.add_argument("--backend", type=_words, dest="backends", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=_counts, default=[1], metavar="N,M", help="images a run (default 1)")
     parser.add_argument(
         "--images", metavar="DIR", help="images; the one of median size is timed (default: a made-up one)"
@@ -145,13 +146,13 @@ def _opened(options: argparse.Namespace, folder: Path) -> Tuple[List[Subject], L
     failed: List[Dict[str, Any]] = []
     try:
         for path, ready in models:
-            for backend in options.backend:
+            for backend in options.backends:
                 try:
                     subjects.append(
                         Subject(open_network(ready(), backend=backend, threads=options.threads), backend, path)
                     )
                 except UserError as error:
-                    if len(models) * len(options.backend) == 1:
+                    if len(models) * len(options.backends) == 1:
                         raise
                     _say(f"error: {error}")
                     failed.append({"model": str(path), "backend": backend, "reason": str(error)})

@@ -45,6 +45,7 @@ def test_a_variable_that_the_target_does_not_take_is_an_error(words: tuple[str, 
         ("export", "calibrate", "VARIANT=b1", "CALIB=x"),  # one of two goals takes it
         ("finetune", "DATA=x", "FORCE=1"),
         ("embed", "DATA=x", "PICTURE=nearest.png"),  # an old name of SHEET
+        ("sweep", "FRESH=1", "PYTHON=python3"),  # an old name of FORCE
     ],
 )
 def test_what_the_help_line_names_is_taken(words: tuple[str, ...]) -> None:

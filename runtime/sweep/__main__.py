@@ -58,7 +58,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if fleet is not None:
         require_ray(fleet.address)
     report = sweep(
-        plan, folder, say=lambda text: print(text, file=sys.stderr, flush=True), fresh=options.fresh, fleet=fleet
+        plan, folder, say=lambda text: print(text, file=sys.stderr, flush=True), fresh=options.force, fleet=fleet
     )
     written = write_report(report, folder)
     print(_table(report))
@@ -137,7 +137,8 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=positive, metavar="N", help="CPU threads of the network (default: the backend's)"
     )
     parser.add_argument("--name", help="of the sweep: the folder in reports/ (default: sweep, or random)")
-    parser.add_argument("--fresh", action="store_true", help="keep nothing that was measured before")
+    parser.add_argument("--force", action="store_true", help="measure everything again")
+    parser.add_argument("--fresh", action="store_true", dest="force", help=argparse.SUPPRESS)  # its old name
     parser.add_argument("--choose", action="store_true", help="name the artifact to deploy, from what was measured")
     add_fleet_options(parser)
     for name in LIMITS:

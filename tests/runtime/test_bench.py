@@ -87,7 +87,7 @@ def test_a_third_party_model_beside_ours(
 
 def test_batches_and_backends(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A backend that is not there costs its own rows only, and the exit status."""
-    models = ("--precisions", "fp32,fp16", "--batch", "1,2", "--backend", "onnxruntime,tensorrt")
+    models = ("--precisions", "fp32,fp16", "--batch", "1,2", "--backends", "onnxruntime,tensorrt")
     status = run_here(monkeypatch, *models, "--json", "b.json")
     result = json.loads((here / "b.json").read_text())
     told = [(row["precision"], row["batch"]) for row in result["rows"]]
