@@ -40,10 +40,9 @@ def in_int8(artifact: Artifact, calibration: CalibrationImages, judging: Calibra
     """(top-1 agreement with FP32, SQNR of the logits in dB) of every layer in INT8, with the ranges of the first pass:
     what the search starts from."""
     network = read_network(artifact)
-    prepared = prepare(network, TARGETS["tensorrt"], calibration.batches)
+    prepared = prepare(network, calibration.batches)
     expected = logits_of(open_session(network.to_model()), judging.batches())
-    graph = quantised_graph(network, prepared.layers, prepared.identities, ())
-    logits = simulate(graph, judging.batches())
+    logits = simulate(prepared.graph(), judging.batches())
     return top1_agreement(expected, logits), sqnr(expected, logits)
 
 
