@@ -12,7 +12,7 @@ import numpy as np
 from runtime.errors import UserError
 from runtime.measure.accuracy import wilson
 
-ENOUGH = 24.0  # dB, where no budget is given
+ENOUGH = 25.0  # dB, where no budget is given
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def test_what_is_no_budget(text: str) -> None:
 
 
 def test_goal_in_words() -> None:
-    assert DEFAULT_BUDGET.goal == "24 dB at the logits"
+    assert DEFAULT_BUDGET.goal == "25 dB at the logits"
     assert read_budget("99%").goal == "99 % top-1 agreement"
     assert read_budget("0.5").goal == "at most 0.5 points of top-1 lost"
 
