@@ -105,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.input,
         head,
         options.name or "",
+        options.activation,
     )
     if weights.path is None:
         print(RANDOM_WEIGHTS, file=sys.stderr)

@@ -16,7 +16,7 @@ from models.labels import imagenet_labels, read_labels
 from models.variants import Variant
 from models.weights import Weights
 from runtime.artifacts.artifact import artifact_path, with_head_name
-from runtime.artifacts.facts import CLASSIFIER, EMBEDDING, FEATURES, Facts, Output
+from runtime.artifacts.facts import CLASSIFIER, EMBEDDING, FEATURES, SIGMOID, SOFTMAX, Facts, Output
 from runtime.artifacts.third_party import numbered
 from runtime.artifacts.write import Graph, fitting, write
 from runtime.digest import sha256_of, sha256_of_facts
@@ -43,6 +43,7 @@ class Request:
     input: str = "float32"  # one of runtime.images.preprocess.INPUTS
     head: str = CLASSIFIER  # one of runtime.artifacts.facts.HEADS
     named: str = ""  # by the user, instead of the variant's name
+    activation: str | None = None  # one of runtime.artifacts.facts.ACTIVATIONS; None: softmax, of one output sigmoid
 
     @property
     def name(self) -> str:
@@ -64,6 +65,7 @@ class Request:
             "overrides": {name: value for name, value in self.overrides.items() if value is not None},
             "labels": sha256_of(self.labels) if self.labels else "",
             "input": self.input,
+            "activation": self.activation,
             "tools": {tool: version(tool) for tool in TOOLS},
             "code": code_digest(),
         }
@@ -138,6 +140,7 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         classes.wnids,
         request.head,
         () if request.head == CLASSIFIER else tuple(outputs),
+        request.activation or (SIGMOID if classes.count == 1 else SOFTMAX),
         more={
             **({"network": request.variant.name} if request.named else {}),
             "weights_format": pretrained.format,
@@ -170,6 +173,7 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         f"parity       relative error {errors['traced']:.1e} traced, {errors['simplified']:.1e} simplified; "
         f"FP16 cosine {cosine:.6f}",
         f"input        {takes}",
+        *(f"NOTE         {note}" for note in pretrained.notes),
         *(f"wrote        {path}  {path.stat().st_size / 1e6:.1f} MB" for path in files.values()),
         *([f"moved        {written.replaced}"] if written.replaced else []),
         f"took         {time.perf_counter() - began:.1f} s, peak memory {(peak_bytes() or 0) / 1e9:.2f} GB",
@@ -198,7 +202,8 @@ def _gives(request: Request, pretrained: Pretrained, outputs: list[Output]) -> t
     if request.head == EMBEDDING:
         return none, f"gives        {outputs[0].name} [N, {outputs[0].channels}], what the classifier would be given"
     classes = classes_named(outputs[0].channels, request.labels, pretrained.labels, pretrained.sha256 is not None)
-    return classes, f"classes      {classes.count}, {classes.origin}"
+    one = "; one output, which is shown as an independent score: its sigmoid" if classes.count == 1 else ""
+    return classes, f"classes      {classes.count}, {classes.origin}{one}"
 
 
 def classes_named(count: int, given: Path | None, own: list[str] | None = None, trained: bool = True) -> Classes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
+from models.stated import Stated
 from models.variants import VARIANTS, Variant
 from runtime.images.preprocess import Preprocessing
 
@@ -170,11 +171,16 @@ def known_checkpoints(variant: Variant) -> list[Checkpoint]:
     return [row for row in CHECKPOINTS if row.variant == variant.name]
 
 
-def recipe_of(variant: Variant, file: str, form: str, checkpoint: Checkpoint | None = None) -> Recipe:
+def recipe_of(
+    variant: Variant, file: str, form: str, checkpoint: Checkpoint | None = None, stated: Stated | None = None
+) -> Recipe:
     """How to run the weights in a file called `file`, whose keys are in format `form` ("timm", "torchvision", ...).
 
-    `checkpoint` is the row, where the file is known to be it from elsewhere than its name.
+    `checkpoint` is the row, where the file is known to be it from elsewhere than its name; `stated` what the file says of itself,
+    which counts before conventions.
     """
+    if checkpoint is None and stated is not None and stated.where:
+        return _as_stated(variant, file, form, stated)
     name = PurePath(file).name
     # Its official name, or Hugging Face's: tf_efficientnet_b0.ap_in1k.safetensors.
     called = (name, f"timm/{PurePath(name).stem}")
@@ -190,6 +196,15 @@ def recipe_of(variant: Variant, file: str, form: str, checkpoint: Checkpoint | N
             variant, form, known_checkpoints(variant)[0], "convention of torchvision's checkpoint of this variant"
         )
     return _follow(variant, form, None, f"convention of {form} checkpoints")
+
+
+def _as_stated(variant: Variant, file: str, form: str, stated: Stated) -> Recipe:
+    """The recipe of the architecture that a file names, with the preprocessing that it states."""
+    architecture = stated.architecture.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
+    recipe = recipe_of(variant, f"{architecture}.pth" if architecture else file, form)
+    said = [f"{stated.where} names {architecture}"] if architecture else []
+    said += [f"{', '.join(stated.settings)} as {stated.where} states"] if stated.settings else []
+    return replace(recipe, preprocessing=recipe.preprocessing._replace(**stated.settings), because="; ".join(said))
 
 
 def _follow(variant: Variant, form: str, row: Checkpoint | None, because: str) -> Recipe:

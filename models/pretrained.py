@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.checkpoints import Recipe, default_recipe, recipe_of
+from models.checkpoints import HALF, Recipe, default_recipe, recipe_of
 from models.dead_leaves import dead_leaves
 from models.network import EfficientNet, settle
-from models.reader import classes_of, load_into, own_recipe, read_checkpoint
+from models.reader import CheckpointFile, classes_of, load_into, own_recipe, read_checkpoint
 from models.variants import Variant
 from models.weights import Weights
 
@@ -30,6 +30,7 @@ class Pretrained:
     sha256: str | None  # of the checkpoint file; None for random weights
     origin: str
     format: str  # of the checkpoint's keys, or "random"
+    notes: tuple[str, ...] = ()  # for the user
 
 
 def load_pretrained(
@@ -51,11 +52,31 @@ def load_pretrained(
         return Pretrained(network, recipe, None, None, weights.origin, "random")
     file = read_checkpoint(weights.path)
     own = own_recipe(file)
-    recipe, labels = own or (recipe_of(variant, weights.path.name, file.form, weights.checkpoint), None)
+    recipe, labels = own or (recipe_of(variant, weights.path.name, file.form, weights.checkpoint, file.stated), None)
     recipe = _overridden(recipe, chosen)
     network = EfficientNet(variant, classes_of(file), recipe.padding, recipe.eps).eval()
     load_into(network, file)
-    return Pretrained(network, recipe, labels, file.sha256, weights.origin, file.form)
+    return Pretrained(
+        network,
+        recipe,
+        labels,
+        file.sha256,
+        weights.origin,
+        file.form,
+        (*file.notes, *_unsure(file, recipe, chosen)),
+    )
+
+
+def _unsure(file: CheckpointFile, recipe: Recipe, chosen: Mapping[str, Any]) -> list[str]:
+    """What to try where neither the file nor its name says how its weights want to be run, and several ways are usual."""
+    if not recipe.because.startswith("convention of") or chosen or file.form not in ("timm", "lukemelas"):
+        return []
+    half, imagenet = "MEAN=0.5,0.5,0.5 STD=0.5,0.5,0.5", "MEAN=0.485,0.456,0.406 STD=0.229,0.224,0.225"
+    other = imagenet if recipe.preprocessing.mean == HALF[0] else half
+    padding = "PADDING=same EPS=0.001 (timm's tf_ models), or " if recipe.padding == "symmetric" else ""
+    return [
+        f"nothing says how these weights were trained. If the accuracy is below what it should be, try {padding}{other}"
+    ]
 
 
 def _overridden(recipe: Recipe, chosen: Mapping[str, Any]) -> Recipe:

@@ -1,18 +1,19 @@
 """Reads a checkpoint file in whatever format people have it, and fits its tensors to the network, name by name.
 
-Formats differ in how they name the same parts; each is a row of NAMES. Nothing but tensors is ever unpickled.
+Formats differ in how they name the same parts; each is a row of NAMES. Nothing of a file is ever run, see models.unpickle.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import pickle
+import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,6 +23,8 @@ from models.checkpoints import Recipe
 from models.download import LARGEST_BYTES
 from models.labels import is_name
 from models.network import EfficientNet
+from models.stated import Stated, stated
+from models.unpickle import Refused, tensors_in, unpickled
 from models.variants import Variant
 from runtime.digest import sha256_of
 from runtime.errors import UserError
@@ -30,12 +33,10 @@ from runtime.images.preprocess import Preprocessing
 # Where training scripts put the weights inside a .pth file; averaged weights before raw ones, as timm does.
 NESTS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel and averaging, wrappers, torch.compile
+EMA = {"ema", "averaged", "average", "swa", "shadow", "polyak", "teacher"}  # words in the names of averaged copies
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 MOST_CLASSES = 100_000  # as of random weights; ImageNet-21k has 21,843
-
-# In what torch says of a pickle that names a class or function, rather than of a damaged one.
-_FOREIGN = ("GLOBAL ", "unrecognized function", "new object for")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Names:
     block: str  # formatted with stage and block (counted within the stage) and index (counted over all)
     parts: dict[str, dict[str, tuple[str, str]]]  # by kind of block, by our name of the part
     sign: str  # a key that only this format has
+
+    @property
+    def roots(self) -> set[str]:
+        """First parts of the names of the network's tensors."""
+        return {name.partition(".")[0] for name in (*self.stem, *self.head, self.classifier, self.block)}
 
 
 _LUKEMELAS_PARTS = {
@@ -142,6 +148,8 @@ class CheckpointFile:
     form: str  # a key of NAMES
     tensors: dict[str, Tensor]  # by the file's own names
     metadata: dict[str, str]  # of a .safetensors file
+    stated: Stated = Stated()  # what the file says of its network
+    notes: tuple[str, ...] = ()  # for the user: what else it holds
 
 
 def read_checkpoint(path: Path) -> CheckpointFile:
@@ -150,34 +158,96 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     Raises UserError if the file is damaged, would need code to be run, or names its tensors in no way that is known.
     """
     path = Path(path)
-    tensors, metadata, digest = _read(path)
-    form = next((form for form, names in NAMES.items() if names.sign in tensors), None)
-    if form is None:
+    held, metadata, digest = _read(path)
+    tensors = dict(tensors_in(held))
+    chosen = _network_in(tensors)
+    if chosen is None:
         found = ", ".join(list(tensors)[:3]) or "no tensors at all"
         raise UserError(
             f"{path} is not an EfficientNet checkpoint in a known format ({', '.join(NAMES)}): it holds {found}. "
             f"Looked for one of {', '.join(names.sign for names in NAMES.values())}."
         )
-    return CheckpointFile(path, digest, form, tensors, metadata)
+    form, own, notes = chosen
+    return CheckpointFile(path, digest, form, own, metadata, stated(held, path), notes)
+
+
+def _network_in(tensors: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], tuple[str, ...]] | None:
+    """(format, tensors by that format's names, notes) of the network in a file: the one under the prefix where a whole one lies,
+    an averaged copy first, as timm does. None if there is none."""
+    found: list[tuple[str, str, dict[str, Tensor]]] = []  # prefix, format, tensors
+    for form, names in NAMES.items():
+        for key in tensors:
+            prefix = key[: -len(names.sign)] if key.endswith(names.sign) else None
+            if prefix is None or (prefix and not prefix.endswith(".")):
+                continue
+            under = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            own = {name: tensor for name, tensor in under.items() if name.partition(".")[0] in names.roots}
+            found.append((prefix, form, own))
+    if not found:
+        return None
+    most = max(len(own) for _, _, own in found)
+    whole = [each for each in found if len(each[2]) >= 0.9 * most]  # else parts of one, as a momentum of some layers
+
+    def rank(each: tuple[str, str, dict[str, Tensor]]) -> tuple[bool, int]:
+        words = set(re.split(r"[._]", each[0].lower()))
+        nest = each[0].split(".")[0]
+        return not words & EMA, NESTS.index(nest) if nest in NESTS else len(NESTS)
+
+    prefix, form, own = min(whole, key=rank)
+    others = [f"'{name}'" for name, _, _ in whole if name != prefix]
+    networks = {name for front, _, own in whole for name in (f"{front}{each}" for each in own)}
+    training = ("optim", "scheduler", "n_averaged")
+    rest = [name for name in tensors if name not in networks and not any(word in name for word in training)]
+    notes = []
+    if others:
+        notes.append(f"the weights are those under '{prefix}'; there are others like them under {', '.join(others)}")
+    if rest:
+        more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
+        notes.append(f"not of the network, and left out: {', '.join(rest[:3])}{more}")
+    return form, own, tuple(notes)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     """(tensors by name, sha256) of any checkpoint, read as safely as ours are. Raises UserError."""
-    tensors, _, digest = _read(path)
-    return tensors, digest
+    held, _, digest = _read(path)
+    for nest in NESTS:
+        if isinstance(held, Mapping) and isinstance(held.get(nest), Mapping):
+            held = held[nest]
+    return _unwrapped({str(name): tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}), digest
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
-    """(tensors without wrappers' prefixes, metadata of a .safetensors file, sha256)."""
+def _read(path: Path) -> tuple[Mapping[Any, Any], dict[str, str], str]:
+    """(what the file holds, metadata of a .safetensors file, sha256). What it is, its first bytes say, whatever its name."""
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise UserError(f"{path} is no checkpoint: it has more than {LARGEST_BYTES >> 30} GB.")
-        path.open("rb").close()
+        with path.open("rb") as file:
+            start = file.read(512)
     except OSError as error:
         raise UserError(f"The checkpoint {path} can't be read: {error.strerror}.") from None
-    tensors, metadata = _safetensors(path) if path.suffix == ".safetensors" else (_pickled(path), {})
-    digest = sha256_of(path)
-    return _unwrapped(tensors), metadata, digest
+    _refuse_others(path, start)
+    safe = path.suffix == ".safetensors" and not start.startswith((b"PK", b"\x80")) or start[8:9] == b"{"
+    tensors, metadata = _safetensors(path) if safe else (_pickled(path), {})
+    return tensors, metadata, sha256_of(path)
+
+
+# First bytes of files that are called checkpoints and are none.
+_OTHERS = (
+    (b"version https://git-lfs", "only points at a file that git-lfs holds. Fetch it again: 'git lfs pull' brings it"),
+    (
+        b"\x89HDF\r\n\x1a\n",
+        "is an HDF5 file, as Keras writes them, which is not supported. Fetch it again as PyTorch's",
+    ),
+    (b"<!DOCTYPE", "is a web page, so the download went wrong. Fetch it again"),
+    (b"<html", "is a web page, so the download went wrong. Fetch it again"),
+    (b"\x1f\x8b", "is compressed with gzip: unpack it first"),
+)
+
+
+def _refuse_others(path: Path, start: bytes) -> None:
+    for sign, what in _OTHERS:
+        if start.lower().startswith(sign.lower()):
+            raise UserError(f"{path} {what}.")
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -188,11 +258,12 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path} is not a whole .safetensors file ({error}). Fetch it again.") from None
 
 
-def _pickled(path: Path) -> dict[str, Tensor]:
+def _pickled(path: Path) -> Mapping[Any, Any]:
     if zipfile.is_zipfile(path):
         try:
             with zipfile.ZipFile(path) as archive:
                 unpacked = sum(member.file_size for member in archive.infolist())
+                names = [member.filename.partition("/")[2] for member in archive.infolist()]
         except Exception as error:  # BadZipFile, and what damage of the directory leads to
             raise UserError(
                 f"{path} is damaged, or no checkpoint that torch can read ({type(error).__name__}). Fetch it again."
@@ -200,28 +271,28 @@ def _pickled(path: Path) -> dict[str, Tensor]:
         size = path.stat().st_size
         if unpacked > max(4 * size, 64 << 20):  # torch.save stores; what was packed afterwards shrinks by a tenth
             raise UserError(f"{path} would grow from {size / 1e6:.1f} MB to {unpacked / 1e6:.0f}: no weights do.")
-    try:
-        # Namespace: timm's training script keeps its (inert) arguments beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            held = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on damage torch raises whatever that leads to: struct.error, AssertionError, KeyError
-        if isinstance(error, pickle.UnpicklingError) and any(sign in str(error) for sign in _FOREIGN):
+        if "constants.pkl" in names or any(name.startswith("code/") for name in names):
             raise UserError(
-                f"{path} holds more than tensors, and loading it could run somebody's code. "
-                "Save just the weights, torch.save(model.state_dict(), path), or fetch the file from where it was made."
-            ) from None
+                f"{path} is a TorchScript archive, which holds code. Save its weights: torch.save(torch.jit.load(path)"
+                ".state_dict(), 'weights.pth')."
+            )
+    try:
+        held = unpickled(path)
+    except Refused:
+        raise UserError(
+            f"{path} holds more than tensors, and loading it could run somebody's code. "
+            "Save just the weights, torch.save(model.state_dict(), path), or fetch the file from where it was made."
+        ) from None
+    except Exception as error:  # on damage torch raises whatever that leads to: struct.error, AssertionError, KeyError
         # torch's advice on an UnpicklingError is to load the file unsafely, so that is not repeated.
         said = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0]
         reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
         raise UserError(
             f"{path} is damaged, or no checkpoint that torch can read ({reason}). Fetch it again."
         ) from None
-    for nest in NESTS:
-        if isinstance(held, Mapping) and isinstance(held.get(nest), Mapping):
-            held = held[nest]
     if not isinstance(held, Mapping):
         raise UserError(f"{path} holds a {type(held).__name__}, not the tensors of a network by name.")
-    return {str(name): tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
+    return held
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
