@@ -47,7 +47,7 @@ def measure_speed(fp32: onnx.ModelProto, int8: onnx.ModelProto, like: Artifact, 
         found = Path(folder) / "bench.json"
         options = ["--backend", ",".join(engines), "--seconds", _SECONDS, "--json", found]
         options += ["--threads", threads] if threads else []
-        run_module("runtime.bench", "--models", ",".join(str(model.path) for model in models), *options)
+        run_module("bench", "--models", ",".join(str(model.path) for model in models), *options)
         rows = json.loads(found.read_text())["rows"]
     times = {(row["precision"], row["backend_name"]): row["stages"]["compute"]["p50"] for row in rows}
     first = times["fp32", "onnxruntime"]
