@@ -95,8 +95,8 @@ MUTANTS = [
     Mutant(
         "EXIF orientation ignored in files",
         "runtime/images/decode.py",
-        "return _upright_rgb(image, margins, name)\n\n\ndef _limited",
-        "return _to_rgb(image, name)\n\n\ndef _limited",
+        "return _upright_rgb(image, margins, name)",
+        "return _to_rgb(image, name)",
         PREPROCESS,
     ),
     Mutant(
@@ -215,9 +215,9 @@ MUTANTS = [
     ),
     Mutant(
         "the search measures on the images that ranges were fitted on",
-        "calibration/stage.py",
-        "measured(reference, images.labels, held_out.tolist(), images.batches, threads)",
-        "measured(reference, images.labels, fit.tolist(), images.batches, threads)",
+        "calibration/search/sensitivity.py",
+        "held_out = sqnr(reference[run.held_out], logits[run.held_out])",
+        "held_out = sqnr(reference[run.fit], logits[run.fit])",
         "tests/calibration/test_stage.py",
     ),
     # export
@@ -252,7 +252,7 @@ MUTANTS = [
     Mutant(
         "random networks without settled statistics",
         "models/pretrained.py",
-        "settle(network, torch.from_numpy(pictures - np.float32(0.5)) * 4)",
+        "settle(network, torch.from_numpy(images - np.float32(0.5)) * 4)",
         "pass",
         "tests/models/test_pretrained.py",
     ),
