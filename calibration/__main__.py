@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from calibration.budget import DEFAULT_BUDGET as default
     from calibration.budget import read_budget
     from calibration.collect.images import read_built_in, read_folder
+    from calibration.quantise.placement import TARGETS
     from calibration.stage import Request, calibrate, up_to_date
     from runtime.artifacts.artifact import artifacts_folder, find_artifact, read_artifact, require_classes
 
@@ -38,9 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--budget",
         metavar="GOAL",
-        help="what INT8 must keep, in as little predicted time as that takes: the logits' signal to noise, as 25dB; a top-1 "
-        "agreement with FP32, as 99%%; or points of top-1 that may be lost, as 0.5. Shares of images are known no better than "
-        f"their number allows, dB are (default: {default.sqnr:g}dB)",
+        help="what INT8 must keep, with as few layers in higher precision as that takes: the logits' signal to noise, as "
+        "25dB; a top-1 agreement with FP32, as 99%%; or points of top-1 that may be lost, as 0.5. Shares of images are "
+        f"known no better than their number allows, dB are (default: {default.sqnr:g}dB, and layers that give half a dB "
+        f"more for a percent of the MACs, at most {100 * default.allowance:g}%% of them)",
     )
     parser.add_argument(
         "--qat",
@@ -48,12 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="leave no layer in higher precision, train all with INT8's roundings in place (without labels: FP32 teaches)",
     )
     parser.add_argument("--epochs", type=int, metavar="N", help="of --qat (default 3)")
-    parser.add_argument(
-        "--target",
-        choices=("cpu", "tensorrt"),
-        default="tensorrt",
-        help="cpu: also time it on this machine (default: tensorrt)",
-    )
+    parser.add_argument("--target", choices=sorted(TARGETS), default="tensorrt")
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to read and write (default: artifacts)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of onnxruntime (default: all cores)")
     parser.add_argument("--force", action="store_true", help="calibrate anew, without anything that earlier runs left")
@@ -103,9 +100,7 @@ def _lines(result: Result, folder: Path) -> list[str]:
     from calibration.report.speed import verdict
 
     best, training = result.best, result.training
-    how = (
-        f"{len(best.kept)} layers in higher precision; predicted bytes of activations {best.activations:.2f} of FP16's"
-    )
+    how = f"{len(best.kept)} layers chosen for higher precision"
     if training:
         how = (
             f"all layers trained, {training.epochs} epochs" if result.trained else "training did harm, and was left out"

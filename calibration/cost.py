@@ -6,7 +6,6 @@ dumps (NVIDIA/TensorRT, tools/experimental/trt-engine-explorer/tests/inputs):
 
 - A convolution takes its activation with it, and the Q behind. Without an activation it takes a residual Add instead; in
   INT8 only if the other operand is INT8 too.
-- An FP16 convolution writes FP16. Where INT8 is wanted behind it, a kernel of its own converts.
 - An INT8 depthwise kernel writes INT8 or FP32, never FP16. With SiLU it is one kernel from some version on (`GENERATIONS`);
   before that SiLU is a kernel of its own, behind an output in FP32.
 - A chain of elementwise operators is one pointwise kernel, which takes the Q behind it with it.
@@ -169,9 +168,7 @@ class _Fusion:
                 if made and other not in self.constants and not depthwise:
                     chain, end = [*chain, add], add.output[0]
         wide = FP32 if int8 and depthwise else FP16
-        if int8:
-            chain, end, wide = self._with_quantise(chain, end, wide)
-        self._emit(chain, end, wide, int8=int8)
+        self._emit(*self._with_quantise(chain, end, wide), int8=int8)
 
     def _pointwise(self, chain: list[onnx.NodeProto], end: str) -> None:
         """Takes what follows as long as it is elementwise and its other operands have been made."""

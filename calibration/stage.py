@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,17 +18,16 @@ import onnx
 from calibration.budget import DEFAULT_BUDGET, Budget, Point, forecast
 from calibration.cache import Cache, code_digest
 from calibration.collect.images import BUILT_IN, FEW, CalibrationImages, split
-from calibration.cost import GENERATIONS, NEWEST, Generation, cost
 from calibration.layer_graph import LayerGraph, logits_of, open_session
-from calibration.quantise.placement import share_in_int8, to_half, with_float_depthwise, with_float_weights
+from calibration.quantise.placement import quantised_graph, share_in_int8, to_half, with_float_weights
 from calibration.quantise.prepare import Prepared
 from calibration.report.judge import judge, min_max
 from calibration.report.page import write_report
 from calibration.report.result import Result, summary
 from calibration.report.speed import Speed, measure_speed
 from calibration.run import Run, told
-from calibration.search.fitting import damages_of, fitted
-from calibration.search.sensitivity import BATCH, Measured, Move, measured, moves, search
+from calibration.search.fitting import prepared_layers, refined
+from calibration.search.sensitivity import Measured, costs, measured, search
 from export.pixels import with_pixels, without_pixels
 from runtime.artifacts.artifact import Artifact, artifact_path
 from runtime.artifacts.onnx_metadata import require_one_file, verify
@@ -66,6 +65,7 @@ class Request:
         made_from = {
             "network": verify(self.artifact.path),
             "pictures": self.images.digest(),
+            "target": self.target,
             "tools": {tool: version(tool) for tool in TOOLS},
             "code": code_digest(),
         }
@@ -76,7 +76,7 @@ class Request:
         """Sha256 of what everything is made from."""
         judging = self.judging.digest() if self.judging else ""
         schedule = [asdict(self.training)] if self.training else []
-        rest = json.dumps([self.steps, asdict(self.budget), judging, self.target, *schedule])
+        rest = json.dumps([self.steps, asdict(self.budget), judging, *schedule])
         return hashlib.sha256(rest.encode()).hexdigest()
 
 
@@ -126,21 +126,20 @@ def calibrate(
     home = artifact_path(artifact.variant, "int8", folder).parent
     require_room(home, 2 * artifact.path.stat().st_size)  # INT8 with weights in FP32, the same in FP16, and the cache
     run = _begun(request, folder, threads, progress, anew)
-    prepared = fitted(run)
-    damages = damages_of(run, prepared)
+    prepared = prepared_layers(run)
+    damages = refined(run, prepared)
     measure, calibrated, kept_training = measured(run), prepared, False
     if training is None:
-        ordered = moves(prepared, damages)
         if budget != DEFAULT_BUDGET:
-            _say_cost(run, budget, damages, ordered)
-        best, points, met = search(prepared, ordered, budget, measure)
+            _say_cost(run, budget, damages)
+        best, points, met = search(prepared, damages, budget, measure)
     else:
-        trained = _trained(run, prepared.settled(), training)
+        trained = _trained(run, prepared, training)
         points = [everything(calibrated, measure), everything(trained, measure)]
         kept_training = points[1].sqnr > points[0].sqnr
         prepared, best = (trained, points[1]) if kept_training else (calibrated, points[0])
         met = budget in (DEFAULT_BUDGET, Budget()) or budget.met(best)
-    graph = prepared.graph(best.forms)
+    graph = quantised_graph(run.network, prepared.layers, prepared.identities, best.kept)
     onnx.checker.check_model(graph, full_check=True)
     half = to_half(graph)
 
@@ -148,15 +147,12 @@ def calibrate(
     notes = [*_skipped(request.images), *_unfit_layers(run.network)]
     if training is not None:
         name, other = ("calibrated", calibrated) if kept_training else ("trained", trained)
-        forms.append((f"INT8, {name}", other.graph()))
+        forms.append((f"INT8, {name}", quantised_graph(run.network, other.layers, other.identities)))
         if not kept_training:
             notes.append(
                 f"training did harm ({points[0].sqnr:.1f} -> {points[1].sqnr:.1f} dB on the images held out): the weights "
                 "are those that calibration found"
             )
-    earlier = with_float_depthwise(graph) if prepared.outputs else None
-    if earlier is not None:
-        forms.append(("INT8 before TensorRT 10.15", earlier))
     forms.append((f"INT8, {'trained' if kept_training else 'calibrated'}", graph))
     scores, judged_on = judge(run, artifact, forms, request.judging)
     speeds: list[Speed] = []
@@ -178,7 +174,6 @@ def calibrate(
         images=len(request.images),
         skipped=request.images.skipped,
         origin=request.images.origin,
-        earlier=_predicted(run.network, earlier or graph, GENERATIONS["8.5"]),
         warnings=_warnings(artifact, request.images),
         notes=notes,
         speeds=speeds,
@@ -208,16 +203,14 @@ def _begun(request: Request, folder: Path | None, threads: int, progress: Report
     return Run(network, request.target, images, fit, held_out, reference, cache, threads, progress)
 
 
-def _say_cost(run: Run, budget: Budget, damages: Mapping[str, Mapping[str, float]], ordered: Sequence[Move]) -> None:
+def _say_cost(run: Run, budget: Budget, damages: Mapping[str, float]) -> None:
     """Tells, before it is spent, about what `budget` costs."""
-    whole = cost(run.network.to_model()).microseconds(BATCH)
-    costs = {name: max(1e-9, sum(move.price for move in ordered if move.block == name) / whole) for name in damages}
-    count, share = forecast(budget, {name: found["chain"] for name, found in damages.items()}, costs, run.reference)
+    layers, share = forecast(budget, damages, costs(run.network), run.reference)
     run.progress(
         0,
         0,
-        f"{budget.goal}: from the damage of single blocks, about {count} of {len(damages)} blocks leave the chain, for "
-        f"{share:.0%} of FP16's predicted time",
+        f"{budget.goal}: from the damage of single layers, about {layers} of {len(damages)} layers and {share:.0%} of the "
+        "MACs in higher precision",
     )
 
 
@@ -227,21 +220,11 @@ def _trained(run: Run, prepared: Prepared, training: Schedule) -> Prepared:
     return train(prepared, run.images, run.fit, (), training, run.threads, run.progress)
 
 
-def _predicted(network: LayerGraph, graph: onnx.ModelProto, generation: Generation) -> dict[str, float]:
-    """Bytes of activations and time of `graph`, predicted, as shares of FP16's."""
-    found, before = cost(graph, generation), cost(network.to_model(), generation)
-    return {
-        "activations": found.activations / before.activations,
-        "time": found.microseconds(BATCH) / before.microseconds(BATCH),
-    }
-
-
 def everything(prepared: Prepared, measure: Callable[[onnx.ModelProto], Measured]) -> Point:
     """All that the placement allows in INT8."""
-    graph = prepared.graph()
+    graph = quantised_graph(prepared.network, prepared.layers, prepared.identities)
     never = {layer.name for layer in prepared.network.layers} - set(prepared.layers)
-    found = _predicted(prepared.network, graph, NEWEST)
-    return Point((), share_in_int8(prepared.network, never), *measure(graph), {}, found["activations"], found["time"])
+    return Point((), share_in_int8(prepared.network, never), *measure(graph))
 
 
 def _warnings(artifact: Artifact, images: CalibrationImages) -> list[str]:

@@ -42,9 +42,8 @@ def judge(
     CPU, the last of the forms also as this machine's integer kernels run it, if OpenVINO is installed."""
     images, rows = (run.images, run.held_out) if judging is None else (judging, np.arange(len(judging)))
     labels = None if images.labels is None else images.labels[rows]
-    if judging is None:
-        fp32 = run.reference[rows]
-    else:
+    fp32 = run.reference[rows]
+    if judging is not None:
         fp32 = logits_of(open_session(run.network.to_model(), run.threads), told(images, "FP32", rows, run.progress))
 
     def batches(name: str) -> Iterator[np.ndarray]:
@@ -94,5 +93,4 @@ def min_max(prepared: Prepared) -> onnx.ModelProto:
         for residual in network.residuals
         if residual.name in prepared.identities
     }
-    ends = {name: Range(prepared.histograms[end].max / LEVELS or 1.0) for name, end in prepared.ends.items()}
-    return quantised_graph(network, layers, identities, outputs=ends)
+    return quantised_graph(network, layers, identities)

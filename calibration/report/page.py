@@ -11,11 +11,10 @@ import numpy as np
 
 from calibration.collect.ranges import METHODS, Histogram, Range
 from calibration.layer_graph import LayerGraph
-from calibration.quantise.blocks import FORMS
+from calibration.quantise.placement import Quantised
 from calibration.quantise.prepare import Prepared
 from calibration.report.result import Result, share_of, summary, written
 from calibration.report.speed import verdict
-from calibration.search.sensitivity import BATCH
 from runtime.html_page import document, escape, series
 from runtime.whole_file import write_whole
 
@@ -53,26 +52,21 @@ def page(result: Result, network: LayerGraph, prepared: Prepared) -> str:
     else:
         how = f"{len(best.kept)} of {len(prepared.layers)} layers were chosen for higher precision"
     lead = f"{best.share:.1%} of the MACs are INT8. {how}; {result.reached}.{missed}"
-    worst = sorted(prepared.blocks, key=lambda block: -result.damages[block.name]["chain"])
-    names = [name for block in worst for name in block.layers if _varies(prepared, name)][:WORST]
-    drawn = "".join(
-        _histogram(prepared.histograms[network.layer(name).input], prepared.layers[name].range, name) for name in names
-    )
+    worst = sorted(prepared.layers, key=lambda name: -result.damages[name])[:WORST]
+    tensors = list(dict.fromkeys(network.layer(name).input for name in worst))
+    users = {network.layer(name).input: name for name in reversed(worst)}
+    drawn = "".join(_histogram(prepared.histograms[t], _widest(prepared.layers[users[t]]), users[t]) for t in tensors)
     body = f"""<p>{escape(lead)} Calibrated on {result.images} images ({escape(Path(result.origin).name)}) in {result.seconds:.0f} s.</p>
 {"".join(f'<p class="note">WARNING: {escape(warning)}</p>' for warning in result.warnings)}
 {"".join(f"<p>{escape(note)}</p>" for note in result.notes)}
 <h2>What it keeps</h2><p>Judged on {escape(result.judged_on)}. In brackets the 95 % interval of what so few images can tell.</p>{_scores(result)}{_speeds(result)}
-{_trade_off(result)}<h2>What each block costs</h2>
-<p>Noise at the logits with that block alone in INT8, whole (chain), with its depthwise layer in higher precision (pointwise), or only its projection (project){"; before training" if result.training else ""}. The {LISTED} worst; the shaded ones are not in chain.</p>{_table(result, network, prepared)}
-<h2>Ranges in the worst blocks</h2>
+{_trade_off(result)}<h2>What each layer costs</h2>
+<p>Noise at the logits with that layer alone in INT8{", before training" if result.training else ""}, the {LISTED} worst. The shaded ones stay in higher precision.
+Of those called smoothed each channel has a factor of its own before rounding.</p>{_table(result, network, prepared)}
+<h2>Ranges of the worst tensors</h2>
 <p>How often values occur (logarithmic), what INT8 covers (shaded), and where other choices would have cut: the maximum, the 99.99th
 percentile, the least entropy, the least square error.</p><div class="grid">{drawn}</div>"""
     return document(f"{result.variant}: INT8 calibration for {result.target}", body, _STYLE)
-
-
-def _varies(prepared: Prepared, name: str) -> bool:
-    histogram = prepared.histograms[prepared.network.layer(name).input]
-    return histogram.high > histogram.low
 
 
 def _layers(result: Result, network: LayerGraph, prepared: Prepared) -> list[dict[str, object]]:
@@ -81,8 +75,9 @@ def _layers(result: Result, network: LayerGraph, prepared: Prepared) -> list[dic
             "name": name,
             "kind": network.layer(name).kind,
             "share": share_of(network, name),
+            "sqnr_alone": _decibel(result.damages[name]),
             "float": name in result.best.kept,
-            "equalised": name in prepared.equalised,
+            "smoothed": layer.factors is not None,
             "scale": layer.range.scale,
             "offset": layer.range.offset,
         }
@@ -115,34 +110,25 @@ def _speeds(result: Result) -> str:
 
 def _table(result: Result, network: LayerGraph, prepared: Prepared) -> str:
     rows = []
-    for block in sorted(prepared.blocks, key=lambda block: -result.damages[block.name]["chain"])[:LISTED]:
-        form, damages = result.best.forms.get(block.name, "chain"), result.damages[block.name]
-        levels = "".join(
-            f'<td class="n">{f"{_decibel(damages[name]):.1f} dB" if name in damages else "–"}'
-            for name in FORMS
-            if name != "fp16"
+    names = sorted(prepared.layers, key=lambda name: -result.damages[name])[:LISTED]
+    for name in names:
+        level = _decibel(result.damages[name])
+        width = max(2, 200 * 10 ** (-(level - _decibel(result.damages[names[0]])) / 20))
+        kept = ' class="kept"' if name in result.best.kept else ""
+        kind = network.layer(name).kind + (", smoothed" if prepared.layers[name].factors is not None else "")
+        rows.append(
+            f'<tr{kept}><td>{escape(_short(name))}<td>{kind}<td class="n">{share_of(network, name):.2%}'
+            f'<td class="n">{level:.1f} dB<td><span class="bar" style="width:{width:.0f}px"></span>'
         )
-        share = sum(share_of(network, name) for name in block.layers)
-        kept = ' class="kept"' if form != "chain" else ""
-        rows.append(f'<tr{kept}><td>{escape(_short(block.name))}<td class="n">{share:.2%}{levels}<td>{form}')
-    heads = "".join(f'<th class="n">{name}' for name in FORMS if name != "fp16")
-    return f'<table><tr><th>block<th class="n">MACs{heads}<th>chosen{"".join(rows)}</table>'
+    return f'<table><tr><th>layer<th>kind<th class="n">MACs<th class="n">SQNR alone<th>amplitude of noise{"".join(rows)}</table>'
 
 
 def _trade_off(result: Result) -> str:
     if result.training:
         return ""
-    rows = "".join(
-        f'<tr{" class=ours" if point is result.best else ""}><td class="n">{len(point.forms)}<td class="n">{point.activations:.3f}'
-        f'<td class="n">{point.time:.3f}<td class="n">{point.share:.1%}<td class="n">{point.agreement:.1%}<td class="n">{point.sqnr:.1f} dB'
-        for point in sorted(result.points, key=lambda point: point.time)
-    )
-    return f"""<h2>Predicted cost against agreement</h2>
-<p>Blocks leave the chain in the order of damage for their predicted time. Bytes of activations, and memory traffic and launches of a run of {BATCH} images on
-an AGX Orin, as shares of FP16's: predicted from the graph for TensorRT 10.15 and later, not measured. Top-1 agreement with FP32 over all {result.images}
-calibration images, signal to noise of the logits over those held out. TensorRT before 10.15 has depthwise layers in FP16: {result.earlier["activations"]:.3f} and {result.earlier["time"]:.3f}.</p>
-<table><tr><th class="n">blocks not in chain<th class="n">bytes<th class="n">time<th class="n">MACs in INT8<th class="n">agreement<th class="n">SQNR{rows}</table>
-{_curve(result)}
+    return f"""<h2>Layers in higher precision against agreement</h2>
+<p>Layers are taken into higher precision in the order of damage for their MACs. Top-1 agreement with FP32 over all {result.images} calibration
+images, signal to noise of the logits over those held out.</p>{_curve(result)}
 """
 
 
@@ -190,6 +176,11 @@ def _curve(result: Result) -> str:
         '<p><span style="color:#3b6fd4">●</span> top-1 agreement &nbsp; <span style="color:#d9822b">●</span> logit SQNR &nbsp; '
         "below: layers chosen for higher precision, share of MACs in INT8; dashed: the choice</p>"
     )
+
+
+def _widest(layer: Quantised) -> Range:
+    """The range of the channel that gets the largest."""
+    return layer.range if layer.factors is None else Range(layer.range.scale / float(layer.factors.min()))
 
 
 def _histogram(histogram: Histogram, chosen: Range, name: str) -> str:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from calibration.collect.images import CalibrationImages
 from calibration.layer_graph import open_session
 from calibration.quantise.prepare import Prepared
-from calibration.quantise.torch_graph import TorchGraph
+from calibration.train.torch_graph import TorchGraph
 from runtime.progress import Report, silent
 
 

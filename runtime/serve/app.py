@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Awaitable, Callable, Dict, List, Optional, Tuple
 
-from aiohttp import web
+from aiohttp import BodyPartReader, web
 
 from ..images.decode import ImageError
 from ..output import answered_by
@@ -183,17 +183,21 @@ class Server:
         found: List[Tuple[str, bytes]] = []
         size = 0
         async for part in await request.multipart():
-            content = bytearray()
+            if not isinstance(part, BodyPartReader):  # a form inside the form
+                raise web.HTTPBadRequest(
+                    text="One multipart/form-data body with an image in each part is read, no nested ones.\n"
+                )
+            image = bytearray()
             while True:
                 piece = await part.read_chunk()
                 if not piece:
                     break
-                content += piece
+                image += piece
                 size += len(piece)
                 if size > limit:
                     raise web.HTTPRequestEntityTooLarge(limit, size, text=f"The images have more than {limit} bytes.\n")
-            name = printable((getattr(part, "filename", None) or "").replace("\\", "/").rpartition("/")[2])[:200]
-            found.append((name or f"image {len(found) + 1}", bytes(content)))
+            name = printable((part.filename or "").replace("\\", "/").rpartition("/")[2])[:200]
+            found.append((name or f"image {len(found) + 1}", bytes(image)))
             if len(found) > WAITING:
                 raise web.HTTPRequestEntityTooLarge(WAITING, len(found), text=f"At most {WAITING} images a request.\n")
         return found, True

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from calibration.layer_graph import LayerGraph, chunks, logits_of, open_session
-from calibration.quantise.placement import quantised_graph
+from calibration.quantise.placement import TARGETS, quantised_graph
 from calibration.quantise.prepare import prepare
 from calibration.report.speed import Speed, measure_speed, openvino_logits, verdict
 from tests.calibration.small_network import SIDE, small_model, write_artifact
 
 
 def test_every_engine_is_measured_against_fp32(network: LayerGraph, batch: np.ndarray, tmp_path: Path) -> None:
-    prepared = prepare(network, lambda: chunks(batch), 1)
+    prepared = prepare(network, TARGETS["cpu"], lambda: chunks(batch), 1)
     graph = quantised_graph(network, prepared.layers, prepared.identities)
     speeds = measure_speed(network.to_model(), graph, write_artifact(tmp_path, small_model()), 1)
     assert [speed.engine for speed in speeds[:2]] == ["FP32, onnxruntime", "INT8, onnxruntime"]
