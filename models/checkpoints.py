@@ -37,7 +37,7 @@ class Checkpoint:
     variant: str
     format: str  # a key of CONVENTIONS
     file: str  # official name, with the first 8 digits of its sha256 (torch hub's custom)
-    url: str  # of the folder that holds it
+    url: str  # of the folder that holds it; "": published on Hugging Face alone, so recognised but not downloaded
     top1: float | None = None  # published for just this file, %
     resolution: int | None = None
     crop: float | None = None
@@ -109,7 +109,7 @@ def _timm(
     half: bool = False,
 ) -> Checkpoint:
     form = "timm tf_" if name.startswith("tf_") else "timm"
-    url = _TIMM_V2 if "v2_" in name else _TIMM
+    url = "" if file.endswith(".safetensors") else _TIMM_V2 if "v2_" in name else _TIMM
     return Checkpoint(
         f"timm/{name}", variant, form, file, url, None, resolution, crop, interpolation, HALF if half else None
     )
@@ -152,6 +152,17 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     _timm("efficientnet_b3.ra2_in1k", "b3", "efficientnet_b3_ra2-cf984f9c.pth", 320, 1.0),
     _timm("efficientnet_b4.ra2_in1k", "b4", "efficientnet_b4_ra2_320-7eb33cd5.pth", 384, 1.0),
     _timm("efficientnet_lite0.ra_in1k", "lite0", "efficientnet_lite0_ra-37913777.pth"),
+    _timm("tf_efficientnetv2_s.in21k", "v2-s", "tf_efficientnetv2_s_21k-6337ad01.pth", half=True),
+    _timm("tf_efficientnetv2_m.in21k", "v2-m", "tf_efficientnetv2_m_21k-361418a2.pth", half=True),
+    _timm("tf_efficientnetv2_l.in21k", "v2-l", "tf_efficientnetv2_l_21k-91a19ec9.pth", half=True),
+    _timm("tf_efficientnet_b5.ra_in1k", "b5", "tf_efficientnet_b5_ra-9a3e5369.pth"),
+    _timm("tf_efficientnet_b7.ra_in1k", "b7", "tf_efficientnet_b7_ra-6c08e654.pth"),
+    _timm("efficientnet_b0.ra4_e3600_r224_in1k", "b0", "efficientnet_b0.ra4_e3600_r224_in1k.safetensors", 256, 1.0, half=True),
+    _timm("efficientnet_b1.ra4_e3600_r240_in1k", "b1", "efficientnet_b1.ra4_e3600_r240_in1k.safetensors", 288, 1.0, half=True),
+    _timm("efficientnet_b5.sw_in12k", "b5", "efficientnet_b5.sw_in12k.safetensors", 416, 0.95),
+    _timm("efficientnet_b5.sw_in12k_ft_in1k", "b5", "efficientnet_b5.sw_in12k_ft_in1k.safetensors", 448, 1.0),
+    _timm("tf_efficientnetv2_b3.in21k", "v2-b3", "tf_efficientnetv2_b3.in21k.safetensors", 300, 0.904, half=True),
+    _timm("tf_efficientnetv2_b3.in21k_ft_in1k", "v2-b3", "tf_efficientnetv2_b3.in21k_ft_in1k.safetensors", 300, 0.9, half=True),
     *(_timm(f"tf_efficientnet_{b}.{tag}", b, f"tf_efficientnet_{b}{middle}-{digits}.pth", half=tag == "ap_in1k")
       for tag, middle, row in (
           ("ns_jft_in1k", "_ns", "c0e6a31c 99dd0c41 00306e48 9d44bf68 d6313a46 6f26d0cf 51548356 1dbc32de"),
@@ -162,6 +173,9 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     *(Checkpoint(f"lukemelas/{b}", b, "lukemelas", f"efficientnet-{b}-{digits}.pth", _LUKEMELAS)
       for b, digits in zip(("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7"),
                            ["355c32eb", "f1951068", "8bb594d6", "5fb5a3c3", "6ed6700e", "b6417697", "c76e70fd", "dcc49843"])),
+    *(Checkpoint(f"lukemelas/{b}.advprop", b, "lukemelas", f"adv-efficientnet-{b}-{digits}.pth", _LUKEMELAS, statistics=HALF)
+      for b, digits in zip(("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7"),
+                           ["b64d5a18", "0f3ce85a", "6e9d97e5", "cdd7c0f4", "44fb3a87", "86493f6b", "ac80338e", "4652b6dd"])),
 )
 # fmt: on
 
@@ -241,4 +255,4 @@ def check_table() -> None:
     assert len(set(files)) == len(files), "a file stands twice"
     for row in CHECKPOINTS:
         assert row.variant in VARIANTS and row.format in CONVENTIONS, row
-        assert len(row.sha256) == 8 and int(row.sha256, 16), row
+        assert not row.url or (len(row.sha256) == 8 and int(row.sha256, 16)), row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import PurePath
 from urllib.parse import urlsplit
@@ -70,9 +71,22 @@ def test_timms_rows_are_timms(row, timm):
         tuple(theirs.mean),
         tuple(theirs.std),
     )
-    # The project has moved to another owner since; the rest of the address is as it was.
-    assert urlsplit(theirs.url).path.split("/")[2:] == urlsplit(f"{row.url}/{row.file}").path.split("/")[2:]
+    if row.url:  # the project has moved to another owner since; the rest of the address is as it was
+        assert urlsplit(theirs.url).path.split("/")[2:] == urlsplit(f"{row.url}/{row.file}").path.split("/")[2:]
+    else:
+        assert not theirs.url and row.file == f"{architecture}.{tag}.safetensors"
     assert theirs.hf_hub_id in ("timm/", row.name) and row.hub_folder == f"models--timm--{architecture}.{tag}"
+
+
+def test_no_checkpoint_of_timms_is_missing(timm):
+    ours = re.compile(r"(tf_)?efficientnet(v2)?_(b\d|lite\d|s|m|l)")
+    found = {
+        f"timm/{architecture}.{tag}"
+        for architecture, entry in timm.models.efficientnet.default_cfgs.items()
+        for tag, cfg in entry.cfgs.items()
+        if ours.fullmatch(architecture) and mentioned(f"{architecture}.pth") in VARIANTS and (cfg.url or cfg.hf_hub_id)
+    }
+    assert found == {row.name for row in TIMM}
 
 
 @pytest.mark.parametrize("row", TORCHVISION, ids=by_name)
