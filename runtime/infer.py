@@ -10,6 +10,7 @@ from .command import add_decoding_options, add_model_options, open_model, run
 from .fleet.options import add_fleet_options, fleet_of, require_ray
 from .invocation import typed
 from .output import Output, Result, add_output_options, answered_by, output_of, read_pipe, report
+from .printable import printable
 
 if TYPE_CHECKING:
     from .images.find import NamedImage
@@ -55,7 +56,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
         lanes = lanes_here()
     classifier = open_model(options, lanes)
-    print(f"answering: {classifier.artifact.told} on {classifier.backend.description}", file=sys.stderr)
+    told = f"answering: {classifier.artifact.told} on {classifier.backend.description}"
+    print(printable(told), file=sys.stderr)
     if classifier.artifact.random:
         print(f"{classifier.artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
     model = answered_by(classifier.artifact, classifier.backend.name)

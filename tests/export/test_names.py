@@ -36,21 +36,21 @@ def test_other_weights_need_a_name_and_live_under_it(artifacts: Path, checkpoint
     given = ("--variant", "b0", "--weights", checkpoint, "--resolution", "64", "--artifacts", artifacts)
     before = (artifacts / "b0" / "b0.fp32.onnx").read_bytes()
     done = run_export(*given)
-    assert done.returncode == 2 and "holds another network: random weights" in done.stderr and "NAME=" in done.stderr
+    assert done.status == 2 and "holds another network: random weights" in done.err and "NAME=" in done.err
     done = run_export(*given, "--name", "birds")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     assert (artifacts / "b0" / "b0.fp32.onnx").read_bytes() == before
     birds = read_artifact(artifacts / "birds" / "birds.fp16.onnx")
     assert (birds.variant, birds.more["network"], birds.classes) == ("birds", "b0", 5)
     assert latest(artifacts) == ["birds"]
     done = run_export("--variant", "birds", "--artifacts", artifacts)
-    assert done.returncode == 2 and "VARIANT=b0 NAME=birds" in done.stderr
+    assert done.status == 2 and "VARIANT=b0 NAME=birds" in done.err
 
 
 def test_other_settings_export_again_and_move_aside_what_was_made_before(artifacts: Path, run_export) -> None:
     done = run_export(*SMALL[:4], "--resolution", "96", "--artifacts", artifacts)
-    assert done.returncode == 0, done.stderr
-    assert "moved        b0.calibration.html, b0.int8.onnx to " in done.stdout
+    assert done.status == 0, done.err
+    assert "moved        b0.calibration.html, b0.int8.onnx to " in done.out
     assert read_artifact(artifacts / "b0" / "b0.fp32.onnx").preprocessing.resolution == 96
     (aside,) = (artifacts / "b0").glob("replaced-*")
     assert (aside / "b0.int8.onnx").read_bytes() == b"made from b0"
@@ -59,4 +59,4 @@ def test_other_settings_export_again_and_move_aside_what_was_made_before(artifac
 @pytest.mark.parametrize("name", ["b1", "EfficientNet_B1", "../birds", "birds-embedding", "B0"])
 def test_what_is_no_name(artifacts: Path, run_export, name: str) -> None:
     done = run_export(*SMALL, "--name", name, "--artifacts", artifacts)
-    assert done.returncode == 2 and f"NAME={name}" in done.stderr
+    assert done.status == 2 and f"NAME={name}" in done.err

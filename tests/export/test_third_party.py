@@ -183,7 +183,7 @@ def test_timm(timm: Any, tmp_path: Path) -> None:  # noqa: F811
     request = ThirdParty(
         NO_OVERRIDES, tmp_path / "names.txt", timm="timm:test_resnet", weights=str(tmp_path / "five.pth")
     )
-    artifact, _ = export_third_party(request, tmp_path)
+    artifact, _ = export_third_party(request, tmp_path / "five")  # beside the other it would need a name of its own
     assert artifact.labels == list("abcde") and not artifact.random and len(artifact.weights_sha256 or "") == 64
     held = timm.data.resolve_model_data_config(network)
     wants = artifact.preprocessing

@@ -21,10 +21,16 @@ class FakeClassifier:
 
     decoding = DECODING
     predictions = Classifier.predictions
+    finite = Classifier.finite
 
     def __init__(self, batch: int = 4, lanes: int = 2, seconds: float = 0.0, recipe: Preprocessing = RECIPE) -> None:
         self.artifact: Any = SimpleNamespace(
-            preprocessing=recipe, random=False, labels=["bright", "dark"], variant="fake", precision="fp32"
+            preprocessing=recipe,
+            random=False,
+            labels=["bright", "dark"],
+            variant="fake",
+            precision="fp32",
+            activation="softmax",
         )
         self.backend: Any = SimpleNamespace(name="fake", batch=batch, lanes=lanes)
         self.seconds, self.sizes = seconds, []  # type: float, List[int]

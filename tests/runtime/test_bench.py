@@ -81,7 +81,7 @@ def test_a_third_party_model_beside_ours(
     assert ours["ratio_to_first"] == {"median": 1, "low": 1, "high": 1}
     assert (third_party["variant"], third_party["precision"], third_party["resolution"]) == ("resnet", "fp32", 224)
     assert len(third_party["sha256"]) == 64 and third_party["sha256"] != ours["sha256"]
-    assert not {"parameters", "multiply_adds", "joules_per_image"} & set(third_party)
+    assert "joules_per_image" not in third_party
     assert capsys.readouterr().out.count("resnet fp32") == 2
 
 

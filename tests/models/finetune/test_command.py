@@ -29,7 +29,9 @@ def test_from_a_folder_to_an_answer_with_the_users_class_names(tmp_path):
     done = run("models.finetune", "--data", folder, *QUICK, "--epochs", "1", "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     (hint,) = (line for line in done.stdout.splitlines() if line.startswith("Next"))
-    assert hint.endswith(f"make export VARIANT=lite0 WEIGHTS={quote(str(tmp_path / 'out' / 'lite0.safetensors'))}")
+    assert hint.endswith(
+        f"make export VARIANT=lite0 NAME=out WEIGHTS={quote(str(tmp_path / 'out' / 'lite0.safetensors'))}"
+    )
     page = (tmp_path / "out" / "lite0.html").read_text(encoding="utf-8")
     Page().feed(page)
     assert "&lt;b&gt;猫" in page and "<b>猫" not in page and "http" not in page
