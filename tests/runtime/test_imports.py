@@ -10,7 +10,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # Rooms that only a Ray cluster or a GPU's driver reaches, and the packages whose absence may keep them from loading.
-OPTIONAL = {"runtime.fleet": {"ray", "pyarrow"}, "runtime.backends.cuda": {"pycuda", "cuda"}}
+OPTIONAL = {
+    "runtime.fleet": {"ray", "pyarrow"},
+    "runtime.backends.cuda": {"pycuda", "cuda"},
+    "runtime.serve": {"aiohttp", "prometheus_client"},
+}
 PROGRAM = """
 import importlib, sys
 for name in sys.argv[1:]:
