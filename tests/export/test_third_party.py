@@ -197,11 +197,11 @@ def test_timm(timm: Any, tmp_path: Path) -> None:  # noqa: F811
     with Classifier(artifact.path, backend="onnxruntime") as classify, torch.no_grad():
         expected = network(torch.from_numpy(images)).numpy()
         np.testing.assert_allclose(classify.logits(images), expected, atol=1e-4 * np.abs(expected).max())
-    assert not export_third_party(request, tmp_path)[1].lines  # up to date
+    assert not export_third_party(request, tmp_path / "five")[1].lines  # up to date
     torch.save({"fc.weight": torch.zeros(5, 9)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"timm can't make test_resnet from .*other\.pth"):
         export_third_party(
-            ThirdParty(NO_OVERRIDES, timm="timm:test_resnet", weights=str(tmp_path / "other.pth")), tmp_path
+            ThirdParty(NO_OVERRIDES, timm="timm:test_resnet", weights=str(tmp_path / "other.pth")), tmp_path / "five"
         )
 
 
