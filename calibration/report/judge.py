@@ -42,8 +42,9 @@ def judge(
     CPU, the last of the forms also as this machine's integer kernels run it, if OpenVINO is installed."""
     images, rows = (run.images, run.held_out) if judging is None else (judging, np.arange(len(judging)))
     labels = None if images.labels is None else images.labels[rows]
-    fp32 = run.reference[rows]
-    if judging is not None:
+    if judging is None:
+        fp32 = run.reference[rows]
+    else:  # the reference is of the calibration images, which may be fewer
         fp32 = logits_of(open_session(run.network.to_model(), run.threads), told(images, "FP32", rows, run.progress))
 
     def batches(name: str) -> Iterator[np.ndarray]:
