@@ -24,17 +24,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.chart:
         import matplotlib  # noqa: F401 - to say at once that it is missing, not after the work
     rows = []
+    print("            parameters     MACs  resolution   published top-1, %")
+    print("variant       millions billions        px   paper   weights that export downloads", flush=True)
     for variant in VARIANTS.values():
         with torch.device("meta"):
             network = EfficientNet(variant)
-        rows.append((variant, parameters(network), macs_of(network, variant.resolution)))
-    print("            parameters     MACs  resolution   published top-1, %")
-    print("variant       millions billions        px   paper   weights that export downloads")
-    for variant, count, cost in rows:
+        count, cost = parameters(network), macs_of(network, variant.resolution)
+        rows.append((variant, count, cost))
         checkpoint = known_checkpoints(variant)[0]
         top1 = f"{checkpoint.top1:5.2f}" if checkpoint.top1 else "    -"
         size = f"{count / 1e6:14.3f}{cost / 1e9:9.3f}{variant.resolution:10}"
-        print(f"{variant.name:8}{size}{variant.published:8.1f}   {top1}  {checkpoint.name}")
+        print(f"{variant.name:8}{size}{variant.published:8.1f}   {top1}  {checkpoint.name}", flush=True)
     print(
         "\nTop-1 on ImageNet as published by the papers' authors and the weights' makers; this command measured nothing."
     )

@@ -48,6 +48,8 @@ class EfficientNet(nn.Module):
 
     def reset_parameters(self) -> None:
         """The reference's initialisation: He normal by fan-out (groups counted), classifier uniform by its classes."""
+        if self.classifier.weight.is_meta:  # no numbers to set, and torch takes half a second to find that out
+            return
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
@@ -109,8 +111,11 @@ def macs_of(
 
     `part`: gives that of a network which is counted alone.
     """
-    twin = part(weightless(network))
-    total = 0
+    twin = weightless(network)
+    for module in twin.modules():
+        if isinstance(module, ConvNorm):
+            module.norm = nn.Identity()  # BatchNorm's shapes are those of its input, and cost torch most of the time
+    twin, total = part(twin), 0
 
     def count(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
