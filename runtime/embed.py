@@ -46,7 +46,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         "--raw", action="store_true", help="vectors as the network gives them, not divided by their length"
     )
     parser.add_argument("--nearest", metavar="IMAGE", help="print the images most similar to this one")
-    parser.add_argument("--count", type=positive, metavar="N", help="how many of them (default 9)")
+    parser.add_argument("--top", type=positive, metavar="N", help="how many of them (default 9)")
+    parser.add_argument("--count", dest="top", type=positive, help=argparse.SUPPRESS)  # its name until 2026
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw them: a .png, .jpg or .webp file")
     parser.add_argument("--picture", dest="sheet", type=Path, help=argparse.SUPPRESS)  # its name until 2026
     parser.add_argument("--json", action="store_true", help="the result as one JSON object")
@@ -60,7 +61,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if options.sheet:
         from .networks.contact_sheet import require_format
 
-        require_format(str(options.sheet), options.sheet.suffix, options.count)
+        require_format(str(options.sheet), options.sheet.suffix, options.top)
     known = store.read(stored) if stored else None
     images = [] if stored else _files(options.source)
     with _opened(options, known, stored) as network:
@@ -82,7 +83,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         beside = f", the file names in {store.names_file(path).name}" if path.suffix.lower() == ".npy" else ""
         lines.append(f"wrote {path}  {path.stat().st_size / 1e6:.1f} MB{beside}")
     if query is not None:
-        found = store.nearest(known, query, options.count, options.nearest)
+        found = store.nearest(known, query, options.top, options.nearest)
         result.update(query=options.nearest, nearest=[neighbour._asdict() for neighbour in found])
         lines += [f"nearest to {options.nearest}, of {len(known.files)}:"]
         lines += [f"  {neighbour.similarity:7.4f}  {neighbour.file}" for neighbour in found]
@@ -124,9 +125,9 @@ def embed(network: Embedder, images: Sequence[str], raw: bool = False) -> Tuple[
 
 def _stored(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Optional[Path]:
     """The file of embeddings that is named as the source. Ends the command for options that do not go together."""
-    if not options.nearest and (options.sheet or options.count):
-        parser.error("--sheet and --count go with --nearest")
-    options.count = options.count or 9
+    if not options.nearest and (options.sheet or options.top):
+        parser.error("--sheet and --top go with --nearest")
+    options.top = options.top or 9
     named = [source for source in options.source if Path(source).suffix.lower() in store.SUFFIXES]
     if not named:
         return None

@@ -37,9 +37,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--dla", type=int, metavar="CORE", help="Jetson: core of the deep learning accelerator; FP16, one batch"
     )
-    parser.add_argument(
-        "--target", metavar="SM", help="TensorRT-RTX: build for another machine's GPU, as sm_89, or any"
-    )
+    parser.add_argument("--gpu", metavar="SM", help="TensorRT-RTX: build for another machine's GPU, as sm_89, or any")
+    parser.add_argument("--target", dest="gpu", help=argparse.SUPPRESS)  # its name until 2026
     parser.add_argument("--backend", choices=("auto", *TENSORRT), default="auto")
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to read and write (default: artifacts)")
     parser.add_argument("--no-compare", action="store_true", help="don't time INT8 against FP16 afterwards")
@@ -47,7 +46,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--verbose", action="store_true", help="everything that TensorRT says, layer by layer")
     given = parser.parse_args(argv)
 
-    target = parse_target(given.target) if given.target else None
+    target = parse_target(given.gpu) if given.gpu else None
     options = BuildOptions(
         given.precision,
         parse_batch(given.batch),

@@ -115,7 +115,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         prog=typed("watch"),
         description="Classifies the images of a camera, a video file or a folder. Prints one JSON object a line, for events too.",
-        epilog="Exit status: 0 at the end of a video, after --count, and on SIGTERM; 130 on Ctrl-C; 1 if the camera or the video "
+        epilog="Exit status: 0 at the end of a video, after --limit, and on SIGTERM; 130 on Ctrl-C; 1 if the camera or the video "
         "can't be opened, 2 wrong use. A camera that is lost later is opened again.",
     )
     parser.add_argument(
@@ -131,7 +131,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         metavar="FPS",
         help="at most so many images a second; of a video file, a second of the video",
     )
-    what.add_argument("--count", type=positive, metavar="N", help="stop after N classified images")
+    what.add_argument("--limit", type=positive, metavar="N", help="stop after N classified images")
+    what.add_argument("--count", dest="limit", type=positive, help=argparse.SUPPRESS)  # its name until 2026
     what.add_argument(
         "--keep",
         type=positive,
@@ -186,7 +187,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             _print,
             top=options.top,
             min_probability=options.min_probability,
-            count=options.count,
+            count=options.limit,
             on_change=options.on_change,
         )
     if reason == "SIGINT":

@@ -52,6 +52,35 @@ def test_what_the_help_line_names_is_taken(words: tuple[str, ...]) -> None:
     assert make("-n", *words).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("export", "LABELS=it's.txt"), r"--class-names 'it'\''s.txt'"),
+        (("engine", "TARGET=sm_89"), "--gpu 'sm_89'"),
+        (("embed", "DATA=x", "COUNT=3", "PICTURE=a  b.png"), "--top '3' --sheet 'a  b.png'"),
+        (("bench", "BATCH=1,8"), "--batches '1,8'"),
+        (("sweep", "BATCH=1,8", "FRESH=1"), "--batches '1,8'"),
+        # where the name keeps its meaning
+        (("evaluate", "DATA=x", "LABELS=y.csv"), "--labels 'y.csv'"),
+        (("calibrate", "TARGET=cpu"), "--target 'cpu'"),
+        (("engine", "BATCH=1,8,32"), "--batch '1,8,32'"),
+    ],
+)
+def test_an_old_name_reaches_the_command_under_the_new_one(
+    words: tuple[str, ...], option: str, tmp_path: Path
+) -> None:
+    """A copy without an environment: nothing is made there first."""
+    for name in ("Makefile", "make_variables.py", "runtime"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("bin/python", ".demo", ".export", ".sweep", ".engine"):
+        (tmp_path / ".venv" / name).touch()
+    (tmp_path / "pyproject.toml").touch()
+    os.utime(tmp_path / "pyproject.toml", (0, 0))
+    done = make("-n", *words, "PYTHON=python3", folder=tmp_path)
+    assert option in done.stdout, done.stdout + done.stderr
+
+
 def test_a_help_line_names_every_variable_that_its_recipe_passes_on() -> None:
     """One that it did not name would be refused."""
     makefile = (REPOSITORY / "Makefile").read_text()

@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--weights", metavar="PATH", help=f"checkpoint to start from, or '{RANDOM}' to learn from nothing"
     )
     parser.add_argument("--name", help="of the result: finetuned/NAME/ (default: the data folder's name)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write instead of finetuned/NAME")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write instead of finetuned/NAME")
+    parser.add_argument("--output", dest="out", type=Path, help=argparse.SUPPRESS)  # its name until 2026
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda")
     parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU (default: all cores)")
     parser.add_argument(
@@ -72,14 +73,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     name = options.name or options.data.resolve().name or "own"
-    if options.output is None and not _NAME.fullmatch(name):
+    if options.out is None and not _NAME.fullmatch(name):
         raise UserError(f"'{name}' can't name a folder: give --name letters and digits.")
     variant = variant_named(options.variant)
     request = Request(
         options.data,
         variant,
         find_weights(variant, options.weights, offline=options.offline),
-        options.output or Path("finetuned") / name,
+        options.out or Path("finetuned") / name,
         options.dataset,
         {"resolution": options.resolution, "crop": options.crop},
         {each.name: getattr(options, each.name) for each in fields(Settings)},

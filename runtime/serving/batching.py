@@ -37,7 +37,7 @@ class _Point(NamedTuple):
 # Batches that engines are built for unless told otherwise (runtime.backends.tensorrt.options), and more than which the
 # CPU gains nothing from. The delay is below a tenth of what one image takes in all on any machine seen here.
 DEFAULT = Batching(
-    8, (), 500, True, "a default, not measured: a sweep with BATCH=1,8 and SWEEP=reports/NAME gives measured ones"
+    8, (), 500, True, "a default, not measured: a sweep with BATCHES=1,8 and SWEEP=reports/NAME gives measured ones"
 )
 
 

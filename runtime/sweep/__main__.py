@@ -34,7 +34,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     folder = REPORTS / name
     given = {name: getattr(options, name) for name in LIMITS if getattr(options, name) is not None}
     if options.choose:
-        choice = choose(read_rows(folder), given, batches_of(options.batch)[0] if options.batch else None)
+        choice = choose(read_rows(folder), given, batches_of(options.batches)[0] if options.batches else None)
         print("\n".join(map(printable, choice.lines)))
         return 0 if choice.row else 1
     if given:
@@ -43,7 +43,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         variants=variants_of(options.variants),
         precisions=precisions_of(options.precisions),
         backends=backends_of(options.backends),
-        batches=batches_of(options.batch or "1"),
+        batches=batches_of(options.batches or "1"),
         foreign=foreign_of(options.onnx),
         data=options.data,
         limit=options.limit,
@@ -114,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         "--precisions", default="fp32,fp16,int8", metavar="P", help="fp32,fp16,int8 (default), int8-fp16"
     )
     parser.add_argument("--backends", default="auto", metavar="B", help="auto (default), or several by name")
-    parser.add_argument("--batch", metavar="N", help="1 (default), or several: 1,8")
+    parser.add_argument("--batches", metavar="N", help="1 (default), or several: 1,8")
+    parser.add_argument("--batch", dest="batches", help=argparse.SUPPRESS)  # its name until 2026
     parser.add_argument(
         "--onnx", default="", metavar="FILE[:NAME],...", help="third-party ONNX classifiers, measured the same way"
     )

@@ -246,7 +246,7 @@ def _bench(plan: Plan, artifacts: Sequence[Artifact], backends: Sequence[str], m
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "bench.json"
         arguments: List[object] = ["--models", ",".join(str(artifact.path) for artifact in artifacts), "--json", file]
-        arguments += ["--backends", ",".join(backends), "--batch", ",".join(map(str, plan.batches))]
+        arguments += ["--backends", ",".join(backends), "--batches", ",".join(map(str, plan.batches))]
         for option, value in (("--images", plan.images), ("--seconds", plan.seconds), ("--threads", plan.threads)):
             arguments += [option, value] if value is not None else []
         try:

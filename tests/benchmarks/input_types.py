@@ -1,6 +1,6 @@
 """What a network that takes the camera's own bytes saves, against the one that takes normalised floats, in turns in one run.
 
-    python tests/benchmarks/input_types.py [--variant b0] [--precision fp32] [--backend onnxruntime] [--batch 1,8]
+    python tests/benchmarks/input_types.py [--variant b0] [--precision fp32] [--backend onnxruntime] [--batches 1,8]
                                            [--seconds 20] [--threads N]
 
 Both are exported here, with random weights (it is the network that takes the time), and must give the same logits before
@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--variant", default="b0", choices=VARIANTS, metavar="V")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16"))
     parser.add_argument("--backend", default="onnxruntime", metavar="B")
-    parser.add_argument("--batch", default="1,8", metavar="N,M")
+    parser.add_argument("--batches", default="1,8", metavar="N,M")
     parser.add_argument("--seconds", type=float, default=20.0, help="for each batch size (default 20)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N")
     options = parser.parse_args()
@@ -60,7 +60,7 @@ def main() -> int:
             f"{classifiers['uint8'].backend.description}, {options.threads} threads of {before.get('cpu', 'this CPU')}"
         )
         print(f"{options.variant} {options.precision} (random weights) on {where}; medians in ms, for the batch")
-        for batch in map(int, options.batch.split(",")):
+        for batch in map(int, options.batches.split(",")):
             if not compare(classifiers, batch, options.seconds):
                 return 1
     for text in warnings(before, machine()):

@@ -135,7 +135,7 @@ def _check(generation: Generation, options: BuildOptions) -> None:
     name = f"{generation.module} {generation.since[0]}"
     if options.target is not None and not generation.targets:
         raise UserError(
-            f"{name} builds only for the GPU of the machine it runs on, so TARGET={options.target} needs TensorRT-RTX: "
+            f"{name} builds only for the GPU of the machine it runs on, so GPU={options.target} needs TensorRT-RTX: "
             "pip install tensorrt-rtx, and BACKEND=tensorrt_rtx."
         )
     if options.opt_level is not None and not 0 <= options.opt_level <= 5:

@@ -41,7 +41,7 @@ def open_site(module: str, target: Optional[str] = None, index: int = 0) -> Site
         return Site(trt, row, target, None)
     found, why, _ = gpus()
     if len(found) <= index:
-        rtx = " With TensorRT-RTX, TARGET=sm_89 builds for another machine's." if row.targets else ""
+        rtx = " With TensorRT-RTX, GPU=sm_89 builds for another machine's." if row.targets else ""
         raise UserError(f"{NAMES[module]} needs an NVIDIA GPU, and there is none. {why.rstrip('.')}.{rtx}")
     if row.targets:
         compute_capability(trt, found[index].sm)

@@ -84,7 +84,7 @@ class Commands:
         rows = [
             timing(each.variant, each.precision, batch=int(batch), model=each.path.name, sha256=each.metadata["sha256"])
             for each in artifacts
-            for batch in option(words, "--batch").split(",")
+            for batch in option(words, "--batches").split(",")
         ]
         result = {"rows": rows, "machine": {"cpu": "a CPU"}, "warnings": ["busy"], "failed": []}
         Path(option(words, "--json")).write_text(json.dumps(result))
