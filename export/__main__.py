@@ -22,7 +22,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from runtime.artifacts.artifact import RANDOM_WEIGHTS, artifacts_folder, head_named
     from runtime.artifacts.facts import ACTIVATIONS, CLASSIFIER, HEADS
     from runtime.artifacts.variant_names import TIMM
-    from runtime.artifacts.write import require_same_weights
     from runtime.images.preprocess import INPUTS, INTERPOLATIONS
 
     parser = argparse.ArgumentParser(
@@ -125,9 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _answers(request.name, head, folder)
         print(f"{folder / request.name} is up to date: same weights, options, code and tools (FORCE=1 exports again)")
         return 0
-    if not options.force:
-        require_same_weights(request.name, request.weights_sha256, folder)
-    exported = export(request, folder, say=_progress(request.name))
+    exported = export(request, folder, _progress(request.name), options.force)
     _answers(request.name, head, folder)
     print("\n".join(map(printable, exported.lines)))
     if weights.path is None:

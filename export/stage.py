@@ -18,7 +18,7 @@ from models.weights import Weights
 from runtime.artifacts.artifact import artifact_path, with_head_name
 from runtime.artifacts.facts import CLASSIFIER, EMBEDDING, FEATURES, SIGMOID, SOFTMAX, Facts, Output
 from runtime.artifacts.third_party import numbered
-from runtime.artifacts.write import Graph, fitting, write
+from runtime.artifacts.write import Graph, fitting, require_same_weights, write
 from runtime.digest import sha256_of, sha256_of_facts
 from runtime.peak_memory import peak_bytes
 from runtime.whole_file import require_room
@@ -85,17 +85,20 @@ def up_to_date(request: Request, folder: Path | None = None) -> bool:
     return fitting(request.name, folder, request.digest()) is not None
 
 
-def export(request: Request, folder: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Exported:
-    """Writes the artifacts of `request` after every gate has passed; `say` is told each step as it begins.
+def export(
+    request: Request, folder: Path | None = None, say: Callable[[str], None] = lambda _: None, replace: bool = False
+) -> Exported:
+    """Writes the artifacts of `request` after every gate has passed; `say` is told each step as it begins. `replace`: also where
+    a network with other weights lies under that name.
 
-    Raises UserError (weights that do not fit, labels that do not) or export.parity.ParityError; nothing is written then.
+    Raises UserError (weights that do not fit, class names that do not) or export.parity.ParityError; nothing is written then.
     """
     from export.fp16 import to_fp16  # torch, onnx and onnxruntime take seconds to import: only once there is work
     from export.parity import gate_fp16, gate_images, gate_pixels, gate_torch
     from export.pixels import with_pixels
     from export.to_onnx import OPSET, outputs_of, simplify, trace
     from models.heads import with_head
-    from models.network import macs_of, parameters
+    from models.network import macs_of, parameters, tensors_sha256
     from models.pretrained import load_pretrained
 
     began = time.perf_counter()
@@ -104,6 +107,9 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
     say(f"reading weights: {request.weights.origin}")
     pretrained = load_pretrained(request.variant, request.weights, request.overrides, request.classes)
     whole, recipe, preprocessing = pretrained.network, pretrained.recipe, pretrained.recipe.preprocessing
+    tensors = tensors_sha256(whole)
+    if not replace:
+        require_same_weights(request.name, pretrained.sha256, folder, tensors)
     outputs = outputs_of(whole, request.head)
     classes, told = _gives(request, pretrained, outputs)
     network = with_head(whole, request.head)  # the same layers
@@ -144,6 +150,7 @@ def export(request: Request, folder: Path | None = None, say: Callable[[str], No
         more={
             **({"network": request.variant.name} if request.named else {}),
             "weights_format": pretrained.format,
+            "tensors_sha256": tensors,
             "padding": recipe.padding,
             "batchnorm_epsilon": repr(recipe.eps),
             "parameters": str(count),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -133,6 +134,16 @@ def weightless(network: EfficientNet) -> EfficientNet:
     padding = "same" if network.stem.conv.asymmetric else "symmetric"
     with torch.device("meta"):
         return EfficientNet(network.variant, network.classifier.out_features, padding).eval()
+
+
+def tensors_sha256(network: nn.Module) -> str:
+    """Sha256 of the weights by name, whatever file they came from. BatchNorm's count of batches is none of them."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.contiguous().numpy())
+    return digest.hexdigest()
 
 
 def parameters(network: nn.Module) -> int:

@@ -66,9 +66,7 @@ def test_what_the_help_line_names_is_taken(words: tuple[str, ...]) -> None:
         (("engine", "BATCH=1,8,32"), "--batch '1,8,32'"),
     ],
 )
-def test_an_old_name_reaches_the_command_under_the_new_one(
-    words: tuple[str, ...], option: str, tmp_path: Path
-) -> None:
+def test_an_old_name_reaches_the_command_under_the_new_one(words: tuple[str, ...], option: str, tmp_path: Path) -> None:
     """A copy without an environment: nothing is made there first."""
     for name in ("Makefile", "make_variables.py", "runtime"):
         (tmp_path / name).symlink_to(REPOSITORY / name)

@@ -29,11 +29,17 @@ class Written(NamedTuple):
     replaced: Optional[Replaced] = None
 
 
-def require_same_weights(name: str, weights_sha256: Optional[str], folder: Optional[Path]) -> None:
-    """Raises UserError if the network that lies under `name` has other weights (`weights_sha256`; None: random ones): it is not
-    overwritten unasked."""
+def require_same_weights(
+    name: str, weights_sha256: Optional[str], folder: Optional[Path], tensors_sha256: Optional[str] = None
+) -> None:
+    """Raises UserError if the network that lies under `name` has other weights: it is not overwritten unasked.
+
+    `weights_sha256`: of the new ones' file; None: random ones. `tensors_sha256`: of the weights themselves, which are the same in
+    a .pth file and in a .safetensors file that was made of it.
+    """
     there = _network_there(name, folder)
-    if there.get("weights_sha256", weights_sha256 or "") != (weights_sha256 or ""):
+    of_one_file = there.get("weights_sha256", weights_sha256 or "") == (weights_sha256 or "")
+    if not of_one_file and (tensors_sha256 is None or there.get("tensors_sha256") != tensors_sha256):
         raise UserError(
             f"{artifact_path(name, 'fp32', folder).parent} holds another network: {there.get('weights')}. Give this one a name "
             "of its own (NAME=birds), or replace that one (FORCE=1)."

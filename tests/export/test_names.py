@@ -47,6 +47,23 @@ def test_other_weights_need_a_name_and_live_under_it(artifacts: Path, checkpoint
     assert done.status == 2 and "VARIANT=b0 NAME=birds" in done.err
 
 
+def test_the_same_weights_in_another_file_are_the_same_network(
+    artifacts: Path, checkpoint: Path, tmp_path: Path, run_export
+) -> None:
+    """Only what was made from it is put aside; weights that differ in one number are another network."""
+    tensors = torch.load(checkpoint)
+    again = tmp_path / "again.pth.tar"
+    torch.save({"epoch": 9, "state_dict": tensors}, again)
+    given = ("--variant", "b0", "--resolution", "64", "--artifacts", artifacts, "--name", "birds", "--weights")
+    for path in (checkpoint, again):
+        done = run_export(*given, path)
+        assert done.status == 0, done.err
+    tensors["classifier.bias"][0] += 1
+    torch.save(tensors, again)
+    done = run_export(*given, again)
+    assert done.status == 2 and "holds another network" in done.err
+
+
 def test_other_settings_export_again_and_move_aside_what_was_made_before(artifacts: Path, run_export) -> None:
     done = run_export(*SMALL[:4], "--resolution", "96", "--artifacts", artifacts)
     assert done.status == 0, done.err
