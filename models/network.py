@@ -115,17 +115,17 @@ def macs_of(
     twin = weightless(network)
     for module in twin.modules():
         if isinstance(module, ConvNorm):
-            module.norm = nn.Identity()  # BatchNorm's shapes are those of its input, and cost torch most of the time
-    twin, total = part(twin), 0
+            module.register_module("norm", nn.Identity())  # of the same shape: on meta, BatchNorm takes most of the time
+    counted, total = part(twin), 0
 
     def count(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
         total += output.numel() * module.get_parameter("weight")[0].numel()
 
-    for module in twin.modules():
+    for module in counted.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(count)
-    twin(torch.empty(1, 3, resolution, resolution, device="meta"))
+    counted(torch.empty(1, 3, resolution, resolution, device="meta"))
     return total
 
 
