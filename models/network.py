@@ -115,7 +115,7 @@ def macs_of(
     twin = weightless(network)
     for module in twin.modules():
         if isinstance(module, ConvNorm):
-            module.register_module("norm", nn.Identity())  # of the same shape: on meta, BatchNorm takes most of the time
+            module.register_module("norm", nn.Identity())  # BatchNorm takes most of the time on meta
     counted, total = part(twin), 0
 
     def count(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
