@@ -15,15 +15,40 @@ from calibration.quantise.placement import Quantised
 from calibration.quantise.prepare import Prepared
 from calibration.report.result import Result, share_of, summary, written
 from calibration.report.speed import verdict
-from runtime.html_page import document, escape, series
+from runtime.html_page import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    Axis,
+    Chart,
+    document,
+    escape,
+    key,
+    round_axis,
+    scrolled,
+)
 from runtime.whole_file import write_whole
 
 WORST = 6  # tensors whose histograms are drawn
 LISTED = 30  # layers
 
-_STYLE = """
-tr.ours td { font-weight: 600 } .bar { display: inline-block; height: .7rem; background: #3b6fd4 }
-.kept { background: var(--shade) } .kept .bar { background: #d9822b }
+EXACT = 150.0  # dB: above, two outputs differ by FP32's own rounding
+
+# Where other choices would have cut a tensor's range.
+_CUTS = {
+    "max": ("the maximum", "var(--ink)"),
+    "99.99": ("the 99.99th percentile", PURPLE),
+    "entropy": ("the least entropy", RED),
+}
+_CUTS["mse"] = ("the least square error", GREEN)
+
+_STYLE = f"""
+tr.ours td {{ font-weight: 600 }} .bar {{ display: inline-block; height: .7rem; background: {BLUE}; max-width: 30vw }}
+.kept {{ background: var(--shade) }} .kept .bar {{ background: {ORANGE} }} td:first-child {{ overflow-wrap: anywhere }}
+@media (max-width: 40rem) {{ .noise {{ display: none }} td, th {{ padding-right: .5rem }} }}
 """
 
 
@@ -44,14 +69,16 @@ def write_report(result: Result, network: LayerGraph, prepared: Prepared, folder
 
 def page(result: Result, network: LayerGraph, prepared: Prepared) -> str:
     best = result.best
-    missed = "" if result.met else f" The goal was missed: {result.budget.goal}; this is the best that was found."
+    goal = (
+        f"The goal, {result.budget.goal}, was {'reached' if result.met else 'missed; this is the best that was found'}"
+    )
     if result.training:
         how = f"No layer was left in higher precision; all were trained for {result.training.epochs} epochs with INT8's roundings in place"
         if not result.trained:
             how += ", which did harm, so the weights are those that calibration found"
     else:
         how = f"{len(best.kept)} of {len(prepared.layers)} layers were chosen for higher precision"
-    lead = f"{best.share:.1%} of the MACs are INT8. {how}; {result.reached}.{missed}"
+    lead = f"{best.share:.1%} of the MACs are INT8. {how}. {goal}: {result.reached}."
     worst = sorted(prepared.layers, key=lambda name: -result.damages[name])[:WORST]
     tensors = list(dict.fromkeys(network.layer(name).input for name in worst))
     users = {network.layer(name).input: name for name in reversed(worst)}
@@ -64,8 +91,9 @@ def page(result: Result, network: LayerGraph, prepared: Prepared) -> str:
 <p>Noise at the logits with that layer alone in INT8{", before training" if result.training else ""}, the {LISTED} worst. The shaded ones stay in higher precision.
 Of those called smoothed each channel has a factor of its own before rounding.</p>{_table(result, network, prepared)}
 <h2>Ranges of the worst tensors</h2>
-<p>How often values occur (logarithmic), what INT8 covers (shaded), and where other choices would have cut: the maximum, the 99.99th
-percentile, the least entropy, the least square error.</p><div class="grid">{drawn}</div>"""
+<p>How often values occur, on a logarithmic scale; what INT8 covers is shaded, and dashed lines show where other choices would have
+cut.</p>{key([(GREY, "values"), (BLUE, "covered by INT8"), *((colour, f"cut at {name}") for name, colour in _CUTS.values())])}
+<div class="grid">{drawn}</div>"""
     return document(f"{result.variant}: INT8 calibration for {result.target}", body, _STYLE)
 
 
@@ -90,13 +118,15 @@ def _scores(result: Result) -> str:
     rows = []
     for score in result.scores:
         top1 = f'<td class="n">{score.top1:.1f} %' if score.top1 is not None else ""
-        sqnr = "exact" if score.sqnr >= 150 else f"{score.sqnr:.1f} dB"
+        sqnr = "exact" if score.sqnr >= EXACT else f"{score.sqnr:.1f} dB"
         kind = ' class="ours"' if score is result.scores[-1] else ""
         rows.append(
             f'<tr{kind}><td>{escape(score.name)}{top1}<td class="n">{score.agreement:.1f} % [{score.interval[0]:.1f}, {score.interval[1]:.1f}]<td class="n">{sqnr}'
         )
     head = '<th class="n">top-1' if labelled else ""
-    return f'<table><tr><th>network{head}<th class="n">top-1 agreement<th class="n">logit SQNR{"".join(rows)}</table>'
+    return scrolled(
+        "what it keeps", f'<tr><th>network{head}<th class="n">top-1 agreement<th class="n">logit SQNR{"".join(rows)}'
+    )
 
 
 def _speeds(result: Result) -> str:
@@ -118,9 +148,10 @@ def _table(result: Result, network: LayerGraph, prepared: Prepared) -> str:
         kind = network.layer(name).kind + (", smoothed" if prepared.layers[name].factors is not None else "")
         rows.append(
             f'<tr{kept}><td>{escape(_short(name))}<td>{kind}<td class="n">{share_of(network, name):.2%}'
-            f'<td class="n">{level:.1f} dB<td><span class="bar" style="width:{width:.0f}px"></span>'
+            f'<td class="n">{level:.1f} dB<td class="noise"><span class="bar" style="width:{width:.0f}px"></span>'
         )
-    return f'<table><tr><th>layer<th>kind<th class="n">MACs<th class="n">SQNR alone<th>amplitude of noise{"".join(rows)}</table>'
+    head = '<tr><th>layer<th>kind<th class="n">MACs<th class="n">SQNR alone<th class="noise">amplitude of noise'
+    return scrolled("layers", head + "".join(rows))
 
 
 def _trade_off(result: Result) -> str:
@@ -133,48 +164,30 @@ images, signal to noise of the logits over those held out.</p>{_curve(result)}
 
 
 def _curve(result: Result) -> str:
-    """Layers in higher precision to the right; top-1 agreement and SQNR each with its own axis."""
+    """Top-1 agreement and SQNR over the number of layers in higher precision, a chart each, with the choice marked."""
     points = sorted(result.points, key=lambda point: len(point.kept))
-    width, height, left, right, top, bottom = 640, 260, 56, 56, 16, 40
-    most = max(1, len(points[-1].kept))
-    same = [100 * point.agreement for point in points]
-    levels = [point.sqnr for point in points]
-    low_same, low_level = min(95.0, math.floor(min(same))), math.floor(min(levels)) - 1
-    high_level = math.ceil(max(levels)) + 1
-
-    def x(count: int) -> float:
-        return left + (width - left - right) * math.sqrt(count / most)
-
-    def y(value: float, low: float, high: float) -> float:
-        return height - bottom - (height - top - bottom) * (value - low) / (high - low)
-
-    parts = []
-    for values, low, high, colour in ((same, low_same, 100.0, "#3b6fd4"), (levels, low_level, high_level, "#d9822b")):
-        spots = [(x(len(point.kept)), y(value, low, high)) for point, value in zip(points, values)]
-        parts.append(series(spots, colour))
-    for i in range(5):
-        at = top + (height - top - bottom) * i / 4
-        parts.append(f'<line x1="{left}" x2="{width - right}" y1="{at}" y2="{at}"/>')
-        parts.append(
-            f'<text x="{left - 6}" y="{at + 4}" text-anchor="end">{100 - (100 - low_same) * i / 4:.1f} %</text>'
-        )
-        value = high_level - (high_level - low_level) * i / 4
-        parts.append(f'<text x="{width - right + 6}" y="{at + 4}">{value:.1f} dB</text>')
-    shown = -100.0
-    for point in points:
-        at = x(len(point.kept))
-        if at - shown > 46 or point is points[-1]:
-            parts.append(f'<text x="{at:.1f}" y="{height - 22}" text-anchor="middle">{len(point.kept)}</text>')
-            parts.append(f'<text x="{at:.1f}" y="{height - 6}" text-anchor="middle">{point.share:.1%}</text>')
-            shown = at
-    best = x(len(result.best.kept))
-    parts.append(
-        f'<line x1="{best:.1f}" x2="{best:.1f}" y1="{top}" y2="{height - bottom}" style="stroke: var(--muted)" stroke-dasharray="4"/>'
+    chosen = len(result.best.kept)
+    x = Axis(0, math.sqrt(max(1, len(points[-1].kept))), [])
+    apart = 50 / 360 * x.high  # names of two lines side by side
+    for point in sorted(points, key=lambda point: (len(point.kept) != chosen, point is not points[-1])):
+        at = math.sqrt(len(point.kept))
+        if all(abs(at - other) > apart for other, _ in x.ticks):
+            x = x._replace(ticks=[*x.ticks, (at, f"{len(point.kept)}\n{point.share:.1%}")])
+    figures = (
+        ("top-1 agreement", BLUE, [100 * point.agreement for point in points], " %", 100.0),
+        ("logit SQNR", ORANGE, [point.sqnr for point in points], " dB", math.inf),
     )
+    charts = ""
+    for name, colour, values, unit, top in figures:
+        known = [(math.sqrt(len(p.kept)), v) for p, v in zip(points, values) if v < EXACT or unit != " dB"]
+        chart = Chart(x, round_axis([v for _, v in known], unit, top, 1))
+        chart.mark(math.sqrt(chosen), "var(--ink)", "the choice")
+        chart.line(known, colour)
+        charts += f"<div><h3>{name}</h3>{chart.svg(f'{name} over the number of layers in higher precision')}</div>"
+    exact = " All layers in higher precision is FP32 itself, which has no noise." if points[-1].sqnr >= EXACT else ""
     return (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}">{"".join(parts)}</svg>'
-        '<p><span style="color:#3b6fd4">●</span> top-1 agreement &nbsp; <span style="color:#d9822b">●</span> logit SQNR &nbsp; '
-        "below: layers chosen for higher precision, share of MACs in INT8; dashed: the choice</p>"
+        f'<div class="grid">{charts}</div><p>To the right: layers chosen for higher precision, on a square-root scale, and below '
+        f"the share of the MACs that stays in INT8. Dashed: the choice, {chosen} layers.{exact}</p>"
     )
 
 
@@ -185,33 +198,21 @@ def _widest(layer: Quantised) -> Range:
 
 def _histogram(histogram: Histogram, chosen: Range, name: str) -> str:
     """Counts on a logarithmic axis over 80 even bins, the covered range shaded, other choices marked."""
-    width, height, bottom = 300, 150, 22
     edges, counts = histogram.pooled()
     grid = np.linspace(histogram.low, histogram.high, 81)
     keep = np.concatenate([[True], np.diff(edges) > 0])
     cumulative = np.concatenate([[0], counts.cumsum()])
     even = np.maximum(np.diff(np.interp(grid, edges[keep], cumulative[keep])), 0)
-    tall = np.log10(even + 1) / max(np.log10(even.max() + 1), 1e-9) * (height - bottom - 24)
-
-    def x(value: float) -> float:
-        return (
-            width * (min(max(value, histogram.low), histogram.high) - histogram.low) / (histogram.high - histogram.low)
-        )
-
-    covered = x(-chosen.limit - 2 * chosen.offset), x(chosen.limit)
-    bars = "".join(
-        f'<rect x="{i * width / 80:.1f}" y="{height - bottom - h:.1f}" width="{width / 80 - 0.5:.1f}" height="{h:.1f}" fill="#7d8aa3"/>'
-        for i, h in enumerate(tall)
-    )
-    marks = ""
-    for method, colour in (("max", "var(--ink)"), ("99.99", "#8e44ad"), ("entropy", "#c0392b"), ("mse", "#16803c")):
-        at = x(METHODS[method](histogram))
-        marks += f'<line x1="{at:.1f}" x2="{at:.1f}" y1="20" y2="{height - bottom}" style="stroke: {colour}" stroke-dasharray="3"><title>{method}</title></line>'
-    return (
-        f'<svg viewBox="-4 0 {width + 8} {height}" width="{width}"><text x="0" y="12">{escape(_short(name))}</text>'
-        f'<rect x="{covered[0]:.1f}" y="18" width="{covered[1] - covered[0]:.1f}" height="{height - bottom - 18}" fill="#3b6fd4" fill-opacity=".15"/>{bars}{marks}'
-        f'<text x="0" y="{height - 6}">{histogram.low:.3g}</text><text x="{width}" y="{height - 6}" text-anchor="end">{histogram.high:.3g}</text></svg>'
-    )
+    tall = np.log10(even + 1) / max(np.log10(even.max() + 1), 1e-9)
+    ends = [(float(end), f"{end:.3g}") for end in (histogram.low, histogram.high)]
+    chart = Chart(Axis(histogram.low, histogram.high, ends), Axis(0, 1.04, ()), 320, 150)
+    chart.box(-chosen.limit - 2 * chosen.offset, chosen.limit, 1.04, BLUE, 0.2)
+    for left, right, height in zip(grid, grid[1:], tall):
+        chart.box(left, right, height, GREY)
+    for method, (title, colour) in _CUTS.items():
+        chart.mark(METHODS[method](histogram), colour, title)
+    label = f"values of the input of {_short(name)}, from {histogram.low:.3g} to {histogram.high:.3g}"
+    return f"<div><h3>{escape(_short(name))}</h3>{chart.svg(label)}</div>"
 
 
 def _short(name: str) -> str:

@@ -20,7 +20,20 @@ from models.finetune.dataset import Data
 from models.finetune.settings import Settings
 from models.finetune.train import Answers, Progress
 from runtime.errors import UserError
-from runtime.html_page import definitions, document, escape, series
+from runtime.html_page import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    Axis,
+    Chart,
+    definitions,
+    document,
+    escape,
+    key,
+    round_axis,
+    scrolled,
+)
 from runtime.measure.accuracy import wilson
 from runtime.whole_file import write_whole
 
@@ -119,7 +132,7 @@ def page(facts: dict[str, Any], data: Data, truth: np.ndarray, answers: Answers,
     body = f"""<p>{escape(lead)} The split was {"given" if data.given else "made from the seed"}. Choosing the best epoch by these same images flatters it a little.</p>
 {"".join(f'<p class="note">{escape(note)}</p>' for note in notes)}
 <h2>Over the epochs</h2>{_curves(facts["epochs"])}
-<h2>What is taken for what</h2>{_matrix(data.classes, truth, answers.top) if len(data.classes) <= MATRIX else _pairs(facts["confusions"])}
+<h2>What is taken for what</h2>{_confused(data.classes, truth, answers.top, facts["confusions"])}
 <h2>The most confident mistakes</h2>{_mistakes(data, truth, answers)}
 <h2>Each class</h2>{_classes(facts["classes"])}
 <h2>How it was trained</h2>
@@ -132,45 +145,31 @@ def _curves(rows: list[dict[str, Any]]) -> str:
     """Losses on the left, accuracy on the right, over epochs."""
     if len(rows) == 1:
         return f"<p>The classifier alone was trained: validation loss {rows[0]['val_loss']:.3f}, the rest of the network as it was.</p>"
-    losses = [("training loss", "#d9822b", "loss"), ("validation loss", "#7d8798", "val_loss")]
-    shares = [("top-1", "#3b6fd4", "top1"), ("mean of the classes", "#2f9e62", "balanced")]
+    losses = [("training loss", ORANGE, "loss"), ("validation loss", GREY, "val_loss")]
+    shares = [("top-1", BLUE, "top1"), ("mean of the classes", GREEN, "balanced")]
     return (
-        f'<div class="grid">{_chart(rows, losses, "", 2)}{_chart(rows, shares, " %", 1)}</div>'
+        f'<div class="grid">{_chart(rows, losses, "")}{_chart(rows, shares, " %", 100)}</div>'
         "<p>Epoch 0 is the classifier alone, the rest of the network as it was. Accuracies are of the averaged weights; "
         "the training loss is on augmented images with smoothed labels, so it lies above what it would be without.</p>"
     )
 
 
-def _chart(rows: list[dict[str, Any]], lines: list[tuple[str, str, str]], unit: str, digits: int) -> str:
-    width, height, left, right, top, bottom = 470, 240, 52, 12, 14, 30
-    values = [row[key] for row in rows for _, _, key in lines if row[key] is not None]
-    low, high = min(values), max(values)
-    margin = max((high - low) * 0.08, 0.02 if not unit else 0.5)
-    low, high = low - margin, high + margin
-    if unit:
-        high = min(high, 100.0)
-    last = max(1.0, rows[-1]["epoch"])
+def _chart(rows: list[dict[str, Any]], lines: list[tuple[str, str, str]], unit: str, top: float = math.inf) -> str:
+    last = max(1, math.ceil(rows[-1]["epoch"]))
+    epochs = [(epoch, str(epoch)) for epoch in range(0, last + 1, max(1, math.ceil(last / 6)))]
+    values = [row[name] for row in rows for _, _, name in lines if row[name] is not None]
+    chart = Chart(Axis(0, last, epochs), round_axis(values, unit, top, 1 if unit else 0.1))
+    for i, (_, colour, name) in enumerate(lines):
+        chart.line([(row["epoch"], row[name]) for row in rows if row[name] is not None], colour, 1 if i else 1.7)
+    label = " and ".join(title for title, _, _ in lines) + " over epochs"
+    return f"<div>{chart.svg(label)}{key((colour, title) for title, colour, _ in lines)}</div>"
 
-    def x(epoch: float) -> float:
-        return left + (width - left - right) * epoch / last
 
-    def y(value: float) -> float:
-        return height - bottom - (height - top - bottom) * (value - low) / (high - low)
-
-    parts = []
-    for i in range(5):
-        value = low + (high - low) * i / 4
-        parts.append(
-            f'<line x1="{left}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
-            f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.{digits}f}{unit}</text>'
-        )
-    for epoch in range(0, int(last) + 1, max(1, math.ceil(last / 6))):
-        parts.append(f'<text x="{x(epoch):.1f}" y="{height - 8}" text-anchor="middle">{epoch}</text>')
-    for _, colour, key in lines:
-        spots = [(x(row["epoch"]), y(row[key])) for row in rows if row[key] is not None]
-        parts.append(series(spots, colour))
-    key = " &nbsp; ".join(f'<span style="color:{colour}">●</span> {name}' for name, colour, _ in lines)
-    return f'<div><svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{lines[0][0]} over epochs">{"".join(parts)}</svg><br>{key}</div>'
+def _confused(classes: Sequence[str], truth: np.ndarray, top: np.ndarray, confused: list[dict[str, Any]]) -> str:
+    """The matrix where it fits: not with many classes, nor on a phone."""
+    if len(classes) > MATRIX:
+        return _pairs(confused)
+    return f'<div class="broad">{_matrix(classes, truth, top)}</div><div class="thin">{_pairs(confused)}</div>'
 
 
 def _matrix(classes: Sequence[str], truth: np.ndarray, top: np.ndarray) -> str:
@@ -185,10 +184,10 @@ def _matrix(classes: Sequence[str], truth: np.ndarray, top: np.ndarray) -> str:
             shade = f' style="background:rgba(var({colour}), {0.12 + 0.6 * count / whole:.2f})"' if count else ""
             cells.append(f"<td{shade}>{count or ''}</td>")
         body.append(f"<tr><th>{escape(name)}</th>{''.join(cells)}</tr>")
-    return (
-        f'<p>Rows: what it is. Columns: what it is taken for.</p><div class="scroll"><table class="matrix"><thead><tr><td></td>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+    table = scrolled(
+        "confusion matrix", f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(body)}</tbody>", "matrix"
     )
+    return f"<p>Rows: what it is. Columns: what it is taken for.</p>{table}"
 
 
 def _pairs(confused: list[dict[str, Any]]) -> str:
@@ -196,7 +195,10 @@ def _pairs(confused: list[dict[str, Any]]) -> str:
         f'<tr><td>{escape(pair["is"])}<td>{escape(pair["taken_for"])}<td class="n">{pair["pictures"]}'
         for pair in confused[:MATRIX]
     )
-    return f'<p>The {min(MATRIX, len(confused))} pairs that are confused most often.</p><table><tr><th>is<th>taken for<th class="n">images{rows}</table>'
+    if not confused:
+        return "<p>Nothing.</p>"
+    table = scrolled("confusions", f'<tr><th>is<th>taken for<th class="n">images{rows}')
+    return f"<p>The {min(MATRIX, len(confused))} pairs that are confused most often.</p>{table}"
 
 
 def _mistakes(data: Data, truth: np.ndarray, answers: Answers) -> str:
@@ -240,7 +242,7 @@ def _classes(rows: list[dict[str, Any]]) -> str:
         )
         for row in shown
     )
-    return (
-        f'{about}<div class="scroll"><table><tr><th>class<th class="n">learnt from<th class="n">judged by<th class="n">precision %<th class="n">recall %'
-        f'<th class="n">F1 %{body}</table></div>'
+    head = "<tr><th>class" + "".join(
+        f'<th class="n">{name}' for name in ("learnt from", "judged by", "precision %", "recall %", "F1 %")
     )
+    return about + scrolled("classes", head + body)

@@ -8,11 +8,11 @@ import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import UserError
+from ..html_page import BLUE, GREEN, GREY, ORANGE, PURPLE
 from .rows import Interval, Row, frontier, of_batch
 
-# Colours of precisions, legible on white and on black; the page's stylesheet uses them too.
-COLOURS = {"fp32": "#3b78c4", "fp16": "#2f9e62", "int8": "#d9822b", "int8-fp16": "#a05cc0"}
-OTHERS = "#7d8798"  # third-party networks
+COLOURS = {"fp32": BLUE, "fp16": GREEN, "int8": ORANGE, "int8-fp16": PURPLE}
+OTHERS = GREY  # third-party networks
 # Colours that a page replaces by its own, light or dark.
 INK, MUTED, LINE, PAPER = "#1c2330", "#4a5364", "#e3e6ec", "#fffffe"
 _MARKERS, _DASHES = "os^D", ("-", "--", ":", "-.")  # by backend
@@ -27,7 +27,7 @@ class Size(NamedTuple):
     height: float
 
 
-WIDE, NARROW = Size(8.5, 5.2), Size(4.3, 5.2)
+WIDE, NARROW = Size(8.5, 5.4), Size(4.3, 5.6)
 
 
 def png(rows: Sequence[Row]) -> bytes:
@@ -159,7 +159,15 @@ def _draw(axes: Any, points: Sequence[Point]) -> None:
             markersize=6,
             label="hollow: accuracy as published",
         )
-    axes.legend(handles=list(handles.values()), loc="lower right", fontsize=8, frameon=False)
+    columns = 3 if axes.figure.get_figwidth() > NARROW.width else 2  # below the axes, where no point is
+    axes.legend(
+        handles=list(handles.values()),
+        loc="upper center",
+        bbox_to_anchor=(0.45, -0.13),
+        ncol=columns,
+        fontsize=8,
+        frameon=False,
+    )
 
 
 def _series(points: Sequence[Point]) -> Dict[Tuple[str, str, bool, str], List[Point]]:

@@ -5,37 +5,36 @@ from __future__ import annotations
 
 from typing import Any, Callable, List, NamedTuple, Sequence
 
-from ..html_page import definitions, document, escape, tag
+from ..html_page import BLUE, GREEN, GREY, ORANGE, PURPLE, definitions, document, escape, key, scrolled, tag
 from ..measure.timing import Timing
 from .rows import Measured, Report, Row, failures, flattened, frontier, measured, title
 
-# By stage of the way from JPEG bytes to top-5; a stage without a colour takes the last.
+# By stage of the way from JPEG bytes to top-5; a stage without a colour is grey.
 _STAGES = {
-    "decode": "#3b78c4",
+    "decode": BLUE,
     "resize": "#5fa8d3",
     "normalise": "#9cc9e0",
     "copy in": "#c9a44c",
-    "compute": "#d9822b",
+    "compute": ORANGE,
     "copy out": "#b8860b",
-    "launch": "#a05cc0",
-    "softmax": "#2f9e62",
+    "launch": PURPLE,
+    "softmax": GREEN,
 }
-_OTHER = "#7d8798"
 
 _STYLE = """
-td, th { vertical-align: top; white-space: nowrap } td small, .published { color: var(--muted) }
-.scroll:focus-visible { outline: 2px solid var(--muted) }
-.scroll th:first-child, .scroll td:first-child { position: sticky; left: 0; background: var(--paper) }
+body { max-width: 72rem } td, th { vertical-align: top; white-space: nowrap } td small, .published { color: var(--muted) }
+td.wrapped { white-space: normal } thead th { white-space: normal } table { font-size: .93rem } td, th { padding-right: .6rem }
 th button { all: unset; cursor: pointer; font-weight: 600 } th button:focus-visible { outline: 2px solid var(--muted) }
-th button::after { content: " \\2195"; color: var(--muted); font-weight: 400 }
 th[aria-sort=ascending] button::after { content: " \\2191" } th[aria-sort=descending] button::after { content: " \\2193" }
 tr.best td:first-child { font-weight: 600 }
 .chart { margin: 0 } .chart svg { width: 100% } .chart svg text { font-family: system-ui, sans-serif !important }
 .narrow { display: none }
 .bar { display: flex; width: min(16rem, 45vw); margin-right: .8rem; height: .8rem; margin-top: .35rem } .bar span { height: 100% }
-.key { display: flex; flex-wrap: wrap; gap: .2rem .9rem } .key i { display: inline-block; width: .8rem; height: .8rem; margin-right: .35rem; vertical-align: -.05rem }
-dd { overflow-wrap: anywhere; max-width: 46rem }
-@media (max-width: 40rem) { .wide { display: none } .narrow { display: block } .reach { display: none } body { margin-top: 1rem } dl { display: block } dd { margin-bottom: .5rem } }
+dd { max-width: 46rem }
+@media (min-width: 40.01rem) { td small.reach { display: block } }
+@media (max-width: 40rem) { .wide { display: none } .narrow { display: block } .reach { display: none } .cards th button { text-decoration: underline dotted; font-weight: 400 } .cards td.bars, .cards.stages td:first-child { grid-column: 1 / -1 !important }
+  .cards td:nth-child(-n+2):not(.bars) { grid-column: auto } .cards td.wrapped { font-weight: 400; color: var(--muted) }
+  .bar { width: 100% } .stages thead { display: none } }
 """
 
 # Sorting by the column whose button is pressed: by number where cells have one, empty cells last.
@@ -193,11 +192,7 @@ def _table(timed: Sequence[Row]) -> str:
         for row in timed
     )
     said = "Press a heading to sort." + (" In bold: nothing measured is both faster and more accurate." if best else "")
-    return tag("p", said) + _scrolled("all rows", tag("thead", tag("tr", head)) + tag("tbody", body))
-
-
-def _scrolled(label: str, table: str) -> str:
-    return tag("div", tag("table", table), class_="scroll", tabindex=0, role="region", aria_label=label)
+    return tag("p", said) + scrolled("all rows", tag("thead", tag("tr", head)) + tag("tbody", body), "cards")
 
 
 def _cell(column: _Column, row: Row) -> str:
@@ -211,12 +206,21 @@ def _cell(column: _Column, row: Row) -> str:
     elif column.head == "top-1 %" and row.top1:
         if not row.top1.interval:
             text += " <small>published</small>"
-            return tag("td", text, class_="n published", data_v=value, title=row.published_source)
+            return tag(
+                "td",
+                tag("span", text),
+                class_="n published",
+                data_v=value,
+                data_label=column.head,
+                title=row.published_source,
+            )
         low, high = row.top1.interval
         aside = f" <small class=reach>{low:.1f} to {high:.1f}</small>"
     elif column.head == "network" and row.random:
         aside = " <small>random</small>"
-    return tag("td", text + aside, class_="n", data_v=value) if column.number else tag("td", text + aside)
+    if column.number:
+        return tag("td", tag("span", text + aside), class_="n", data_v=value, data_label=column.head)
+    return tag("td", text + aside, class_="wrapped" if column.head == "backend" else None)
 
 
 def _failures(failed: Sequence[Row]) -> str:
@@ -229,26 +233,24 @@ def _stages(timed: Sequence[Row]) -> str:
     """Medians of the stages: bars of their shares, with the numbers beside them."""
     latencies = [(row, row.latency) for row in timed if row.latency]
     names = list(dict.fromkeys(name for _, latency in latencies for name in latency.stages))
-    key = "".join(
-        tag("span", tag("i", style=f"background:{_STAGES.get(name, _OTHER)}") + escape(name)) for name in names
-    )
     head = tag("th", "network", scope="col") + tag("th", tag("span", "share", aria_hidden="true"), scope="col")
     head += "".join(tag("th", escape(name), scope="col", class_="n") for name in names)
     body = "".join(_stage_row(row, latency, names) for row, latency in latencies)
     return (
         "<p>Median ms of each stage, for a whole batch.</p>"
-        + tag("p", key, class_="key", aria_hidden="true")
-        + _scrolled("stages", tag("thead", tag("tr", head)) + tag("tbody", body))
+        + key((_STAGES.get(name, GREY), name) for name in names)
+        + scrolled("stages", tag("thead", tag("tr", head)) + tag("tbody", body), "cards stages")
     )
 
 
 def _stage_row(row: Row, latency: Timing, names: Sequence[str]) -> str:
     whole = sum(stage.p50 for stage in latency.stages.values()) or 1
     bar = "".join(
-        tag("span", style=f"width:{100 * stage.p50 / whole:.2f}%;background:{_STAGES.get(name, _OTHER)}")
+        tag("span", style=f"width:{100 * stage.p50 / whole:.2f}%;background:{_STAGES.get(name, GREY)}")
         for name, stage in latency.stages.items()
     )
     called = f"{escape(title(row, backend=False))}<br>{tag('small', escape(latency.backend))}"
-    medians = (f"{latency.stages[name].p50:.2f}" if name in latency.stages else "" for name in names)
-    numbers = "".join(tag("td", median, class_="n") for median in medians)
-    return tag("tr", tag("td", called) + tag("td", tag("div", bar, class_="bar", aria_hidden="true")) + numbers)
+    medians = ((name, f"{latency.stages[name].p50:.2f}" if name in latency.stages else "") for name in names)
+    numbers = "".join(tag("td", median, class_="n", data_label=name) for name, median in medians)
+    share = tag("td", tag("div", bar, class_="bar", aria_hidden="true"), class_="bars")
+    return tag("tr", tag("td", called) + share + numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -81,6 +82,11 @@ def test_artifacts_carry_their_facts_and_the_report_its_numbers(
     assert len(report["layers"]) == 8 and report["multiply_adds_in_int8"] == result.best.share
     page = (folder / "small" / "small.calibration.html").read_text()
     assert "<svg" in page and "INT8, calibrated" in page and "http" not in page and "nan" not in page.lower()
+    ticks = re.findall(r"<text[^>]*>(\d+)</text>", page)  # of the layers in higher precision
+    assert str(len(result.best.kept)) in ticks and "least entropy" in page
+    assert not any(
+        float(level) > 150 for level in re.findall(r">([\d.]+) dB</text>", page)
+    )  # FP32's are not on the axis
 
 
 def test_judged_on_images_that_nothing_was_fitted_on(
@@ -284,7 +290,8 @@ def test_a_goal_that_is_missed_is_named_and_ends_with_1(
     assert "goal was missed: 99 % top-1 agreement" in told.err
     # What it costs is said before it is spent.
     assert "99 % top-1 agreement: from the damage of single layers, about" in told.err
-    assert "The goal was missed: 99 % top-1 agreement" in (folder / "small" / "small.calibration.html").read_text()
+    page = (folder / "small" / "small.calibration.html").read_text()
+    assert "The goal, 99 % top-1 agreement, was missed" in page
     assert artifact_path("small", "int8", folder).is_file()
     assert calibration.__main__.main(arguments) == 0  # nobody asked for the default
     assert "MISSED: 25 dB at the logits with at most 5% of the MACs in higher precision" in capsys.readouterr().out
