@@ -143,6 +143,12 @@ sweep: $(TIMM) ## [VARIANTS=b0..b7 PRECISIONS=fp32,fp16,int8 BACKENDS=auto DATA=
 	 -m runtime.sweep $(call options,VARIANTS PRECISIONS BACKENDS DATA LIMIT CALIB IMAGES WEIGHTS BATCHES ONNX SECONDS THREADS NAME) $(call switch,FORCE) \
 	 $(if $(filter-out 0,$(RAY)),--ray $(filter-out 1,$(RAY)))
 
+.PHONY: advise
+advise: NEEDS := DATA
+advise: ## DATA=photos/ [MAX_MS= MIN_TOP1= MAX_MB=] [VARIANTS=lite0,b0] [PRECISIONS=fp32,int8] [LIMIT=]: times and judges what is here on your images, and names what to deploy
+	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
+	@$(call on_device,--quiet $(VENV)/.sweep) -m runtime.advise $(call options,DATA MAX_MS MIN_TOP1 MAX_MB VARIANTS PRECISIONS LIMIT)
+
 .PHONY: compare
 compare: ## A=reports/before B=reports/after: compares two sweeps and says which differences exceed the noise
 	@$(foreach variable,A B,$(if $(strip $($(variable))),,$(error $(variable) is empty: make compare A=reports/before B=reports/after)))

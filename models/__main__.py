@@ -11,7 +11,9 @@ import torch
 from models.checkpoints import known_checkpoints
 from models.network import EfficientNet, macs_of, parameters
 from models.variants import VARIANTS
+from models.weights import find_weights
 from runtime.command import run
+from runtime.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,8 +21,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--chart", type=Path, metavar="FILE", help="also draw it: published accuracy against MACs (png, svg)"
     )
+    parser.add_argument(
+        "--at-hand", action="store_true", help="only the names of those whose weights are on this machine"
+    )
     parser.add_argument("--picture", dest="chart", type=Path, help=argparse.SUPPRESS)  # its name until 2026
     options = parser.parse_args(argv)
+    if options.at_hand:
+        print(*(name for name in VARIANTS if _at_hand(name)), sep="\n")
+        return 0
     if options.chart:
         import matplotlib  # noqa: F401 - to say at once that it is missing, not after the work
     rows = []
@@ -43,6 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         draw(options.chart, rows)
     return 0
+
+
+def _at_hand(name: str) -> bool:
+    try:
+        return find_weights(VARIANTS[name], offline=True).path is not None
+    except UserError:
+        return False
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ COMMANDS: Dict[str, str] = {
     "evaluate": "accuracy on labelled images",
     "bench": "latency by stage",
     "sweep": "latency versus accuracy of several networks",
+    "advise": "which network to deploy here, by your own images",
     "artifacts": "the networks that are there, and what is known of them",
     "doctor": "what works here, and what is missing for what",
 }

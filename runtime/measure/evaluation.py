@@ -224,13 +224,12 @@ def record_of(row: int, answer: Answer) -> Record:
     return Record(row, top, int(expected.argmax()), signal, noise)
 
 
-def _journalled(journal: Optional[Path], count: int, batch: int) -> List[Record]:
-    """The whole batches that an interrupted evaluation left in `journal`; the file is cut back to them, so that it goes on
-    with the batches that it would have had."""
-    if journal is None or not journal.is_file():
-        return []
+def read_journal(journal: Path) -> List[Record]:
+    """The records that `journal` holds, in the data set's order; none if there is no such file."""
     records: List[Record] = []
-    with open(journal, "rb+") as file:
+    if not journal.is_file():
+        return records
+    with open(journal, "rb") as file:
         for line in file:
             try:
                 record = Record(*json.loads(line))
@@ -239,9 +238,18 @@ def _journalled(journal: Optional[Path], count: int, batch: int) -> List[Record]
             if record.row != len(records):
                 break
             records.append(record)
-        if len(records) != count:
-            del records[len(records) // batch * batch :]
-        file.seek(0)
+    return records
+
+
+def _journalled(journal: Optional[Path], count: int, batch: int) -> List[Record]:
+    """The whole batches that an interrupted evaluation left in `journal`; the file is cut back to them, so that it goes on
+    with the batches that it would have had."""
+    if journal is None or not journal.is_file():
+        return []
+    records = read_journal(journal)
+    if len(records) != count:
+        del records[len(records) // batch * batch :]
+    with open(journal, "rb+") as file:
         for _ in records:
             file.readline()
         file.truncate()

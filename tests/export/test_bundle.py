@@ -103,7 +103,13 @@ def test_holds_what_it_says_and_nothing_else(folder: Path, tmp_path: Path, preci
         assert (top / "artifacts" / "b1" / f"b1.{part}.onnx").read_bytes() == artifact_path(
             "b1", part, folder
         ).read_bytes()
-    assert {p.name for p in (top / "runtime").iterdir()} & {"serving", "sweep", "remote.py", "demo.py"} == set()
+    assert {p.name for p in (top / "runtime").iterdir()} & {
+        "serving",
+        "sweep",
+        "advise.py",
+        "remote.py",
+        "demo.py",
+    } == set()
     for path in top.rglob("*.py"):
         assert path.read_bytes() == (REPOSITORY / path.relative_to(top)).read_bytes()
     assert (top / "labels.txt").read_text(encoding="utf-8") == "Käfer\ntwo lines\na beetle, or two\n"
