@@ -155,6 +155,10 @@ compare: ## A=reports/before B=reports/after: compares two sweeps and says which
 	@$(PYTHON) -c 'import numpy, PIL' 2>/dev/null && python=$(PYTHON) || { $(MAKE) --quiet --no-print-directory $(VENV)/.demo && python=$(PY); } && \
 	 $$python -m runtime.sweep.compare $(call quote,$(value A)) $(call quote,$(value B))
 
+.PHONY: results
+results: ## [SWEEPS=sweep,random] [NAME=orin-nano-8gb]: one file of what this machine measured, for docs/results/; on a GPU the steps that need one too
+	@$(call on_device,--quiet $(VENV)/.sweep) tests/benchmarks/results.py $(call options,SWEEPS NAME)
+
 .PHONY: artifacts
 artifacts: ## lists the networks that are there: names, precisions, which are stale, size, and accuracy and latency where measured
 	@$(PYTHON) -c 'import numpy, PIL' 2>/dev/null && python=$(PYTHON) || { $(MAKE) --quiet --no-print-directory $(VENV)/.demo && python=$(PY); } && \
@@ -343,8 +347,8 @@ $(VENV)/.demo: $(VENV)/.export
 	@touch $@
 
 $(VENV)/.sweep: $(VENV)/.demo
-	@echo "installing matplotlib and OpenVINO (once)"
-	@$(PIP) -e '.[openvino]' 'matplotlib>=3.8'
+	@echo "installing matplotlib, jsonschema and OpenVINO (once)"
+	@$(PIP) -e '.[openvino]' 'matplotlib>=3.8' 'jsonschema>=4.18'
 	@touch $@
 
 $(VENV)/.serve: $(VENV)/.demo

@@ -26,6 +26,7 @@ from runtime.images.preprocess import Preprocessing, scale_and_offset
 from runtime.pool import OrderedPool
 
 _GROUP = 8  # images that share a policy
+_PARTS = 4  # of a training, each with images of one size
 _AHEAD = 3  # batches that are made before they are wanted
 
 
@@ -53,10 +54,19 @@ def steps_per_epoch(data: Data, settings: Settings) -> int:
     return max(1, len(data.train) // settings.batch)
 
 
+def side_at(epoch: int, settings: Settings, full: int) -> int:
+    """Side of the training images in `epoch` (from 1 on), px: in four equal parts of the training from `smallest` to `full`,
+    whose difference is made in equal steps (progressive learning, Tan and Le 2021, arXiv:2104.00298, section 4.2)."""
+    if not settings.smallest:
+        return full
+    part = min(_PARTS - 1, (epoch - 1) * _PARTS // max(settings.epochs, 1))
+    return settings.smallest + (full - settings.smallest) * part // (_PARTS - 1)
+
+
 def batches(data: Data, settings: Settings, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(uint8 [batch, 3, side, side], int64 [batch]) of epoch `epoch` from step `start` on, made ahead on all cores."""
     order = np.random.default_rng([settings.seed, epoch]).permutation(len(data.train))
-    side, count = data.preprocessing.resolution, steps_per_epoch(data, settings)
+    side, count = side_at(epoch, settings, data.preprocessing.resolution), steps_per_epoch(data, settings)
 
     def make(row: int) -> np.ndarray:
         return crop(data.pixels(row), side, settings, np.random.default_rng([settings.seed, epoch, row]))

@@ -57,6 +57,9 @@ class Settings:
     )
     patience: int = _set(4, "epochs without progress until it stops early", 1, 10_000)
     class_weights: str = _set("none", "by 1 / count (balanced), its root (sqrt), or none", choices=CLASS_WEIGHTS)
+    smallest: int = _set(
+        0, "px of training images in the first epochs, growing to the network's in the last quarter; 0: never smaller"
+    )
     val_share: float = _set(0.2, "of each class, held out where the folder has no val/", 0.01, 0.9)
     precision: str = _set("auto", "auto: bf16 or fp16 mixed precision on a GPU, fp32 on a CPU", choices=PRECISIONS)
     seed: int = _set(0, "of everything random", 0, 2**31 - 1)

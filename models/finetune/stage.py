@@ -82,6 +82,10 @@ def finetune(request: Request, note: Note = lambda *_: None, say: Callable[[str]
     preset = None if request.dataset == "folder" else request.dataset
     cost = macs_of(network, recipe.preprocessing.resolution)
     settings = settings_for([int(size) for size in sizes], pretrained, preset, request.given, cost)
+    if settings.smallest and not 32 <= settings.smallest < recipe.preprocessing.resolution:
+        raise UserError(
+            f"smallest {settings.smallest}: between 32 and the network's {recipe.preprocessing.resolution} px."
+        )
     if labels == found.classes and request.given.get("head") is None:
         settings = replace(settings, head=0)  # it knows these classes already
     key = key_of(found, settings, f"{request.variant.name} {start}", recipe)

@@ -18,14 +18,22 @@ class Failed(Exception):
     output = ""
 
 
+BESIDE = ("export", "calibration", "models")  # commands of a checkout that are not of this package
+
+
+def command(name: str) -> List[str]:
+    """The beginning of a command line that runs `name`: of this package, as "bench", or one of BESIDE."""
+    return [sys.executable, "-m", name] if name in BESIDE else module(name)
+
+
 def run_module(name: str, *arguments: object) -> str:
-    """What command `name` of this package, as "bench", prints with `arguments` to stdout; its stderr is passed on as it comes.
+    """What command `name`, see `command`, prints with `arguments` to stdout; its stderr is passed on as it comes.
 
     Raises Failed with the sentence that it ended with. When this process is interrupted, the child ends first.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         process = subprocess.Popen(
-            [*module(name), *map(str, arguments)],
+            [*command(name), *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.PIPE,

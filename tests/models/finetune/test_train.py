@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -262,3 +263,16 @@ def test_crops_keep_what_they_must():
     ).all()
     for seed in range(20):
         assert augment.crop(pixels, 32, Settings(area=0.05), np.random.default_rng(seed)).shape == (32, 32, 3)
+
+
+def test_images_grow_in_four_steps_and_the_last_are_whole(colours, tmp_path, monkeypatch):
+    seen = []
+    learn = train.Training._learn
+    monkeypatch.setattr(
+        train.Training, "_learn", lambda self, x, y: seen.append(tuple(x.shape[2:])) or learn(self, x, y)
+    )
+    grown = request(colours, tmp_path, epochs=5, batch=48, smallest=34, patience=9)
+    finetune(replace(grown, overrides={"resolution": 64, "crop": 1.0}))
+    assert [side for side, _ in seen] == [34, 34, 44, 54, 64] and all(a == b for a, b in seen)
+    with pytest.raises(UserError, match="smallest 64: between 32 and the network's 64 px"):
+        finetune(replace(request(colours, tmp_path, smallest=64), overrides={"resolution": 64}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from runtime.errors import UserError
 from runtime.sweep import artifacts as making
 from runtime.sweep import run as running
 from runtime.sweep.__main__ import main
-from runtime.sweep.children import Failed, reason, run_module
+from runtime.sweep.children import BESIDE, Failed, command, reason, run_module
 from runtime.sweep.plan import (
     Foreign,
     Plan,
@@ -267,6 +268,11 @@ def test_a_device_without_the_makers_says_so(commands, monkeypatch):
 )
 def test_the_reason_is_what_the_command_ended_with(lines, status, expected):
     assert reason(lines, status) == expected
+
+
+@pytest.mark.parametrize("name", [*BESIDE, "bench", "evaluate"])
+def test_children_are_started_by_a_name_that_there_is(name):
+    assert importlib.util.find_spec(command(name)[2]), command(name)
 
 
 def test_a_child_that_fails_tells_its_reason(monkeypatch, capsys):
