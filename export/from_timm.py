@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from torch import nn
 
 from models.dead_leaves import dead_leaves
+from models.hub import stay_offline, unreachable
 from models.reader import read_tensors
 from models.weights import RANDOM
 from runtime.artifacts.facts import NAME
@@ -59,7 +59,7 @@ def artifact_name(variant: str) -> str:
 def import_timm(offline: bool = False) -> ModuleType:
     """timm. Raises UserError if it, or what it needs, is not installed."""
     if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read when it is imported
+        stay_offline()
     try:
         try:
             importlib.import_module("torchvision")
@@ -87,7 +87,8 @@ def load_timm(
     Raises UserError if timm is missing, has no such model, or the weights can't be had or don't fit.
     """
     name = variant[len(TIMM) :]
-    timm = import_timm(offline)
+    away = unreachable() if not weights and not offline else ""  # timm's library would ask for a minute
+    timm = import_timm(offline or bool(away))
     if not timm.is_model(name.partition(".")[0]):
         near = ", ".join(timm.list_models(f"*{name.partition('.')[0][:8]}*")[:6])
         raise UserError(f"timm {timm.__version__} has no model '{name}'.{f' There are: {near}.' if near else ''}")
@@ -114,6 +115,11 @@ def load_timm(
             network = timm.create_model(name, **options).eval()
     except Exception as error:  # of the hub, of torch's loading, and RuntimeErrors of timm's own
         reason = " ".join(str(error).split())[:300]
+        if away:
+            raise UserError(
+                f"The weights of timm's {name} are not in the hub's cache on this machine, and the hub was {away}: give "
+                "WEIGHTS=path or WEIGHTS=random."
+            ) from None
         where = f"from {weights}" if weights else "from timm's cache or the hub; give WEIGHTS=path or WEIGHTS=random"
         raise UserError(f"timm can't make {name} {where}: {reason}") from None
     preprocessing, notes = _preprocessing(timm, network, overrides)

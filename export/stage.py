@@ -62,6 +62,7 @@ class Request:
             "network": self.variant.name,
             "weights": self.weights_sha256 or f"random, {self.classes} classes",
             "weights_name": self.weights.path.name if self.weights.path else "",  # the recipe depends on it
+            **hub_facts(self.weights),
             "overrides": {name: value for name, value in self.overrides.items() if value is not None},
             "labels": sha256_of(self.labels) if self.labels else "",
             "input": self.input,
@@ -149,6 +150,7 @@ def export(
         request.activation or (SIGMOID if classes.count == 1 else SOFTMAX),
         more={
             **({"network": request.variant.name} if request.named else {}),
+            **hub_facts(request.weights),
             "weights_format": pretrained.format,
             "tensors_sha256": tensors,
             "padding": recipe.padding,
@@ -227,6 +229,11 @@ def classes_named(count: int, given: Path | None, own: list[str] | None = None, 
         said = "taken to be ImageNet-1k's in the usual order" if trained else "named as ImageNet-1k's"
         return Classes(names, wnids, said)
     return Classes(numbered(count), [], "without names (CLASS_NAMES=file names them, one a line)")
+
+
+def hub_facts(weights: Weights) -> dict[str, str]:
+    """Where on the Hugging Face hub the weights are, and at which commit; nothing where they are not from there."""
+    return {"hub": weights.repository, "hub_revision": weights.revision} if weights.repository else {}
 
 
 def published(request: Request, sha256: str | None, form: str, classes: int) -> dict[str, str]:

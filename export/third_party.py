@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.stage import Exported, classes_named, code_digest, slashed
+from models.hub import HUB, fetch
 from models.variants import VARIANTS
 from models.weights import RANDOM
 from runtime.artifacts.artifact import Artifact, artifact_path, head_named, read_artifact
@@ -36,7 +37,7 @@ class ThirdParty:
     onnx: Path | None = None  # the file, or
     timm: str = ""  # timm:NAME
     name: str | None = None  # of the artifact; None: as the file is called
-    weights: str | None = None  # of timm's: a file, "random", or None for what timm has
+    weights: str | None = None  # of timm's: a file, "hf-hub:OWNER/NAME", "random", or None for what timm has
     classes: int = 1000  # of random weights
     output: str | None = None  # of an ONNX file that has several
     activation: str | None = None  # one of runtime.artifacts.facts.ACTIVATIONS; None: found out
@@ -98,7 +99,10 @@ def _from_onnx(request: ThirdParty, folder: Path, say: Say, force: bool) -> tupl
 def _from_timm(request: ThirdParty, folder: Path, say: Say, force: bool, offline: bool) -> tuple[Artifact, Exported]:
     from export.from_timm import artifact_name, load_timm, timm_version
 
-    name, weights = artifact_name(request.timm), request.weights
+    name, weights, hub = artifact_name(request.timm), request.weights, None
+    if weights and weights.startswith(HUB):
+        hub = fetch(weights, offline=offline)
+        weights = str(hub.path)
     held = "timm's own"
     if weights:
         held = f"random, {request.classes} classes" if weights == RANDOM else sha256_of(Path(weights).expanduser())
@@ -128,7 +132,10 @@ def _from_timm(request: ThirdParty, folder: Path, say: Say, force: bool, offline
     found = ends(model, made.preprocessing.resolution)
     converted = convert(model, found, made.preprocessing._replace(input=request.input), request.activation, say)
     facts = Facts(name, made.preprocessing, made.origin, made.sha256 or None, third_party=True)
-    head = [f"weights      {made.origin}{f', sha256 {made.sha256[:12]}' if made.sha256 else ''}"]
+    if hub:
+        origin = f"{hub.repository} at {hub.revision[:12]}, from the Hugging Face hub, as {request.timm}"
+        facts = replace(facts, weights=origin, more={"hub": hub.repository, "hub_revision": hub.revision})
+    head = [f"weights      {facts.weights}{f', sha256 {made.sha256[:12]}' if made.sha256 else ''}"]
     known = "timm's for these weights, where it was not set by hand"
     head.append(f"traced       relative error {apart:.1e} against torch")
     head += [f"NOTE         {note}" for note in made.notes]

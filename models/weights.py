@@ -10,6 +10,7 @@ from pathlib import Path
 
 from models.checkpoints import Checkpoint, known_checkpoints
 from models.download import download
+from models.hub import HUB, fetch
 from models.variants import Variant
 from runtime.artifacts.variant_names import mentioned
 from runtime.errors import UserError
@@ -26,6 +27,8 @@ class Weights:
     path: Path | None
     origin: str  # for the user and the artifact
     checkpoint: Checkpoint | None = None  # the row, where the place tells it
+    repository: str = ""  # on the Hugging Face hub
+    revision: str = ""  # its commit
 
 
 def torch_hub() -> Path:
@@ -42,13 +45,18 @@ def hugging_face_hub() -> Path:
 
 
 def find_weights(variant: Variant, given: str | None = None, *, offline: bool = False) -> Weights:
-    """The weights for `variant`: `given` (a path, or "random"), else the first place that has them.
+    """The weights for `variant`: `given` (a path, "hf-hub:OWNER/NAME", or "random"), else the first place that has them.
 
     Order: the folders in EFFICIENTNET_WEIGHTS, torch hub's cache, Hugging Face's cache, an installed package, download
     of the official file into torch hub's cache. Raises UserError; if nothing has them it lists what was tried.
     """
     if given == RANDOM:
         return Weights(None, "random weights")
+    if given and given.startswith(HUB):
+        there = fetch(given, offline=offline)
+        row = next((row for row in known_checkpoints(variant) if row.name == there.repository), None)
+        origin = f"{there.repository} at {there.revision[:12]}, from the Hugging Face hub"
+        return Weights(there.path, origin, row, there.repository, there.revision)
     if given:
         path = Path(given).expanduser()
         if not path.is_file():

@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", choices=("folder", "cifar10"), default="folder", help="what DATA holds")
     parser.add_argument("--variant", default="lite0", metavar="NAME", help=", ".join(VARIANTS) + " (default lite0)")
     parser.add_argument(
-        "--weights", metavar="PATH", help=f"checkpoint to start from, or '{RANDOM}' to learn from nothing"
+        "--weights",
+        metavar="PATH",
+        help=f"checkpoint to start from, a file or hf-hub:OWNER/NAME, or '{RANDOM}' to learn from nothing",
     )
     parser.add_argument("--name", help="of the result: finetuned/NAME/ (default: the data folder's name)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write instead of finetuned/NAME")
