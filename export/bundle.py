@@ -213,8 +213,8 @@ _PIXELS = """ The network takes the camera's own bytes, uint8 [N, H, W, 3] in th
 and normalises them itself."""
 
 _INT8_ON_PROCESSORS = """\
-On a processor alone, onnxruntime runs this INT8 more slowly than FP32, since it is laid out for TensorRT: the bundle of
-`make bundle VARIANT={variant} PRECISION=fp32` is the better one there.
+On a processor alone, onnxruntime runs this INT8 more slowly than FP32, since it is laid out for TensorRT: an FP32 bundle is the
+better one there (`make bundle VARIANT={variant} PRECISION=fp32`, where this one was made).
 
 """
 

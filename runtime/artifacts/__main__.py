@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from ..command import run
 from ..errors import UserError
-from ..invocation import typed
+from ..invocation import typed, without_make
 from ..table import aligned
 from .artifact import PRECISIONS, PROJECT, artifacts_folder, latest
 from .facts import Facts, facts_of
@@ -82,7 +82,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise UserError(f"There is no model in {folder}/ yet: run 'make export VARIANT=b0'.")
     print(aligned(rows, right=_NUMBERS))
     for why in stale:
-        print(f"warning: {why}", file=sys.stderr)
+        print(f"warning: {without_make(why)}", file=sys.stderr)
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Any, List, NamedTuple, Optional, Tuple, Union
 from ..digest import sha256_of, sha256_of_facts
 from ..errors import UserError
 from ..images.preprocess import Preprocessing
+from ..invocation import install
 from .artifact import PROJECT, Artifact, read_artifact, require_classes
 from .facts import NAME, Facts
 from .onnx_metadata import QUANTISED, operators_of, read_metadata, require_one_file, verify, without_metadata
@@ -129,7 +130,7 @@ def ends_of(model: Union[Path, bytes]) -> Tuple[List[Any], List[Any]]:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError(f"onnxruntime can't be imported ({error}): pip install onnxruntime.") from None
+        raise UserError(f"onnxruntime can't be imported ({error}): {install('onnxruntime')}.") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

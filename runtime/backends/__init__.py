@@ -6,7 +6,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import UserError
-from ..invocation import typed
+from ..invocation import install, typed
 from .backend import ANY_ENGINE, BACKENDS, TENSORRT, Backend, Engines, Say, to_stderr
 from .cuda.driver import Gpus, gpus
 from .processor import SATURATES, SLOW_INT8, saturates
@@ -47,7 +47,7 @@ def open_backend(
         name = _module_of(engines)
     if name != "auto":
         if name == "openvino" and artifact.asked == "int8" and saturates():
-            say(f"{SATURATES}. Use FP32 or FP16 here, or another processor.")
+            say(f"{SATURATES}. --backend auto computes the file in FP32.")
         return _OPENERS[name](asked)
     return _best(asked)
 
@@ -59,21 +59,21 @@ class Choice(NamedTuple):
     said: Tuple[str, ...] = ()
 
 
-def choice(precision: str, found: Gpus, installed: Sequence[str], saturates: bool) -> Choice:
+def choice(precision: str, found: Gpus, installed: Sequence[str], saturates: bool, fp32: str = "") -> Choice:
     """An engine that was built for this GPU; onnxruntime on a GPU; OpenVINO for INT8 where the processor adds in 32 bits, since
     onnxruntime's own kernels are slower on those files than on FP32; onnxruntime on the CPU.
 
     `installed`: modules of TENSORRT and "openvino" that are there, whether they work or not. `saturates`: see processor.
+    `fp32`: name of the FP32 file beside an INT8 one, "" where there is none, as in a bundle.
     """
     said = []
     if found.broken:
         said.append(f"on the CPU: {found.why}")
     if precision.startswith("int8") and saturates:
-        said.append(
-            f"{SATURATES}. So the file is computed in FP32, as its Q/DQ nodes say: the FP32 file is faster here."
-        )
+        faster = f": {fp32} is faster here" if fp32 else ""
+        said.append(f"{SATURATES}. So the file is computed in FP32, as its Q/DQ nodes say{faster}.")
     elif precision.startswith("int8") and "openvino" not in installed and not found.found:
-        said.append(SLOW_INT8)
+        said.append(f"{SLOW_INT8}: {install('openvino')}{f', or take {fp32}' if fp32 else ''}.")
     on_gpu = [*(module for module in TENSORRT if module in installed), "onnxruntime_cuda"] if found.found else []
     openvino = ["openvino"] if precision == "int8" and "openvino" in installed and not saturates else []
     return Choice((*on_gpu, *openvino, "onnxruntime"), tuple(said))
@@ -85,7 +85,8 @@ def _best(asked: Asked) -> Backend:
     found = gpus()  # the driver itself: TensorRT crashes in places where there is no GPU
     there = [module for module in TENSORRT if installed(module)]
     there += ["openvino"] if importlib.util.find_spec("openvino") is not None else []
-    backends, said = choice(asked.artifact.precision, found, there, saturates())
+    fp32 = asked.artifact.path.with_name(f"{asked.artifact.variant}.fp32.onnx")
+    backends, said = choice(asked.artifact.precision, found, there, saturates(), fp32.name if fp32.is_file() else "")
     failed: Dict[str, str] = (
         {} if set(there) & set(TENSORRT) else {"tensorrt": "neither tensorrt nor tensorrt_rtx is installed"}
     )

@@ -11,6 +11,7 @@ from ..artifacts.artifact import Artifact
 from ..artifacts.facts import Output
 from ..artifacts.onnx_metadata import require_one_file
 from ..errors import UserError
+from ..invocation import install
 from .backend import in_pieces
 from .processor import cpu_batch, saturates, share_cores
 
@@ -75,7 +76,7 @@ def _session(artifact: Artifact, threads: Optional[int], provider: str) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError(f"onnxruntime can't be imported ({error}): pip install onnxruntime.") from None
+        raise UserError(f"onnxruntime can't be imported ({error}): {install('onnxruntime')}.") from None
     if provider not in onnxruntime.get_available_providers():
         raise UserError(f"This {_version()} was built without {PROVIDERS[provider]}.")
     onnxruntime.set_default_logger_severity(3)  # its warnings are about providers that nobody asked for

@@ -10,6 +10,7 @@ import numpy as np
 from ..artifacts.artifact import Artifact
 from ..artifacts.onnx_metadata import require_one_file
 from ..errors import UserError
+from ..invocation import install
 from .backend import in_pieces
 from .processor import cpu_batch, share_cores
 
@@ -28,7 +29,7 @@ class OpenVino:
         try:
             import openvino
         except ImportError as error:
-            raise UserError(f"openvino can't be imported ({error}): pip install openvino.") from None
+            raise UserError(f"openvino can't be imported ({error}): {install('openvino')}.") from None
         require_one_file(artifact.path)
         # Its default on the CPU is bf16 where the processor has it; what is measured here is the artifact's own precision.
         # Pinning threads to cores gains nothing where this process is alone, and loses where it is not.

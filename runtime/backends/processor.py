@@ -13,13 +13,10 @@ if TYPE_CHECKING:
 _WIDE_SUMS = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"}
 SATURATES = (
     "This processor has no VNNI: its INT8 kernels add pairs of products in 16 bits and cut off what does not fit, which costs "
-    "accuracy (v2-b0: 94.2 to 89.4 % top-1)"
+    "accuracy"
 )
 # docs/int8_compared.md, "On the processor": lite0, v2-b0 and b0 on an x86 processor with VNNI.
-SLOW_INT8 = (
-    "onnxruntime's own INT8 kernels took 2.1 to 3.9 times as long as FP32 where this was measured: install OpenVINO (pip "
-    "install openvino), or take FP32 here."
-)
+SLOW_INT8 = "onnxruntime's own INT8 kernels took 2.1 to 3.9 times as long as FP32 where this was measured"
 
 
 def processors() -> int:

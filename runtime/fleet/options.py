@@ -9,6 +9,7 @@ from typing import List, NamedTuple, Optional
 
 from ..command import positive
 from ..errors import UserError
+from ..invocation import install
 
 
 class Fleet(NamedTuple):
@@ -88,7 +89,7 @@ def require_ray(address: str) -> None:
         import pyarrow  # noqa: F401
         import ray  # noqa: F401
     except ImportError as error:
-        raise UserError(f"Ray can't be imported ({error}): pip install -e '.[ray]' in this repository.") from None
+        raise UserError(f"Ray can't be imported ({error}): {install('-e', '.[ray]')} in this repository.") from None
 
 
 def _loopback_only(address: str) -> bool:

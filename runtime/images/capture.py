@@ -11,6 +11,7 @@ from collections import deque
 from typing import Any, Callable, Deque, Iterator, NamedTuple, Optional, Union
 
 from ..errors import UserError
+from ..invocation import install
 from .live import Event, Frame, Pace, Stop
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds before a lost camera is tried again
@@ -57,8 +58,8 @@ def opener(source: str) -> Open:
         import cv2
     except ImportError as error:
         raise UserError(
-            f"Cameras and video files need OpenCV, which can't be imported ({error}): pip install "
-            "opencv-python-headless; on a Jetson, JetPack's own (python3-opencv), since only that one has GStreamer."
+            f"Cameras and video files need OpenCV, which can't be imported ({error}): "
+            f"{install('opencv-python-headless')}; on a Jetson JetPack's own (python3-opencv), the only one with GStreamer."
         ) from None
     if is_pipeline(source):
         if "GStreamer:                   YES" not in cv2.getBuildInformation():

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageError, UserError
+from ..invocation import install
 from . import formats
 from .deep_colour import combined, is_deep, swap_bytes
 from .pixels import from_array, to_eight_bits, to_rgb
@@ -228,7 +229,7 @@ def _format(head: bytes, name: str) -> formats.Format:
     if not formats.supported(found):
         if found.package:
             raise ImageError(
-                f"{name}: an image in {found.name} format: pip install {found.package} to have it read, or convert it to JPEG."
+                f"{name}: an image in {found.name} format: {install(found.package)} to have it read, or convert it to JPEG."
             )
         raise ImageError(f"{name}: an image in {found.name} format, which this Pillow cannot read: convert it to JPEG.")
     return found

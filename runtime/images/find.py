@@ -10,6 +10,7 @@ import sys
 from typing import IO, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from ..errors import UserError
+from ..invocation import install
 from ..printable import printable
 
 _HEIC = (".heic", ".heif", ".hif")
@@ -47,7 +48,7 @@ class LeftOut:
             return ""
         count = sum(self.formats.values())
         named = ", ".join(f"{number} {suffix}" for suffix, number in sorted(self.formats.items()))
-        hint = "; pip install pillow-heif to have HEIC read" if set(self.formats) & set(_HEIC) else ""
+        hint = f"; {install('pillow-heif')} to have HEIC read" if set(self.formats) & set(_HEIC) else ""
         return f"{count} file{'' if count == 1 else 's'} left out, because the format is not read: {named}{hint}"
 
 

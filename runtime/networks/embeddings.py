@@ -18,7 +18,7 @@ import numpy as np
 from ..artifacts.artifact import Artifact
 from ..digest import sha256_of
 from ..errors import UserError
-from ..invocation import typed
+from ..invocation import install, typed
 from ..whole_file import write_whole
 from .embedder import unit
 
@@ -175,7 +175,7 @@ def _pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError(f"pyarrow can't be imported ({error}): pip install pyarrow, or write a .npy file.") from None
+        raise UserError(f"pyarrow can't be imported ({error}): {install('pyarrow')}, or write a .npy file.") from None
     return pyarrow
 
 

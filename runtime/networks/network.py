@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Optional, Sequence, TypeVar, Union
 
 import numpy as np
 
 from ..artifacts.artifact import (
+    RANDOM_WEIGHTS,
     Artifact,
     find_artifact,
     head_named,
@@ -71,6 +73,8 @@ class Network:
             path, engines = artifact_of(path).path, engines._replace(path=path)
         self.artifact = read_artifact(path)
         self._check(self.artifact)
+        if self.artifact.random:
+            warnings.warn(f"{self.artifact.path}: {RANDOM_WEIGHTS}", stacklevel=2)
         self.backend = open_backend(self.artifact, backend, threads, engines, lanes=lanes)
 
     def _check(self, artifact: Artifact) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Optional, Sequence
 
 from ..command import add_decoding_options, add_model_options, number, open_model, run
 from ..errors import UserError
-from ..invocation import typed
+from ..invocation import install, typed
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 _LEAVING = 5.0  # seconds that requests have to finish after SIGTERM
@@ -59,9 +59,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         import prometheus_client  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"The server needs {error.name}, which is not installed: {sys.executable} -m pip install aiohttp prometheus_client."
+            f"The server needs {error.name}, which is not installed: {install('aiohttp', 'prometheus_client')}."
         ) from None
     token = _token(options)
+    from ..artifacts.artifact import RANDOM_WEIGHTS
     from ..images.live import Stop
     from ..watch import open_source
     from .app import Server
@@ -76,6 +77,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             source = open_source(options, stop)
         models = Reloading(lambda: open_model(options))
         held.callback(lambda: models.current.close())
+        artifact = models.current.classifier.artifact
+        if artifact.random:
+            print(f"{artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
         live = Live(source, models, stop) if source is not None else None
         if live is not None:
             held.callback(live.close)

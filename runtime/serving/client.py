@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from ..errors import UserError
+from ..invocation import install
 from ..networks.classifier import Prediction
 from .config import CLASSES
 from .model import IMAGE
@@ -214,7 +215,7 @@ def _tritonclient(protocol: str) -> Tuple[Any, Any]:
         errors = importlib.import_module("tritonclient.utils")
     except (ImportError, RuntimeError) as error:  # RuntimeError: installed without this protocol
         why = _first_line(str(error))
-        raise UserError(f"tritonclient can't be imported ({why}): pip install 'tritonclient[http,grpc]'.") from None
+        raise UserError(f"tritonclient can't be imported ({why}): {install('tritonclient[http,grpc]')}.") from None
     return module, errors.InferenceServerException
 
 

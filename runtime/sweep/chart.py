@@ -9,6 +9,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import UserError
 from ..html_page import BLUE, GREEN, GREY, ORANGE, PURPLE
+from ..invocation import install
 from .rows import Interval, Row, frontier, of_batch
 
 COLOURS = {"fp32": BLUE, "fp16": GREEN, "int8": ORANGE, "int8-fp16": PURPLE}
@@ -84,7 +85,7 @@ def _figure(rows: Sequence[Row], size: Size) -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise UserError(f"The chart needs matplotlib ({error}): pip install matplotlib.") from None
+        raise UserError(f"The chart needs matplotlib ({error}): {install('matplotlib')}.") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

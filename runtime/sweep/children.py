@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from typing import List
+from typing import List, Set
 
 from ..invocation import environment, module
 
+_SAID: Set[str] = set()  # lines that children passed on: the second one that warns of the same adds nothing
 _PATIENCE = 3  # s that an interrupted child has to end by itself: Ctrl-C reaches it too
 
 
@@ -45,7 +46,9 @@ def run_module(name: str, *arguments: object) -> str:
         try:
             assert process.stderr is not None
             for line in process.stderr:
-                print(f"  {line.rstrip()}", file=sys.stderr, flush=True)
+                if line not in _SAID or line.startswith(" "):
+                    print(f"  {line.rstrip()}", file=sys.stderr, flush=True)
+                _SAID.add(line)
                 lines.append(line.rstrip())
                 del lines[:-50]
             status = process.wait()

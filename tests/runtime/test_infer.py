@@ -16,8 +16,9 @@ from typing import Any, Dict, List, Set, Tuple, Union
 
 import pytest
 
-from runtime.artifacts.artifact import read_artifact
+from runtime.artifacts.artifact import RANDOM_WEIGHTS, read_artifact
 from runtime.infer import main
+from runtime.networks.classifier import Classifier
 from tests.in_process import Done, called
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,8 +192,10 @@ def test_no_model_yet(here: Path) -> None:
 def test_random_weights_are_called_so(here: Path, random_model: Path) -> None:
     """Nobody may take these classes for answers, whichever form they come in."""
     done = infer("--model", random_model, CORGI)
-    assert done.status == 0 and "random weights" in done.err
+    assert done.status == 0 and done.err.count(RANDOM_WEIGHTS) == 1
     assert "random weights" in done.out.splitlines()[0]
+    with pytest.warns(UserWarning, match=RANDOM_WEIGHTS):  # a program that opens it is warned too
+        Classifier(random_model).close()
     done = infer("--model", random_model, "--json", CORGI, "gone.jpg")
     assert "random weights" in done.err
     assert [json.loads(line)["weights"] for line in done.out.splitlines()] == ["random weights"] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime.command import run
-from runtime.invocation import missing
+from runtime.invocation import install, missing, without_make
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,6 +39,23 @@ def test_the_projects_own_environment_is_named_where_there_is_one(
     python.parent.mkdir(parents=True)
     python.touch()
     assert str(missing(error, tmp_path)).endswith(""": .venv/bin/python -m runtime.infer 'it'"'"'s.jpg'""")
+
+
+def test_where_there_is_no_make_none_is_advised(tmp_path: Path) -> None:
+    text = "Run 'make calibrate VARIANT=b1 BACKEND=x'."
+    assert without_make(text) == text  # beside the Makefile
+    assert without_make(text, tmp_path).startswith(f"{text} There is no make here")
+    assert without_make("less (WORKSPACE=256M, OPT_LEVEL=1)", tmp_path) == "less (--workspace 256M, --opt-level 1)"
+    assert without_make("/data/SPLIT=train is a file.", tmp_path) == "/data/SPLIT=train is a file."
+
+
+def test_every_message_names_the_pip_of_the_python_that_runs() -> None:
+    assert install("aiohttp", "tritonclient[http]").endswith(" -m pip install aiohttp 'tritonclient[http]'")
+    for room in ("runtime", "models", "calibration", "export"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                bare = re.search(r"""["'(:;] ?pip install""", line)
+                assert not bare or line.startswith(("#", "Needs ", '"""Classifiers of timm')), f"{path}: {line.strip()}"
 
 
 def test_another_module_that_is_missing_is_a_bug_of_ours(capsys: pytest.CaptureFixture[str]) -> None:

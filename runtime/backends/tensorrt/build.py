@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
 from ...errors import UserError
+from ...invocation import install
 from ...peak_memory import peak_bytes
 from ...whole_file import write_whole
 from .generations import NAMES, Generation, compute_capability, load
@@ -136,7 +137,7 @@ def _check(generation: Generation, options: BuildOptions) -> None:
     if options.target is not None and not generation.targets:
         raise UserError(
             f"{name} builds only for the GPU of the machine it runs on, so GPU={options.target} needs TensorRT-RTX: "
-            "pip install tensorrt-rtx, and BACKEND=tensorrt_rtx."
+            f"{install('tensorrt-rtx')}, and BACKEND=tensorrt_rtx."
         )
     if options.opt_level is not None and not 0 <= options.opt_level <= 5:
         raise UserError(f"There is no optimisation level {options.opt_level}: choose 0 (quick) to 5 (thorough).")

@@ -13,11 +13,13 @@ import sys
 from typing import Any, NamedTuple, Tuple
 
 from ...errors import UserError
+from ...invocation import install
 
 NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 INSTALL = {
-    "tensorrt": "On a Jetson it comes with JetPack (sudo apt install python3-libnvinfer); on a desktop: pip install tensorrt",
-    "tensorrt_rtx": "pip install tensorrt-rtx (GeForce and RTX GPUs since Turing)",
+    "tensorrt": "On a Jetson it comes with JetPack (sudo apt install python3-libnvinfer); on a desktop: "
+    + install("tensorrt"),
+    "tensorrt_rtx": f"{install('tensorrt-rtx')} (GeForce and RTX GPUs since Turing)",
 }
 JETSONS = ("sm_53", "sm_62", "sm_72", "sm_87", "sm_110")  # Nano, TX2, Xavier, Orin, Thor
 _PARTS = (

@@ -35,4 +35,7 @@ def test_what_auto_tries(
     backends, said = choice(precision, found, installed, saturates)
     assert backends == tried
     assert ("on the CPU: CUDA can't be used: restart." in said) == found.broken
+    assert not any("fp32.onnx" in sentence for sentence in said)  # a bundle holds none
+    beside = choice(precision, found, installed, saturates, "b0.fp32.onnx").said
+    assert any("b0.fp32.onnx" in sentence for sentence in beside) == (len(said) > found.broken)
     assert any("no VNNI" in sentence for sentence in said) == (saturates and precision.startswith("int8"))

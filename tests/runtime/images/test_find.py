@@ -12,6 +12,7 @@ import pytest
 from runtime.errors import UserError
 from runtime.images import find
 from runtime.images.find import find_images
+from runtime.invocation import install
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ def test_files_of_other_formats_are_counted(folder: Path, monkeypatch: pytest.Mo
     assert find.LEFT_OUT.sentence() == "3 files left out, because the format is not read: 1 .dng, 2 .mov"
     monkeypatch.setattr(find, "SUFFIXES", (".jpg",))
     find.LEFT_OUT.file("it.HEIC")
-    assert find.LEFT_OUT.sentence().endswith("1 .heic, 2 .mov; pip install pillow-heif to have HEIC read")
+    assert find.LEFT_OUT.sentence().endswith(f"1 .heic, 2 .mov; {install('pillow-heif')} to have HEIC read")
 
 
 def test_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

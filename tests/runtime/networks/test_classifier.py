@@ -200,7 +200,7 @@ def test_a_processor_that_saturates_gets_int8_in_fp32_and_is_told(precisions, mo
     for module in (backends, onnx_runtime):
         monkeypatch.setattr(module, "saturates", lambda: True)
     assert backends.open_backend(artifact, say=said.append).name == "onnxruntime"
-    assert len(said) == 1 and "no VNNI" in said[0] and "the FP32 file is faster here" in said[0]
+    assert len(said) == 1 and "no VNNI" in said[0] and "lite0.fp32.onnx is faster here" in said[0]
     if importlib.util.find_spec("openvino"):
         assert backends.open_backend(artifact, "openvino", say=said.append).name == "openvino"
         assert "no VNNI" in said[1]

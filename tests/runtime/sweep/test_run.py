@@ -280,6 +280,9 @@ def test_a_child_that_fails_tells_its_reason(monkeypatch, capsys):
     with pytest.raises(Failed, match=r"There is no file missing.onnx"):
         run_module("infer", "--model", "missing.onnx", PICTURES / "corgi.jpg")
     assert "missing.onnx" in capsys.readouterr().err
+    with pytest.raises(Failed, match=r"There is no file missing.onnx"):
+        run_module("infer", "--model", "missing.onnx", PICTURES / "corgi.jpg")
+    assert capsys.readouterr().err == ""  # what one child said, no other one repeats
 
 
 def test_what_can_be_asked_for(tmp_path):
