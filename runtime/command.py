@@ -149,10 +149,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     from .backends.backend import BACKENDS
 
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", metavar="FILE", help="an exported .onnx file, or an .engine built from one")
+    model.add_argument(
+        "--model",
+        metavar="PATH",
+        help="an exported .onnx file, an .engine built from one, a folder of them, or a bundle",
+    )
     model.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
     parser.add_argument(
-        "--precision", metavar="P", help="of the variant: fp32 (default, but in a bundle its own), fp16, int8"
+        "--precision", metavar="P", help="of the variant or folder: fp32 (default, but in a bundle its own), fp16, int8"
     )
     parser.add_argument("--backend", default="auto", metavar="B", help=f"auto (default), {', '.join(BACKENDS)}")
     parser.add_argument(
@@ -180,8 +184,6 @@ def open_as(
     """The same for another kind of network."""
     from .backends.backend import Engines
 
-    if options.model and options.precision:
-        raise UserError("--precision goes with a variant: the file that --model names has its own.")
     return kind(
         model or options.model,
         variant=options.variant,

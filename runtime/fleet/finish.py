@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Sequence, Tuple
 
 from ..artifacts.artifact import Artifact, find_artifact, read_artifact, require_classes
+from ..artifacts.model_path import model_file
 from ..backends.backend import Engines
 from ..command import decoding_of
 from ..errors import UserError
@@ -41,9 +42,8 @@ class Task(NamedTuple):
 
 def artifact_of(options: argparse.Namespace) -> Artifact:
     """The classifier that the options mean; unlike `open_model`, it is not opened here. Raises UserError."""
-    if options.model and options.precision:
-        raise UserError("--precision goes with a variant: the file that --model names has its own.")
-    path = Path(options.model) if options.model else find_artifact(options.variant, options.precision)
+    precision = options.precision
+    path = model_file(options.model, precision) if options.model else find_artifact(options.variant, precision)
     if path.suffix == ".engine":
         raise UserError(
             f"{path} fits one kind of GPU: name the ONNX file it was made from; with --backend tensorrt each node builds its own."

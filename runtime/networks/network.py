@@ -17,6 +17,7 @@ from ..artifacts.artifact import (
     read_artifact,
     with_head_name,
 )
+from ..artifacts.model_path import model_file
 from ..backends import open_backend
 from ..backends.backend import ANY_ENGINE, Engines
 from ..errors import UserError
@@ -61,12 +62,13 @@ class Network:
         decoding: Decoding = DECODING,
         lanes: int = 1,
     ) -> None:
-        """`model`: an exported ONNX file, or an engine that was built from one; else `variant` and `precision` find it.
+        """`model`: an exported ONNX file, an engine that was built from one, a folder or a bundle (see `model_file`);
+        else `variant` and `precision` find it.
         `lanes`: calls that are to go on at once, each from a thread of its own; the CPU's cores are divided among them.
 
         Raises UserError if there is no such artifact, no backend for it, or it has another head."""
         self.decoding = decoding
-        path = Path(model) if model is not None else find_artifact(variant, precision)
+        path = model_file(model, precision) if model is not None else find_artifact(variant, precision)
         if path.suffix == ".engine":
             from ..backends.tensorrt.engine import artifact_of
 

@@ -167,7 +167,7 @@ def test_one_bad_file_among_good_ones(here: Path) -> None:
         (("--model", "m.onnx", "--variant", "b0", "x.jpg"), "not allowed with"),
         (("--model", "m.onnx", "--precision", "fp16", "x.jpg"), "--precision goes with a variant"),
         (("--model", "m.onnx", "x.jpg"), "There is no file m.onnx"),
-        (("--model", "empty", "x.jpg"), "empty can't be read"),
+        (("--model", "empty", "x.jpg"), "empty holds no artifacts"),
         (("--variant", "b9", "x.jpg"), "make export VARIANT=b9"),
         (("--precision", "int8", "x.jpg"), "make calibrate VARIANT=lite0"),
         (("--precision", "half", "x.jpg"), "no precision 'half'"),
