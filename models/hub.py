@@ -13,6 +13,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from runtime.errors import UserError
+from runtime.invocation import install
 
 HUB = "hf-hub:"
 FILE = "model.safetensors"
@@ -47,7 +48,7 @@ def fetch(given: str, *, offline: bool = False) -> OnHub:
         )
     except ImportError as error:
         raise UserError(
-            f"WEIGHTS={given} needs the hub's library ({error}): pip install huggingface_hub, or {_ELSE}."
+            f"WEIGHTS={given} needs the hub's library ({error}): {install('huggingface_hub')}, or {_ELSE}."
         ) from None
     away = "not asked (--offline)" if offline else unreachable()
     where = f"{repository}{f'@{revision}' if revision else ''}"

@@ -6,6 +6,7 @@ import io
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import UserError
+from ..invocation import install
 from .chart import COLOURS, INK, MUTED, OTHERS
 from .rows import Row, of_batch
 
@@ -40,7 +41,7 @@ def png(rows: Sequence[Row]) -> bytes:
     try:
         import matplotlib
     except ImportError as error:
-        raise UserError(f"The chart needs matplotlib ({error}): pip install matplotlib.") from None
+        raise UserError(f"The chart needs matplotlib ({error}): {install('matplotlib')}.") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
