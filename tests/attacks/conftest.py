@@ -11,7 +11,6 @@ from runtime.artifacts.artifact import Artifact
 from tests.calibration.small_network import small_model, write_artifact
 
 SONG = b"nothing happened"
-tried: dict[str, int] = {}  # by kind of attack, how many this session has seen refused
 
 
 @pytest.fixture
@@ -34,25 +33,3 @@ def inside(tmp_path: Path) -> Path:
 @pytest.fixture
 def artifact(inside: Path) -> Artifact:
     return write_artifact(inside / "artifacts", small_model())
-
-
-@pytest.fixture(autouse=True)
-def counted(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    if getattr(request.node, "passed", False):
-        kind = request.node.path.stem.removeprefix("test_")
-        tried[kind] = tried.get(kind, 0) + 1
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    outcome = yield
-    report = outcome.get_result()  # type: ignore[attr-defined]
-    if report.when == "call":
-        item.passed = report.passed  # type: ignore[attr-defined]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if tried:
-        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(tried.items()))
-        terminalreporter.write_line(f"attacks: {sum(tried.values())} tried, 0 came through ({kinds})")

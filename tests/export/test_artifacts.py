@@ -133,12 +133,8 @@ def test_an_export_of_older_code_is_not_up_to_date(small, tmp_path, monkeypatch,
     assert not up_to_date(request, small)
 
 
-@pytest.mark.parametrize(
-    ("step", "number"),
-    [("tracing", signal.SIGINT), ("converting to FP16", signal.SIGINT), ("converting to FP16", signal.SIGKILL)],
-)
-def test_interrupting_leaves_the_old_files_whole(small, tmp_path, step, number):
-    """A forced export over an existing one, stopped in a step; `make test-kill` kills it at random moments."""
+def test_interrupting_leaves_the_old_files_whole(small, tmp_path):
+    """A forced export over an existing one, stopped by Ctrl-C; tests/kill kills it at random moments."""
     folder = tmp_path / "a"
     shutil.copytree(small, folder)
     process = subprocess.Popen(
@@ -152,16 +148,15 @@ def test_interrupting_leaves_the_old_files_whole(small, tmp_path, step, number):
     )
     assert process.stderr is not None
     before = iter(process.stderr.readline, "")
-    assert any(f"b0: {step}" in line for line in before)
-    process.send_signal(number)
+    assert any("b0: tracing" in line for line in before)
+    process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
     assert "Traceback" not in said
-    assert process.returncode in ({130, -number} if step == "tracing" else {130, -number, 0}), said
+    assert process.returncode == 130, said
     for path in folder.rglob("*.onnx"):
         verify(path)
         read_artifact(path)
-    if number == signal.SIGINT:
-        assert not list(folder.rglob("*.tmp"))
+    assert not list(folder.rglob("*.tmp"))
 
 
 def test_a_failed_gate_writes_nothing_and_says_where(monkeypatch, tmp_path):

@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.mutants.table import MUTANTS, Mutant
+from tests.mutants.mutant import Mutant
+from tests.mutants.table import MUTANTS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COPIED = (

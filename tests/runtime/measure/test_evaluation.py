@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from runtime.measure import evaluation
 from runtime.measure.dataset import Sample
-from runtime.measure.evaluation import Record, evaluate, read_samples, record_of, summary
+from runtime.measure.evaluation import LabelCheck, LabelError, Record, evaluate, read_samples, record_of, summary
 from runtime.networks.pipeline import Answer
 from tests.runtime.fake_classifier import FakeClassifier
 
@@ -25,11 +27,13 @@ def artifact(name: str) -> Any:
     )
 
 
-def judged(*images: Any) -> Any:
-    """The figures of images given as (right class, reference's class, ours)."""
+def judged(*images: Any, random: bool = False) -> Any:
+    """The figures of images given as (right class, reference's class, ours). `random`: ours has random weights."""
     samples = [Sample(f"{row}.jpg", f"{row}.jpg", right) for row, (right, _, _) in enumerate(images)]
     records = [Record(row, [ours], before, 1.0, 0.1) for row, (_, before, ours) in enumerate(images)]
-    return summary(records, samples, artifact("ours"), "a backend", artifact("reference"))
+    model = artifact("ours")
+    model.random = random
+    return summary(records, samples, model, "a backend", artifact("reference"))
 
 
 def test_what_is_lost_is_a_negative_difference() -> None:
@@ -49,6 +53,39 @@ def test_a_flipped_image_was_the_references_class_and_is_ours() -> None:
     ]
 
 
+def test_images_without_labels_are_neither_right_nor_wrong() -> None:
+    result = judged((CAT, CAT, CAT), (None, CAT, CAT), (None, CAT, DOG), (DOG, CAT, CAT))
+    assert (result["n"], result["labelled"], result["top1"], result["agreement"]) == (4, 2, 50, 75)
+
+
+def test_random_weights_have_no_accuracy() -> None:
+    result = judged((CAT, CAT, CAT), (DOG, DOG, CAT), random=True)
+    assert result["top1"] is result["top5"] is None and "difference" not in result
+    assert "random" in result["weights"] and result["agreement"] == 50
+
+
+def test_what_failed_is_told_apart_and_left_out() -> None:
+    samples = [Sample(f"{row}.jpg", f"{row}.jpg", right) for row, right in enumerate((CAT, DOG, OWL, 5))]
+    five = [0, 1, 2, 3, 4]
+    failed = [Record(1, [], None, 0, 0), Record(2, [], None, 0, 0, not_finite=True)]
+    result = summary([Record(0, five, None, 0, 0), *failed], samples, artifact("ours"), "a backend", None)
+    assert (result["n"], result["unreadable"], result["not_finite"], result["top1"]) == (1, 1, 1, 100)
+    for row, top in ((1, (0, 100)), (3, (0, 0))):  # class 1 is the second likeliest, class 5 the sixth
+        result = summary([Record(row, five, None, 0, 0)], samples, artifact("ours"), "a backend", None)
+        assert (result["top1"], result["top5"]) == top
+
+
+@pytest.mark.parametrize(("reference", "doubtful"), [(None, True), ("as ours", True), ("as the labels", False)])
+def test_labels_that_suit_the_reference_are_not_doubted(reference: Optional[str], doubtful: bool) -> None:
+    samples = [Sample(f"{row}.jpg", f"{row}.jpg", row % 7) for row in range(42)]
+    check = LabelCheck(samples, artifact("ours"))
+    for row in range(42):
+        ours = 6 - row % 7
+        check.add(Record(row, [ours], {None: None, "as ours": ours}.get(reference, row % 7), 0, 0))
+    with pytest.raises(LabelError, match="counted backwards") if doubtful else contextlib.nullcontext():
+        check.finish()
+
+
 def test_top_five_are_five_and_the_noise_is_relative_to_the_reference() -> None:
     ours, reference = np.float32([7, 6, 5, 4, 3, 2, 1]), np.float32([2, 0, 0, 0, 0, 0, 0])
     record = record_of(0, Answer(0, (ours, reference), None, {}))
@@ -63,7 +100,9 @@ def test_a_limit_takes_images_from_everywhere(limit: Optional[int], tmp_path: Pa
     assert names == ([f"{i:02}.png" for i in range(12)] if limit is None else ["00.png", "03.png", "06.png", "09.png"])
 
 
-def test_an_interrupted_evaluation_goes_on_with_the_batches_it_would_have_had(tmp_path: Path) -> None:
+def test_an_interrupted_evaluation_goes_on_with_the_batches_it_would_have_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its journal ends within a batch: that one is done again as a whole, as INT8's answers may depend on the batch."""
     Image.new("RGB", (40, 40), (255, 255, 255)).save(tmp_path / "white.png")
     samples = [Sample(f"{i}", str(tmp_path / "white.png"), 0) for i in range(10)]
@@ -71,13 +110,18 @@ def test_an_interrupted_evaluation_goes_on_with_the_batches_it_would_have_had(tm
     whole = evaluate(classifier, samples, journal=tmp_path / "whole")
     assert classifier.sizes == [4, 4, 2]
     lines = (tmp_path / "whole").read_text().splitlines()
-    (tmp_path / "cut").write_text("\n".join([*lines[:6], lines[6][:9]]))  # killed while it wrote the seventh
-    again = fake()
-    result = evaluate(again, samples, journal=tmp_path / "cut")
-    assert again.sizes == [4, 2]
-    assert (tmp_path / "cut").read_text() == (tmp_path / "whole").read_text()
-    del result["images_per_second"], whole["images_per_second"]
-    assert result == whole
+    for left in (
+        [*lines[:6], lines[6][:9]],
+        [*lines[:4], *lines[5:9]],
+    ):  # killed while it wrote the seventh; a line lost
+        (tmp_path / "cut").write_text("\n".join(left))
+        again, clock = fake(), iter((0.0, 2.0))
+        monkeypatch.setattr(evaluation, "time", SimpleNamespace(perf_counter=lambda clock=clock: next(clock)))
+        result = evaluate(again, samples, journal=tmp_path / "cut")
+        assert again.sizes == [4, 2]
+        assert (tmp_path / "cut").read_text() == (tmp_path / "whole").read_text()
+        assert result["images_per_second"] == 3  # the six that were done now, in 2 s
+        assert result == {**whole, "images_per_second": 3}
 
 
 def fake() -> Any:

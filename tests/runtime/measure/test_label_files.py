@@ -40,6 +40,13 @@ def test_a_drive_and_other_case() -> None:
     assert match(["a/X.jpg", "a/x.jpg"], ["a/x.jpg", "a/X.jpg"]) == ["a/X.jpg", "a/x.jpg"]
 
 
+def test_accents_as_a_mac_writes_them() -> None:
+    assert match(["k\u00e4fer.jpg", "ke\u0301fir.jpg"], ["ka\u0308fer.jpg", "k\u00e9fir.jpg"]) == [
+        "ka\u0308fer.jpg",
+        "k\u00e9fir.jpg",
+    ]
+
+
 def test_the_longest_common_end_decides() -> None:
     assert match(["cats/IMG_0001.jpg", "more/cats/IMG_0001.jpg"], FILES) == [FILES[0], FILES[4]]
     assert match(["x.jpg"], ["x.jpg", "a/x.jpg"]) == ["x.jpg"]

@@ -1,0 +1,98 @@
+"""Faults in what makes artifacts: networks, export, calibration."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+RANGES = "tests/calibration/collect/test_ranges.py"
+ROUNDING = "tests/calibration/quantise/test_rounding.py"
+PARITY = "tests/export/test_parity.py"
+
+MUTANTS = [
+    # export
+    Mutant(
+        "the parity gate without its top-1 half",
+        "export/parity.py",
+        "if not error <= FP32_TOLERANCE or not same:",
+        "if not error <= FP32_TOLERANCE:",
+        PARITY,
+    ),
+    Mutant(
+        "the parity gate without its relative error",
+        "export/parity.py",
+        "if not error <= FP32_TOLERANCE or not same:",
+        "if not same:",
+        PARITY,
+    ),
+    Mutant(
+        "the FP16 gate looks at the best image",
+        "export/parity.py",
+        "worst = float(np.min(cosines))",
+        "worst = float(np.max(cosines))",
+        PARITY,
+    ),
+    Mutant(
+        "an export is not redone when the code changed",
+        "export/stage.py",
+        '            "code": code_digest(),\n',
+        "",
+        "tests/export/test_artifacts.py::test_an_export_of_older_code_is_not_up_to_date",
+    ),
+    Mutant(
+        "random networks without settled statistics",
+        "models/pretrained.py",
+        "settle(network, torch.from_numpy(images - np.float32(0.5)) * 4)",
+        "pass",
+        "tests/models/test_pretrained.py::test_random_weights_answer_to_the_picture",
+    ),
+    # calibration
+    Mutant(
+        "99.99 percentile computed as 99",
+        "calibration/collect/ranges.py",
+        "percentile(histogram, 0.9999)",
+        "percentile(histogram, 0.99)",
+        RANGES,
+    ),
+    Mutant(
+        "entropy chooses the worst limit",
+        "calibration/collect/ranges.py",
+        "if divergence < best:\n            best, limit",
+        "if divergence > best or best == np.inf:\n            best, limit",
+        RANGES,
+    ),
+    Mutant(
+        "the range's error is not rid of its mean",
+        "calibration/collect/ranges.py",
+        "mean, square = histogram.errors(steps, offsets)\n    variance = np.maximum(square - mean**2, 0)",
+        "mean, square = histogram.errors(steps, offsets)\n    variance = square",
+        RANGES,
+    ),
+    Mutant(
+        "padding counts as inside where biases are corrected",
+        "calibration/quantise/rounding.py",
+        "share = ((at >= 0) & (at < height)).mean(1)",
+        "share = np.ones(len(at))",
+        ROUNDING,
+    ),
+    Mutant(
+        "biases are corrected the wrong way",
+        "calibration/quantise/rounding.py",
+        "return (bias - shift).astype(np.float32)",
+        "return (bias + shift).astype(np.float32)",
+        ROUNDING,
+    ),
+    Mutant(
+        "images that ranges were fitted on judge the choices",
+        "calibration/collect/images.py",
+        "return rows[rows % 4 != 3], rows[rows % 4 == 3]",
+        "return rows[rows % 4 != 3], rows[rows % 4 == 2]",
+        "tests/calibration/collect/test_images.py",
+    ),
+    Mutant(
+        "the search measures on the images that ranges were fitted on",
+        "calibration/search/sensitivity.py",
+        "held_out = sqnr(reference[run.held_out], logits[run.held_out])",
+        "held_out = sqnr(reference[run.fit], logits[run.fit])",
+        "tests/calibration/test_stage.py",
+    ),
+]
