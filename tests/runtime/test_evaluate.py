@@ -16,13 +16,12 @@ from typing import Tuple
 import numpy as np
 import pytest
 
-from runtime.artifacts.artifact import read_artifact, sealed
+from runtime.artifacts.artifact import read_artifact
 from runtime.errors import UserError
 from runtime.evaluate import main
 from runtime.measure.dataset import read_dataset
 from runtime.networks.network import Network
 from tests.in_process import called
-from tests.runtime.artifacts.changed_artifacts import unsealed
 
 REPOSITORY = Path(__file__).parents[2]
 PICTURES = Path(__file__).parents[1] / "data"
@@ -196,17 +195,6 @@ def test_nan_and_infinity_are_failures_that_are_counted(evaluate, tmp_path, monk
     assert (result["n"], result["not_finite"], result["unreadable"], result["top1"]) == (1, 2, 0, 100)
     done = evaluate("--data", "photos")
     assert done.status == 1 and "failed      2: the network's answer holds NaN or infinity" in done.out
-
-
-def test_a_reference_of_another_network_is_a_sentence(evaluate, lite0, tmp_path):
-    graph, metadata = unsealed(lite0.path)
-    labels = json.dumps([f"class {i}" for i in range(10)])
-    other = tmp_path / "other.fp32.onnx"
-    other.write_bytes(sealed(graph, "fp32", {**metadata, "variant": "other", "classes": "10", "labels": labels})[0])
-    (tmp_path / "photos").mkdir()
-    shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path / "photos"))
-    done = evaluate("--data", "photos", "--reference", other)
-    assert done.status == 2 and "other.fp32.onnx tells 10 classes apart and " in done.err
 
 
 # Killed when it tells of the 21st image, in the third batch: from within, so that it can't have ended before.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from runtime.errors import UserError
 from runtime.measure import evaluation
 from runtime.measure.dataset import Sample
 from runtime.measure.evaluation import LabelCheck, LabelError, Record, evaluate, read_samples, record_of, summary
@@ -122,6 +123,13 @@ def test_an_interrupted_evaluation_goes_on_with_the_batches_it_would_have_had(
         assert (tmp_path / "cut").read_text() == (tmp_path / "whole").read_text()
         assert result["images_per_second"] == 3  # the six that were done now, in 2 s
         assert result == {**whole, "images_per_second": 3}
+
+
+def test_a_reference_of_other_classes_is_a_sentence() -> None:
+    ours, other = fake(), fake()
+    other.artifact.__dict__.update(path=Path("other"), classes=10)
+    with pytest.raises(UserError, match="other tells 10 classes apart and fake 2: they can't be compared"):
+        evaluate(ours, [], other)
 
 
 def fake() -> Any:
