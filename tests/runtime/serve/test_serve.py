@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -13,7 +14,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Iterator, List
+from typing import Any, Iterator, List, Optional, Tuple
 
 import numpy as np
 import pytest
@@ -29,8 +30,13 @@ from tests.runtime.serve.running import ROOT, Running, serving
 pytest.importorskip("aiohttp", reason="the server's libraries are not installed (the extra named serve)")
 pytest.importorskip("prometheus_client", reason="the server's libraries are not installed (the extra named serve)")
 
+from aiohttp.test_utils import TestClient, TestServer
+
+from runtime.images.decode import ImageError
 from runtime.networks.classifier import Classifier
 from runtime.serve import __main__ as command
+from runtime.serve import models
+from runtime.serve.app import Server
 from runtime.serve.models import Busy, Model, Reloading
 
 CORGI = (ROOT / "tests" / "data" / "corgi.jpg").read_bytes()
@@ -256,6 +262,26 @@ def test_an_error_of_the_network_reaches_each_image_of_its_batch_and_the_next_ar
     assert model.classify(image(9), "x", 1).predictions[0].label == "dark"
 
 
+def test_an_answer_of_nan_is_an_error_of_that_image() -> None:
+    fake = FakeClassifier(batch=1, lanes=1)
+    fake.logits = lambda batch: np.full((1, 2), np.nan, np.float32)  # type: ignore[method-assign]
+    with pytest.raises(ImageError, match="dark.png.*NaN"):
+        Model(fake).classify(image(9), "dark.png", 1)  # type: ignore[arg-type]
+
+
+def test_a_busy_server_says_so_and_when_to_ask_again() -> None:
+    fake = FakeClassifier()
+    fake.artifact.path, fake.backend.description = Path("none.onnx"), "fake"
+    shut = Server(Reloading(lambda: fake, waiting=0), None, "why")  # type: ignore[arg-type, return-value]
+
+    async def ask() -> Tuple[int, Optional[str]]:
+        async with TestClient(TestServer(shut.app())) as client:
+            answer = await client.post("/classify", data=CORGI)
+            return answer.status, answer.headers.get("Retry-After")
+
+    assert asyncio.run(ask()) == (503, "1") and (shut.refused, shut.served) == (1, 0)
+
+
 def test_a_replaced_artifact_answers_and_no_request_is_lost(artifacts: Path, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "artifacts"
     shutil.copytree(artifacts, folder)
@@ -305,6 +331,25 @@ def test_a_model_that_is_being_replaced_finishes_what_it_has() -> None:
         assert [each.result().predictions[0].label for each in answers] == ["bright"] * 3
         assert with_old_reference.exception() is not None and models.classify(image(9), "x", 1)
     assert closed == [old]
+
+
+def test_a_model_is_not_closed_while_an_image_is_still_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, found = threading.Event(), []  # type: threading.Event, List[Any]
+    decode = models.open_image
+    monkeypatch.setattr(models, "open_image", lambda *given: held.wait(60) and decode(*given))
+    fake = FakeClassifier(batch=1, lanes=1)
+    fake.close = lambda: found.append("closed")  # type: ignore[attr-defined]
+    model = Model(fake)  # type: ignore[arg-type]
+    ask = threading.Thread(target=lambda: found.append(model.classify(image(250), "x", 1)), daemon=True)
+    ask.start()
+    until(lambda: model._admitted == 1)
+    close = threading.Thread(target=model.close, daemon=True)
+    close.start()
+    until(lambda: model._closing)
+    held.set()
+    close.join(10)
+    ask.join(10)
+    assert len(found) == 2 and found[1] == "closed" and found[0].predictions[0].label == "bright"
 
 
 def test_sigterm_finishes_what_is_under_way_and_says_what_was_served(artifacts: Path, tmp_path: Path) -> None:
