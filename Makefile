@@ -73,8 +73,8 @@ exported: $(VENV)/.demo # an export that is there stays as it is, unless a setti
 	@$(if $(strip $(foreach name,$(SETTINGS),$(value $(name)))),,$(call made,$(NAMED),fp32) || )$(MAKE) --no-print-directory export LABELS=
 
 .PHONY: calibrate
-calibrate: exported ## VARIANT=v2-b0 [export's] [CALIB=photos/] [EVALUATION=photos/] [BUDGET=25dB|99%|0.5] [TARGET=tensorrt|cpu] [QAT=1 EPOCHS=3] [FORCE=1]: to INT8, with a report
-	@$(PY) -m calibration $(call options,VARIANT CALIB EVALUATION BUDGET TARGET EPOCHS) $(call switch,QAT FORCE)
+calibrate: exported ## VARIANT=v2-b0 [export's] [CALIB=photos/] [EVALUATION=photos/] [BUDGET=25dB|99%|0.5] [TARGET=tensorrt|cpu] [PLACEMENT=search|chain|pointwise|project] [QAT=1 EPOCHS=3] [FORCE=1]: to INT8, with a report
+	@$(PY) -m calibration $(call options,VARIANT CALIB EVALUATION BUDGET TARGET PLACEMENT EPOCHS) $(call switch,QAT FORCE)
 
 .PHONY: calibrated
 calibrated: exported

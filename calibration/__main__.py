@@ -21,8 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from calibration.budget import DEFAULT_BUDGET as default
     from calibration.budget import read_budget
     from calibration.collect.images import read_built_in, read_folder
+    from calibration.quantise.blocks import FORMS
     from calibration.quantise.placement import TARGETS
-    from calibration.stage import Request, calibrate, up_to_date
+    from calibration.stage import SEARCH, Request, calibrate, up_to_date
     from runtime.artifacts.artifact import artifacts_folder, find_artifact, read_artifact, require_classes
 
     parser = argparse.ArgumentParser(
@@ -43,6 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "25dB; a top-1 agreement with FP32, as 99%%; or points of top-1 that may be lost, as 0.5. Shares of images are "
         f"known no better than their number allows, dB are (default: {default.sqnr:g}dB, and layers that give half a dB "
         f"more for a percent of the MACs, at most {100 * default.allowance:g}%% of them)",
+    )
+    parser.add_argument(
+        "--placement",
+        choices=(SEARCH, *(name for name in FORMS if name != "fp16")),
+        default=SEARCH,
+        help="which tensors are INT8. search: layer by layer, with the least loss of accuracy (default); the others alike in "
+        "every block. chain: all, so that TensorRT 10.15 and later (Lite: any) goes from INT8 to INT8; pointwise: the inputs "
+        "of 1x1 convolutions; project: the inputs of projections",
     )
     parser.add_argument(
         "--qat",
@@ -70,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if budget.points is not None and images.labels is None:
         why = f": {images.warnings[0]}" if images.warnings else " (a labels.csv in the folder of --calib)"
         parser.error(f"--budget in points of top-1 needs labels{why}; without any give dB, as 25dB")
-    request = Request(artifact, images, judging, budget, options.target, training)
+    request = Request(artifact, images, judging, budget, options.target, training, options.placement)
     if not options.force and up_to_date(request, folder):
         progress.end(erase=True)
         print(
@@ -101,6 +110,8 @@ def _lines(result: Result, folder: Path) -> list[str]:
 
     best, training = result.best, result.training
     how = f"{len(best.kept)} layers chosen for higher precision"
+    if result.placement != "search":
+        how = f"every block in the form {result.placement}"
     if training:
         how = (
             f"all layers trained, {training.epochs} epochs" if result.trained else "training did harm, and was left out"
@@ -117,7 +128,12 @@ def _lines(result: Result, folder: Path) -> list[str]:
         sqnr = "exact" if score.sqnr >= 200 else f"{score.sqnr:5.1f} dB"
         low, high = score.interval
         agreement = f"top-1 agreement {score.agreement:5.1f} % [{low:.1f}, {high:.1f}]"
-        lines.append(f"  {score.name:<18} {top1}{agreement}   SQNR {sqnr}")
+        moved = "" if score.moved is None else f"   {score.moved:.2f} of FP16's bytes, {score.kernels} kernels"
+        lines.append(f"  {score.name:<18} {top1}{agreement}   SQNR {sqnr}{moved}")
+    if any(score.moved is not None for score in result.scores):
+        lines.append(
+            "predicted    bytes of activations and kernels of a TensorRT engine, from the graph alone: nothing was timed"
+        )
     lines += [f"  {speed.engine:<18} {speed.milliseconds:.1f} ms" for speed in result.speeds]
     lines += [f"speed        {verdict(result.speeds)}"] if result.speeds else []
     lines += [f"note         {note}" for note in result.notes]

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,8 @@ from calibration.budget import DEFAULT_BUDGET, Budget, Point, forecast
 from calibration.cache import Cache, code_digest
 from calibration.collect.images import BUILT_IN, FEW, CalibrationImages, split
 from calibration.layer_graph import LayerGraph, logits_of, open_session
-from calibration.quantise.placement import quantised_graph, share_in_int8, to_half, with_float_weights
+from calibration.quantise.blocks import FORMS, blocks, higher_precision
+from calibration.quantise.placement import TARGETS, quantised_graph, share_in_int8, to_half, with_float_weights
 from calibration.quantise.prepare import Prepared
 from calibration.report.judge import judge, min_max
 from calibration.report.page import write_report
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # it imports torch
     from calibration.train.training import Schedule
 
 PRECISIONS = ("int8", "int8-fp16")
+SEARCH = "search"  # layer by layer, what INT8 costs least accuracy in
 TOOLS = ("numpy", "onnx", "onnxruntime")
 
 
@@ -58,6 +60,7 @@ class Request:
     budget: Budget = DEFAULT_BUDGET
     target: str = "tensorrt"
     training: Schedule | None = None
+    placement: str = SEARCH  # or the form of every block, a name of FORMS
 
     @functools.cached_property
     def steps(self) -> str:
@@ -65,7 +68,7 @@ class Request:
         made_from = {
             "network": verify(self.artifact.path),
             "pictures": self.images.digest(),
-            "target": self.target,
+            "placement": asdict(TARGETS[self.target]),
             "tools": {tool: version(tool) for tool in TOOLS},
             "code": code_digest(),
         }
@@ -76,7 +79,7 @@ class Request:
         """Sha256 of what everything is made from."""
         judging = self.judging.digest() if self.judging else ""
         schedule = [asdict(self.training)] if self.training else []
-        rest = json.dumps([self.steps, asdict(self.budget), judging, *schedule])
+        rest = json.dumps([self.steps, self.target, self.placement, asdict(self.budget), judging, *schedule])
         return hashlib.sha256(rest.encode()).hexdigest()
 
 
@@ -129,31 +132,37 @@ def calibrate(
     prepared = prepared_layers(run)
     damages = refined(run, prepared)
     measure, calibrated, kept_training = measured(run), prepared, False
-    if training is None:
+    if training is not None:
+        trained = _trained(run, prepared, training, request.placement)
+        points = [_whole(one, request.placement, measure) for one in (calibrated, trained)]
+        kept_training = points[1].sqnr > points[0].sqnr
+        prepared, best = (trained, points[1]) if kept_training else (calibrated, points[0])
+    elif request.placement == SEARCH:
         if budget != DEFAULT_BUDGET:
             _say_cost(run, budget, damages)
         best, points, met = search(prepared, damages, budget, measure)
     else:
-        trained = _trained(run, prepared, training)
-        points = [everything(calibrated, measure), everything(trained, measure)]
-        kept_training = points[1].sqnr > points[0].sqnr
-        prepared, best = (trained, points[1]) if kept_training else (calibrated, points[0])
+        points = [best := _whole(prepared, request.placement, measure)]
+    if training is not None or request.placement != SEARCH:
         met = budget in (DEFAULT_BUDGET, Budget()) or budget.met(best)
-    graph = quantised_graph(run.network, prepared.layers, prepared.identities, best.kept)
+    graph = placed(prepared, request.placement, best.kept)
     onnx.checker.check_model(graph, full_check=True)
     half = to_half(graph)
 
     forms = [("INT8, min-max", min_max(calibrated))]
+    if training is None:
+        forms += _other_forms(calibrated, request.placement)
     notes = [*_skipped(request.images), *_unfit_layers(run.network)]
     if training is not None:
         name, other = ("calibrated", calibrated) if kept_training else ("trained", trained)
-        forms.append((f"INT8, {name}", quantised_graph(run.network, other.layers, other.identities)))
+        forms.append((f"INT8, {name}", placed(other, request.placement)))
         if not kept_training:
             notes.append(
                 f"training did harm ({points[0].sqnr:.1f} -> {points[1].sqnr:.1f} dB on the images held out): the weights "
                 "are those that calibration found"
             )
-    forms.append((f"INT8, {'trained' if kept_training else 'calibrated'}", graph))
+    as_taken = "calibrated" if request.placement == SEARCH else request.placement
+    forms.append((f"INT8, {'trained' if kept_training else as_taken}", graph))
     scores, judged_on = judge(run, artifact, forms, request.judging)
     speeds: list[Speed] = []
     if request.target == "cpu":
@@ -164,6 +173,7 @@ def calibrate(
     result = Result(
         variant=artifact.variant,
         target=request.target,
+        placement=request.placement,
         budget=budget,
         met=met,
         best=best,
@@ -214,17 +224,41 @@ def _say_cost(run: Run, budget: Budget, damages: Mapping[str, float]) -> None:
     )
 
 
-def _trained(run: Run, prepared: Prepared, training: Schedule) -> Prepared:
+def _trained(run: Run, prepared: Prepared, training: Schedule, placement: str) -> Prepared:
     from calibration.train.training import train
 
-    return train(prepared, run.images, run.fit, (), training, run.threads, run.progress)
+    kept, chain = kept_by(prepared.network, placement), placement == "chain"
+    return train(prepared, run.images, run.fit, kept, training, run.threads, run.progress, outputs=chain)
 
 
-def everything(prepared: Prepared, measure: Callable[[onnx.ModelProto], Measured]) -> Point:
-    """All that the placement allows in INT8."""
-    graph = quantised_graph(prepared.network, prepared.layers, prepared.identities)
+def kept_by(network: LayerGraph, placement: str) -> tuple[str, ...]:
+    """The layers that stay in higher precision where every block has the form `placement`; none for SEARCH."""
+    if placement == SEARCH:
+        return ()
+    units = blocks(network)
+    return tuple(higher_precision(units, dict.fromkeys((unit.name for unit in units), placement)))
+
+
+def placed(prepared: Prepared, placement: str, kept: Collection[str] = ()) -> onnx.ModelProto:
+    """`prepared` in INT8 but for `kept` (SEARCH), or with every block in the form `placement`."""
+    if placement == SEARCH:
+        return quantised_graph(prepared.network, prepared.layers, prepared.identities, kept)
+    return prepared.graph(dict.fromkeys((unit.name for unit in blocks(prepared.network)), placement))
+
+
+def _other_forms(prepared: Prepared, taken: str) -> list[tuple[str, onnx.ModelProto]]:
+    """What the forms of blocks would give that were not asked for, of those that differ for this network."""
+    if not any(unit.depthwise for unit in blocks(prepared.network)):
+        return []
+    return [(f"INT8, {form}", placed(prepared, form)) for form in FORMS if form not in (taken, "fp16")]
+
+
+def _whole(prepared: Prepared, placement: str, measure: Callable[[onnx.ModelProto], Measured]) -> Point:
+    """All that `placement` allows in INT8."""
+    kept = kept_by(prepared.network, placement)
     never = {layer.name for layer in prepared.network.layers} - set(prepared.layers)
-    return Point((), share_in_int8(prepared.network, never), *measure(graph))
+    share = share_in_int8(prepared.network, never | set(kept))
+    return Point(kept, share, *measure(placed(prepared, placement)))
 
 
 def _warnings(artifact: Artifact, images: CalibrationImages) -> list[str]:

@@ -11,6 +11,7 @@ import onnx
 
 from calibration.collect.images import CalibrationImages
 from calibration.collect.ranges import LEVELS, Range
+from calibration.cost import Cost, cost
 from calibration.layer_graph import logits_of, open_session, sqnr, top1_agreement
 from calibration.quantise.placement import Quantised, quantised_graph
 from calibration.quantise.prepare import Prepared
@@ -33,6 +34,8 @@ class Score:
     agreement: float  # top-1 with FP32, %
     sqnr: float  # dB
     interval: tuple[float, float] = (0.0, 100.0)  # 95 %, of `agreement`
+    kernels: int | None = None  # predicted of a TensorRT engine from 10.15 on
+    moved: float | None = None  # bytes of activations that it reads and writes, predicted, as a share of FP16's
 
 
 def judge(
@@ -50,25 +53,37 @@ def judge(
     def batches(name: str) -> Iterator[np.ndarray]:
         return told(images, f"judging {name}", rows, run.progress)
 
-    def score(name: str, logits: np.ndarray) -> Score:
+    fp16 = predicted(run.network.to_model())
+
+    def score(name: str, logits: np.ndarray, found: Cost | None = None) -> Score:
         top1 = None if labels is None else 100 * float((logits.argmax(1) == labels).mean())
         agreement = top1_agreement(fp32, logits)
         low, high = wilson(round(agreement * len(rows)), len(rows))
-        return Score(name, top1, 100 * agreement, sqnr(fp32, logits), (100 * low, 100 * high))
+        moved = found.activations / fp16.activations if found and fp16 else None
+        kernels = found.kernels if found else None
+        return Score(name, top1, 100 * agreement, sqnr(fp32, logits), (100 * low, 100 * high), kernels, moved)
 
     scores = [score("FP32", fp32)]
     half = artifact.path.with_name(f"{artifact.variant}.fp16.onnx")
     if half.is_file():
         require_one_file(half)
         session = open_session(without_pixels(onnx.load(half)), run.threads)
-        scores.append(score("FP16", logits_of(session, batches("FP16"))))
+        scores.append(score("FP16", logits_of(session, batches("FP16")), fp16))
     for name, model in forms:
-        scores.append(score(name, simulate(model, batches(name), run.threads)))
+        scores.append(score(name, simulate(model, batches(name), run.threads), predicted(model)))
     if run.target == "cpu":
         logits = openvino_logits(forms[-1][1], batches("OpenVINO"), artifact)
         if logits is not None:
             scores.insert(-1, score("INT8, OpenVINO", logits))
     return scores, _judged_on(run, judging)
+
+
+def predicted(model: onnx.ModelProto) -> Cost | None:
+    """What `calibration.cost` predicts, or nothing for a graph of unknown sizes."""
+    try:
+        return cost(model)
+    except ValueError:
+        return None
 
 
 def _judged_on(run: Run, judging: CalibrationImages | None) -> str:

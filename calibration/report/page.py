@@ -13,6 +13,7 @@ from calibration.collect.ranges import METHODS, Histogram, Range
 from calibration.layer_graph import LayerGraph
 from calibration.quantise.placement import Quantised
 from calibration.quantise.prepare import Prepared
+from calibration.report.judge import Score
 from calibration.report.result import Result, share_of, summary, written
 from calibration.report.speed import verdict
 from runtime.html_page import (
@@ -78,6 +79,10 @@ def page(result: Result, network: LayerGraph, prepared: Prepared) -> str:
             how += ", which did harm, so the weights are those that calibration found"
     else:
         how = f"{len(best.kept)} of {len(prepared.layers)} layers were chosen for higher precision"
+        if result.placement != "search":
+            how = (
+                f"Every block has the form {result.placement}, which leaves {len(best.kept)} layers in higher precision"
+            )
     lead = f"{best.share:.1%} of the MACs are INT8. {how}. {goal}: {result.reached}."
     worst = sorted(prepared.layers, key=lambda name: -result.damages[name])[:WORST]
     tensors = list(dict.fromkeys(network.layer(name).input for name in worst))
@@ -121,12 +126,21 @@ def _scores(result: Result) -> str:
         sqnr = "exact" if score.sqnr >= EXACT else f"{score.sqnr:.1f} dB"
         kind = ' class="ours"' if score is result.scores[-1] else ""
         rows.append(
-            f'<tr{kind}><td>{escape(score.name)}{top1}<td class="n">{score.agreement:.1f} % [{score.interval[0]:.1f}, {score.interval[1]:.1f}]<td class="n">{sqnr}'
+            f'<tr{kind}><td>{escape(score.name)}{top1}<td class="n">{score.agreement:.1f} % [{score.interval[0]:.1f}, {score.interval[1]:.1f}]<td class="n">{sqnr}{_moved(score)}'
         )
     head = '<th class="n">top-1' if labelled else ""
-    return scrolled(
-        "what it keeps", f'<tr><th>network{head}<th class="n">top-1 agreement<th class="n">logit SQNR{"".join(rows)}'
+    rows.insert(
+        0,
+        f'<tr><th>network{head}<th class="n">top-1 agreement<th class="n">logit SQNR<th class="n">of FP16\'s bytes<th class="n">kernels',
     )
+    return scrolled("what it keeps", "".join(rows)) + (
+        "<p>Bytes of activations and kernels are predicted from the graph, for an engine of TensorRT 10.15 or later. "
+        "Nothing was timed.</p>"
+    )
+
+
+def _moved(score: Score) -> str:
+    return "<td><td>" if score.moved is None else f'<td class="n">{score.moved:.2f}<td class="n">{score.kernels}'
 
 
 def _speeds(result: Result) -> str:
@@ -155,7 +169,7 @@ def _table(result: Result, network: LayerGraph, prepared: Prepared) -> str:
 
 
 def _trade_off(result: Result) -> str:
-    if result.training:
+    if result.training or result.placement != "search":
         return ""
     return f"""<h2>Layers in higher precision against agreement</h2>
 <p>Layers are taken into higher precision in the order of damage for their MACs. Top-1 agreement with FP32 over all {result.images} calibration

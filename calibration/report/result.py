@@ -23,6 +23,7 @@ class Result:
 
     variant: str
     target: str
+    placement: str
     budget: Budget
     met: bool
     best: Point
@@ -65,6 +66,7 @@ def summary(result: Result) -> dict[str, object]:
     """What the artifacts carry of their calibration."""
     return {
         "target": result.target,
+        "placement": result.placement,
         "pictures": result.images,
         "origin": Path(result.origin).name,
         "budget": written(result.budget),

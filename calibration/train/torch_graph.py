@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from calibration.collect.ranges import LEVELS, Range, half_precision
 from calibration.layer_graph import Layer
+from calibration.quantise.blocks import depthwise_end
 from calibration.quantise.placement import Quantised
 from calibration.quantise.prepare import Prepared
 from runtime.errors import UserError
@@ -39,7 +40,7 @@ class TorchGraph(nn.Module):
     anew, and what calibration won by their rounding be lost.
     """
 
-    def __init__(self, prepared: Prepared, kept: Collection[str] = ()) -> None:
+    def __init__(self, prepared: Prepared, kept: Collection[str] = (), outputs: bool = False) -> None:
         super().__init__()
         self.network = network = prepared.network
         unfit = {layer.name: layer.op for layer in network.layers if layer.unfit}
@@ -72,6 +73,11 @@ class TorchGraph(nn.Module):
             for name in self.layers
             if (factors := prepared.layers[name].factors) is not None
         }
+        self._ends = {
+            depthwise_end(network, layer): prepared.outputs[name]
+            for name, layer in self.layers.items()
+            if outputs and name in prepared.outputs
+        }
         ends = {residual.branch: residual for residual in network.residuals}
         self._identities = {ends[name].name: ends[name].identity for name in self.layers if name in ends}
         self._identities = {name: tensor for name, tensor in self._identities.items() if name in prepared.identities}
@@ -98,6 +104,15 @@ class TorchGraph(nn.Module):
                 rounded[key] = found if factors is None else found / factors
             return rounded[key]
 
+        def read(tensor: str) -> Tensor:
+            """`tensor` as those read it that are no layers in int8."""
+            if tensor not in self._ends:
+                return values[tensor]
+            key = tensor, self._ends[tensor], ""
+            if key not in rounded:
+                rounded[key] = _rounded(values[tensor], self._ends[tensor])
+            return rounded[key]
+
         left = {name: len(users) for name, users in self.network.consumers.items()}
         for node in self.network.model.graph.node:
             if node.name in self.layers:
@@ -117,7 +132,7 @@ class TorchGraph(nn.Module):
             elif node.op_type == "Constant":
                 continue
             else:
-                result = _OPERATORS[node.op_type](self, node, [values[n] for n in node.input if n in values])
+                result = _OPERATORS[node.op_type](self, node, [read(n) for n in node.input if n in values])
             values[node.output[0]] = result
             for name in node.input:  # else every map of the network is kept twice
                 left[name] -= 1

@@ -46,13 +46,15 @@ def train(
     schedule: Schedule = Schedule(),
     threads: int = 0,
     progress: Report = silent,
+    outputs: bool = False,
 ) -> Prepared:
-    """`prepared` with the layers that are not `kept` trained on the images `rows`."""
+    """`prepared` with the layers that are not `kept` trained on the images `rows`. `outputs`: with what depthwise layers give
+    rounded too."""
     if threads:
         torch.set_num_threads(threads)
     teacher = open_session(prepared.network.to_model(), threads, spinning=False)
     source = prepared.network.input
-    graph = TorchGraph(prepared, kept)
+    graph = TorchGraph(prepared, kept, outputs)
     graph.weights.requires_grad_(schedule.weights > 0)
     optimiser = torch.optim.Adam(
         [

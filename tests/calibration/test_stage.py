@@ -30,6 +30,7 @@ from calibration.train.training import Schedule
 from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact
 from runtime.artifacts.onnx_metadata import verify
 from runtime.errors import UserError
+from tests.calibration.quantise.test_blocks import assert_fuses
 from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_artifact, write_images
 
 REPOSITORY = Path(__file__).parents[2]
@@ -78,7 +79,16 @@ def test_artifacts_carry_their_facts_and_the_report_its_numbers(
         assert facts["pictures"] == 16 and facts["target"] == "tensorrt"
         assert written.metadata["fp32_sha256"] == verify(artifact.path)
     report = json.loads((folder / "small" / "small.calibration.json").read_text())
-    assert [score["name"] for score in report["scores"]] == ["FP32", "INT8, min-max", "INT8, calibrated"]
+    assert [score["name"] for score in report["scores"]] == [
+        "FP32",
+        "INT8, min-max",
+        "INT8, chain",
+        "INT8, pointwise",
+        "INT8, project",
+        "INT8, calibrated",
+    ]
+    moved = {score["name"]: score["moved"] for score in report["scores"]}
+    assert moved["INT8, chain"] < min(moved["INT8, pointwise"], moved["INT8, project"])
     assert len(report["layers"]) == 8 and report["multiply_adds_in_int8"] == result.best.share
     page = (folder / "small" / "small.calibration.html").read_text()
     assert "<svg" in page and "INT8, calibrated" in page and "http" not in page and "nan" not in page.lower()
@@ -87,6 +97,30 @@ def test_artifacts_carry_their_facts_and_the_report_its_numbers(
     assert not any(
         float(level) > 150 for level in re.findall(r">([\d.]+) dB</text>", page)
     )  # FP32's are not on the axis
+
+
+@pytest.mark.parametrize("form", ["chain", "pointwise", "project"])
+def test_a_placement_that_was_asked_for_is_what_is_written(
+    artifact: Artifact, images: CalibrationImages, tmp_path: Path, form: str
+) -> None:
+    folder = tmp_path / "artifacts"
+    result = calibrate(Request(artifact, images, placement=form), folder, 1)
+    searched = Request(artifact, images)
+    assert not up_to_date(searched, folder) and up_to_date(Request(artifact, images, placement=form), folder)
+    model = onnx.load(artifact_path("small", "int8", folder))
+    assert assert_fuses(model) == (2 if form == "chain" else 0), "depthwise layers in INT8"
+    facts = json.loads(read_artifact(artifact_path("small", "int8", folder)).metadata["calibration"])
+    assert facts["placement"] == form and facts["scores"][-1]["name"] == f"INT8, {form}"
+    assert facts["scores"][-1]["sqnr"] == pytest.approx(result.best.sqnr, abs=0.01)
+
+
+def test_another_target_or_form_reuses_the_long_steps(artifact: Artifact, images: CalibrationImages) -> None:
+    first, *others = (
+        Request(artifact, images),
+        Request(artifact, images, target="cpu"),
+        Request(artifact, images, placement="chain"),
+    )
+    assert all(other.steps == first.steps and other.digest != first.digest for other in others)
 
 
 def test_judged_on_images_that_nothing_was_fitted_on(
