@@ -100,94 +100,111 @@ def quantised_graph(
     `outputs`: ranges of what depthwise layers and their activations give, by layer. Whoever reads it reads it behind one
     Q/DQ pair, so that the INT8 kernel can write INT8.
     """
-    model = network.to_model()
-    graph = model.graph
     chosen = {name: quantised for name, quantised in layers.items() if name not in kept}
     ends = {
         depthwise_end(network, network.layer(name)): found for name, found in (outputs or {}).items() if name in chosen
     }
     branches = {residual.name: residual for residual in network.residuals}
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    nodes: list[onnx.NodeProto] = []
-    pairs: dict[tuple[str, float], str] = {}
-
-    def constant(name: str, value: np.ndarray | np.generic) -> str:
-        tensor = numpy_helper.from_array(np.asarray(value), name)
-        if name in constants:
-            constants[name].CopyFrom(tensor)
-        else:
-            graph.initializer.append(tensor)
-            constants[name] = graph.initializer[-1]
-        return name
-
-    def pair(tensor: str, scale: float) -> str:
-        """Name of `tensor` after a Q/DQ pair; users with the same scale share it."""
-        key = (tensor, scale)
-        if key not in pairs:
-            stem = f"{tensor}_int8" + (f"_{n}" if (n := sum(name == tensor for name, _ in pairs)) else "")
-            names = [constant(f"{stem}_scale", np.float32(scale)), constant(f"{stem}_zero", np.int8(0))]
-            nodes.append(helper.make_node("QuantizeLinear", [tensor, *names], [stem], f"{stem}_q"))
-            nodes.append(helper.make_node("DequantizeLinear", [stem, *names], [f"{stem}_dq"], f"{stem}_dq"))
-            pairs[key] = f"{stem}_dq"
-        return pairs[key]
-
-    moved: dict[str, float] = {}  # bias -> what a ReLU6 behind it wants added
-    for node in list(graph.node):
+    placing = _Placing(network)
+    for node in list(placing.graph.node):
         quantised = chosen.get(node.name)
         if quantised is not None:
-            bias, tensor, offset = quantised.bias, node.input[0], quantised.range.offset
-            if offset:
-                bias = bias - np.float32(offset) * quantised.floats.reshape(len(bias), -1).sum(1, dtype=np.float64)
-                before = network.producers[tensor]
-                if before.op_type == "Mul":
-                    added = helper.make_node(
-                        "Add",
-                        [tensor, constant(f"{node.name}_offset", np.float32(offset))],
-                        [f"{tensor}_moved"],
-                        f"{node.name}_offset",
-                    )
-                    nodes.append(added)
-                    tensor = added.output[0]
-                else:
-                    clip = next(n for n in nodes if n.name == before.name)
-                    for i in (1, 2):
-                        limit = network.constant(clip.input[i])
-                        clip.input[i] = constant(f"{clip.name}_limit_{i}", np.float32(limit + offset))
-                    moved[network.producers[clip.input[0]].input[2]] = offset
-            weight, names = node.input[1], [f"{node.input[1]}_scale", f"{node.input[1]}_zero"]
-            scale = quantised.scale
-            if quantised.factors is not None:
-                by_channel = constant(f"{node.name}_factors", quantised.factors.reshape(1, -1, 1, 1))
-                nodes.append(
-                    helper.make_node("Mul", [tensor, by_channel], [f"{tensor}_smoothed"], f"{node.name}_factors")
-                )
-                tensor, scale = f"{tensor}_smoothed", scale / quantised.factors
-            constant(weight, quantised.weight)
-            constant(names[0], scale)
-            constant(names[1], np.zeros(len(quantised.scale), np.int8))
-            nodes.append(
-                helper.make_node("DequantizeLinear", [weight, *names], [f"{weight}_dq"], f"{weight}_dq", axis=0)
-            )
-            inputs = [pair(tensor, quantised.range.scale), f"{weight}_dq"]
-            inputs.append(
-                constant(node.input[2] if len(node.input) > 2 else f"{node.name}_bias", bias.astype(np.float32))
-            )
-            del node.input[:]
-            node.input.extend(inputs)
-        elif node.name in identities and branches[node.name].branch in chosen:
-            at = list(node.input).index(branches[node.name].identity)
-            node.input[at] = pair(node.input[at], identities[node.name].scale)
-        if quantised is None:
+            placing.layer(node, quantised)
+        else:
+            if node.name in identities and branches[node.name].branch in chosen:
+                at = list(node.input).index(branches[node.name].identity)
+                node.input[at] = placing.pair(node.input[at], identities[node.name].scale)
             for at, tensor in enumerate(node.input):
                 if tensor in ends:
-                    node.input[at] = pair(tensor, ends[tensor].scale)
-        nodes.append(node)
-    for name, offset in moved.items():
-        constant(name, numpy_helper.to_array(constants[name]) + np.float32(offset))
-    del graph.node[:]
-    graph.node.extend(nodes)
-    _drop_unused(graph)
-    return model
+                    node.input[at] = placing.pair(tensor, ends[tensor].scale)
+        placing.nodes.append(node)
+    return placing.finished()
+
+
+class _Placing:
+    """A network's graph while Q/DQ pairs go into it: `nodes` are those done, in order."""
+
+    def __init__(self, network: LayerGraph) -> None:
+        self.network, self.model = network, network.to_model()
+        self.graph = self.model.graph
+        self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.nodes: list[onnx.NodeProto] = []
+        self._pairs: dict[tuple[str, float], str] = {}
+        self._moved: dict[str, float] = {}  # bias -> what a ReLU6 behind it wants added
+
+    def constant(self, name: str, value: np.ndarray | np.generic) -> str:
+        tensor = numpy_helper.from_array(np.asarray(value), name)
+        if name in self.constants:
+            self.constants[name].CopyFrom(tensor)
+        else:
+            self.graph.initializer.append(tensor)
+            self.constants[name] = self.graph.initializer[-1]
+        return name
+
+    def pair(self, tensor: str, scale: float) -> str:
+        """Name of `tensor` after a Q/DQ pair; users with the same scale share it."""
+        key = (tensor, scale)
+        if key not in self._pairs:
+            stem = f"{tensor}_int8" + (f"_{n}" if (n := sum(name == tensor for name, _ in self._pairs)) else "")
+            names = [self.constant(f"{stem}_scale", np.float32(scale)), self.constant(f"{stem}_zero", np.int8(0))]
+            self._add("QuantizeLinear", [tensor, *names], stem, f"{stem}_q")
+            self._add("DequantizeLinear", [stem, *names], f"{stem}_dq", f"{stem}_dq")
+            self._pairs[key] = f"{stem}_dq"
+        return self._pairs[key]
+
+    def layer(self, node: onnx.NodeProto, quantised: Quantised) -> None:
+        """Input, weights and bias of `node` in INT8."""
+        tensor, bias, scale = node.input[0], quantised.bias, quantised.scale
+        if offset := quantised.range.offset:
+            bias = bias - np.float32(offset) * quantised.floats.reshape(len(bias), -1).sum(1, dtype=np.float64)
+            tensor = self._offset(node, offset)
+        if quantised.factors is not None:
+            tensor, scale = self._smoothed(node, tensor, quantised.factors), scale / quantised.factors
+        weight = stem = node.input[1]
+        self.constant(weight, quantised.weight)
+        names = [
+            self.constant(f"{stem}_scale", scale),
+            self.constant(f"{stem}_zero", np.zeros(len(quantised.scale), np.int8)),
+        ]
+        self._add("DequantizeLinear", [weight, *names], f"{stem}_dq", f"{stem}_dq", axis=0)
+        bias_name = node.input[2] if len(node.input) > 2 else f"{node.name}_bias"
+        inputs = [
+            self.pair(tensor, quantised.range.scale),
+            f"{stem}_dq",
+            self.constant(bias_name, bias.astype(np.float32)),
+        ]
+        del node.input[:]
+        node.input.extend(inputs)
+
+    def finished(self) -> onnx.ModelProto:
+        for name, offset in self._moved.items():
+            self.constant(name, numpy_helper.to_array(self.constants[name]) + np.float32(offset))
+        del self.graph.node[:]
+        self.graph.node.extend(self.nodes)
+        _drop_unused(self.graph)
+        return self.model
+
+    def _offset(self, node: onnx.NodeProto, offset: float) -> str:
+        """Name of the input of `node` with `offset` added, at its `offset_site`."""
+        tensor = node.input[0]
+        before = self.network.producers[tensor]
+        if before.op_type == "Mul":
+            added = self.constant(f"{node.name}_offset", np.float32(offset))
+            return self._add("Add", [tensor, added], f"{tensor}_moved", f"{node.name}_offset")
+        clip = next(n for n in self.nodes if n.name == before.name)
+        for i in (1, 2):
+            limit = self.network.constant(clip.input[i])
+            clip.input[i] = self.constant(f"{clip.name}_limit_{i}", np.float32(limit + offset))
+        self._moved[self.network.producers[clip.input[0]].input[2]] = offset
+        return tensor
+
+    def _smoothed(self, node: onnx.NodeProto, tensor: str, factors: np.ndarray) -> str:
+        by_channel = self.constant(f"{node.name}_factors", factors.reshape(1, -1, 1, 1))
+        return self._add("Mul", [tensor, by_channel], f"{tensor}_smoothed", f"{node.name}_factors")
+
+    def _add(self, op: str, inputs: list[str], output: str, name: str, axis: int | None = None) -> str:
+        self.nodes.append(helper.make_node(op, inputs, [output], name, axis=axis))
+        return output
 
 
 def share_in_int8(network: LayerGraph, kept: Collection[str]) -> float:
