@@ -35,7 +35,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     )
     parser.add_argument("--variants", required=True, metavar="V", help="exported variants: b0,b4 or b0..b3")
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS[:3], help="(default: fp32)")
-    parser.add_argument("--repository", type=Path, metavar="DIR", help="where to write (default: artifacts/triton)")
+    parser.add_argument(
+        "--repository", type=Path, metavar="DIR", help="where to write (default: artifacts/triton-gpu or triton-cpu)"
+    )
     parser.add_argument("--device", choices=DEVICES, default="gpu", help="of the server (default: gpu)")
     parser.add_argument(
         "--models", type=kinds, metavar="M", help=f"some of {','.join(KINDS)} (default: all that the device has)"
@@ -54,12 +56,17 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     models = options.models or tuple(kind for kind in KINDS if options.device == "gpu" or kind != "tensorrt")
     sweep = read_rows(options.sweep) if options.sweep else None
     wanted = Wanted(models, options.device, options.backend, options.instances, sweep)
-    folder: Path = options.repository or artifacts_folder() / "triton"
+    folder: Path = options.repository or artifacts_folder() / f"triton-{options.device}"
+    names = set()
     for written in write_repository(variants_of(options.variants), options.precision, folder, wanted):
         state = "wrote" if written.new else "up to date"
         print(printable(f"{state}  {folder / written.name}, version {written.version}"))
         if written.batching:
             print(printable(f"  {written.batching}"))
+        names.add(written.name)
+    others = sorted(path.parent.name for path in folder.glob("*/config.pbtxt") if path.parent.name not in names)
+    if others:
+        print(printable(f"also in {folder}, from before: {', '.join(others)}"))
     print(f"tritonserver --model-repository={folder.resolve()}")
     return 0
 

@@ -1,6 +1,6 @@
 """The real tritonserver, as the wheel nvidia-pytriton carries it: it has the Python backend alone, and runs without a GPU.
 
-build/triton/bin/python -m tests.serving.triton artifacts/triton    # serves until Ctrl-C
+build/triton/bin/python -m tests.serving.triton artifacts/triton-cpu    # serves until Ctrl-C
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _free_ports(count: int) -> List[int]:
 
 def main() -> int:
     """Serves the repository that the command line names, on free ports."""
-    repository = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else Path("artifacts", "triton").resolve()
+    repository = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else Path("artifacts", "triton-cpu").resolve()
     if wheel() is None or not repository.is_dir():
         print(
             f"{repository} is no folder, or nvidia-pytriton is not installed (make test-triton does it).",

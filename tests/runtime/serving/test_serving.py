@@ -16,9 +16,11 @@ from runtime.artifacts.artifact import read_artifact, sealed
 from runtime.backends.tensorrt.manifest import Manifest, manifest_path
 from runtime.backends.tensorrt.options import Batch, BuildOptions
 from runtime.errors import UserError
+from runtime.serving.__main__ import main
 from runtime.serving.batching import DEFAULT, batching_of
 from runtime.serving.repository import Wanted, models_of, write_repository
 from runtime.sweep.rows import Row
+from tests.in_process import called
 from tests.runtime.artifacts.changed_artifacts import unsealed
 from tests.runtime.sweep.sweep_rows import report, row, summary
 
@@ -181,6 +183,17 @@ def test_the_repository_holds_all_that_its_models_import(folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=str(folder), check=True)
     assert done.stdout.startswith(str(version.resolve()))
     assert read_artifact(version / "metadata.onnx").labels == read_artifact(folder / "lite0" / "lite0.fp32.onnx").labels
+
+
+def test_each_device_has_a_folder_and_what_lay_there_is_named(folder: Path) -> None:
+    """A CPU can't serve what is for GPUs."""
+    for device in ("gpu", "cpu"):
+        done = called(main, "--variants", "lite0", "--device", device, "--models", "python,onnxruntime")
+        assert done.status == 0 and "from before" not in done.out, done.err
+        text = (folder / f"triton-{device}" / "lite0_onnxruntime" / "config.pbtxt").read_text()
+        assert ("KIND_GPU" in text) == (device == "gpu")
+    done = called(main, "--variants", "lite0", "--device", "cpu", "--models", "python")
+    assert f"also in {folder / 'triton-cpu'}, from before: lite0_onnxruntime" in done.out
 
 
 def test_mistakes_are_said_before_anything_is_written(folder: Path) -> None:
