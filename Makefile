@@ -88,12 +88,13 @@ finetune: $(VENV)/.finetune $(VENV)/.demo $(HUB) ## DATA=photos/ [VARIANT=lite0]
 
 # A Jetson's own Python has TensorRT and neither torch nor onnx; elsewhere TensorRT-RTX is installed.
 .PHONY: engine
-engine: PRECISION ?= fp16
-engine: ## VARIANT=b1 [export's] [PRECISION=fp32|fp16|int8] [BATCH=1,8,32] [GPU=sm_89|any] [WORKSPACE=512M] [OPT_LEVEL=0..5] [DLA=0] [BACKEND=] [VERBOSE=1] [FORCE=1]
-	@$(call made,$(NAMED),$(PRECISION)) || $(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
+engine: PRECISION ?= best
+engine: override NEEDED = $(patsubst best,fp16,$(PRECISION))
+engine: ## VARIANT=b1 [export's] [PRECISION=best|fp32|fp16|int8] [BATCH=1,8,32] [GPU=sm_89|any] [WORKSPACE=512M] [OPT_LEVEL=0..5] [DLA=0] [BACKEND=] [EXPLAIN=1] [VERBOSE=1] [FORCE=1]
+	@$(call made,$(NAMED),$(NEEDED)) || $(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
 	@python=$(PYTHON); $(if $(GPU),false,$(PYTHON) -c 'import tensorrt' 2>/dev/null) || \
 	 { $(MAKE) --quiet --no-print-directory $(VENV)/.engine && python=$(PY); } && \
-	 $$python -m runtime.engine $(call options,VARIANT PRECISION BATCH GPU WORKSPACE OPT_LEVEL DLA BACKEND) $(call switch,VERBOSE FORCE)
+	 $$python -m runtime.engine $(call options,VARIANT PRECISION BATCH GPU WORKSPACE OPT_LEVEL DLA BACKEND) $(call switch,EXPLAIN VERBOSE FORCE)
 
 .PHONY: bundle
 bundle: PRECISION ?= fp16
@@ -303,6 +304,13 @@ bench-third-party: $(VENV)/.demo $(VENV)/.timm $(VENV)/.engine ## [CALIB=photos/
 .PHONY: bench-input
 bench-input: $(VENV)/.export ## [VARIANT=b0] [BATCHES=1,8] [SECONDS=20] [THREADS=]: uint8 against float32 input, interleaved
 	@$(PY) tests/benchmarks/input_types.py $(call options,VARIANT) $(call options,BATCHES SECONDS THREADS)
+
+.PHONY: engine-table
+engine-table: VARIANTS ?= lite0,b0,v2-b0,b4
+engine-table: $(VENV)/.demo $(VENV)/.engine ## [VARIANTS=lite0,b0,v2-b0,b4] [GPU=sm_89]: kernels and bytes in FP16 and INT8, as TensorRT-RTX builds them; needs no GPU
+	@for variant in $$($(PY) -c 'import sys; from runtime.sweep.plan import variants_of; print(*variants_of(sys.argv[1]))' $(call quote,$(value VARIANTS))); do \
+	   $(MAKE) --no-print-directory calibrated VARIANT=$$variant || exit 1; done
+	@$(PY) tests/benchmarks/engine_table.py $(call options,VARIANTS GPU)
 
 .PHONY: docs
 docs: $(VENV)/.docs ## docs/ as a site with an API reference, in build/site

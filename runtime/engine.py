@@ -19,14 +19,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from .artifacts.artifact import artifacts_folder, find_artifact, read_artifact, set_latest
     from .backends.backend import TENSORRT
     from .backends.tensorrt.engine import engine_of
-    from .backends.tensorrt.options import ANY, PRECISIONS, BuildOptions, parse_batch, parse_target
+    from .backends.tensorrt.options import ANY, BEST, PRECISIONS, BuildOptions, parse_batch, parse_target
 
     parser = argparse.ArgumentParser(
         prog=typed("engine"),
         description="Builds artifacts/<variant>/<variant>.<precision>.<gpu>.engine for the GPU of this machine.",
     )
     parser.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="(default: fp16)")
+    parser.add_argument("--precision", choices=(BEST, *PRECISIONS), default=BEST, help="(default: best)")
     parser.add_argument(
         "--batch", default="1,1,8", metavar="N", help="images at once: least,best,most or one number (1,1,8)"
     )
@@ -41,41 +41,51 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--target", dest="gpu", help=argparse.SUPPRESS)  # its name until 2026
     parser.add_argument("--backend", choices=("auto", *TENSORRT), default="auto")
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to read and write (default: artifacts)")
+    parser.add_argument("--explain", action="store_true", help="show what the builder made, beside FP16")
     parser.add_argument("--no-compare", action="store_true", help="don't time INT8 against FP16 afterwards")
     parser.add_argument("--force", action="store_true", help="build even if a fitting engine is there")
     parser.add_argument("--verbose", action="store_true", help="everything that TensorRT says, layer by layer")
     given = parser.parse_args(argv)
 
     target = parse_target(given.gpu) if given.gpu else None
+    folder: Path = given.artifacts or artifacts_folder()
+    site = _site([given.backend] if given.backend != "auto" else TENSORRT[::-1] if target else TENSORRT, target)
+    precision = "fp16" if given.precision == BEST else given.precision
     options = BuildOptions(
-        given.precision,
+        precision,
         parse_batch(given.batch),
         parse_size(given.workspace) if given.workspace else None,
         given.opt_level,
         given.dla,
         target,
     )
-    folder: Path = given.artifacts or artifacts_folder()
-    site = _site([given.backend] if given.backend != "auto" else TENSORRT[::-1] if target else TENSORRT, target)
-    artifact = read_artifact(find_artifact(given.variant, site.generation.source(given.precision), folder))
-    engine = engine_of(artifact, site, given.precision)
-    manifest = None if given.force else engine.current(options)
-    if manifest is not None:
+    artifact = read_artifact(find_artifact(given.variant, site.generation.source(precision), folder))
+    engine = engine_of(artifact, site, precision)
+    if given.explain:
+        from .backends.tensorrt.explain import explain
+
+        print("\n".join(explain(artifact, site, options, given.verbose, given.force)))
+    manifest = engine.current(options) if given.explain or not given.force else None
+    if manifest is not None and not given.explain:
         print(f"{engine.path} is up to date ({told(manifest)}); --force builds it again")
-        return 0
-    manifest = engine.build(options, given.verbose)
-    print(f"{engine.path}: {told(manifest)}")
-    memory = f", at most {manifest.peak_memory / 2**20:.0f} MB" if manifest.peak_memory else ""
-    print(f"built in {manifest.seconds:.1f} s{memory}")
+    else:
+        manifest = manifest or engine.build(options, given.verbose)
+        print(f"{engine.path}: {told(manifest)}")
+        memory = f", at most {manifest.peak_memory / 2**20:.0f} MB" if manifest.peak_memory else ""
+        print(f"built in {manifest.seconds:.1f} s{memory}")
     if manifest.fallbacks:
         layers = ", ".join(f"{name} ({kind})" for name, kind in manifest.fallbacks.items())
         print(f"{len(manifest.fallbacks)} layers that the DLA can't do run on the GPU: {layers}")
+    if given.precision == BEST and site.generation.layer_log and not given.explain:
+        from .backends.tensorrt.best import why_fp16
+
+        print("\n".join(why_fp16(artifact, site, options)))
     if site.gpu is None:
         gpus = "any RTX GPU since Ampere (sm_80)" if target == ANY else f"a GPU of {site.capability}"
         print(f"For {gpus}; this machine has not run it.")
         return 0
-    set_latest(artifact.variant, folder, given.precision)
-    if given.precision == "int8" and not given.no_compare:
+    set_latest(artifact.variant, folder, precision)
+    if precision == "int8" and not given.no_compare:
         from .backends.tensorrt.compare import compare_with_fp16
 
         print("\n".join(compare_with_fp16(artifact, site, options)))

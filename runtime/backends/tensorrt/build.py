@@ -13,14 +13,16 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Callable, Dict, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 from ...errors import UserError
 from ...invocation import install
 from ...peak_memory import peak_bytes
 from ...whole_file import write_whole
 from .generations import NAMES, Generation, compute_capability, load
+from .layers import Layer, from_log
 from .log import log_of
+from .network import macs_of
 from .options import ANY, BuildOptions
 
 MEMORY_HINT = (
@@ -62,6 +64,8 @@ class Built(NamedTuple):
     engine: bytes
     timing_cache: bytes  # b"" where there is none
     fallbacks: Dict[str, str]  # with DLA: layers that run on the GPU, and their kind
+    macs: Dict[str, int]  # by node, see macs_of
+    layers: List[Layer]  # where the log tells them
 
 
 Progress = Callable[[str, int, int], None]  # phase, steps done, of
@@ -75,8 +79,11 @@ def build(
     timing_cache: bytes = b"",
     verbose: bool = False,
     progress: Progress = lambda *_: None,
+    details: bool = False,
 ) -> Built:
     """An engine for the network in `onnx`, an artifact that fits `generation` (see Generation.source).
+
+    `details`: the engine can tell its layers. Where the log does (Generation.layer_log), they are always read from it.
 
     Raises UserError for options that this generation can't do, BuildError with TensorRT's reason if it refuses.
     """
@@ -95,6 +102,7 @@ def build(
     if not parser.parse(onnx):
         errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
         raise BuildError(_sentence("can't read the network", " ".join([*errors, log.said()])))
+    macs = macs_of(trt, network)
     config = builder.create_builder_config()
     if not typed:
         if options.precision != "fp32":
@@ -108,7 +116,7 @@ def build(
     if options.target not in (None, ANY):
         config.num_compute_capabilities = 1
         config.set_compute_capability(compute_capability(trt, str(options.target)), 0)
-    if verbose:
+    if verbose or details or generation.layer_log:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if generation.libraries:
         _without_libraries(trt, config)
@@ -129,7 +137,13 @@ def build(
     if serialized is None:
         raise BuildError(_sentence("can't build the network", log.said()))
     cache = config.get_timing_cache() if generation.timing_cache else None
-    return Built(bytes(serialized), bytes(cache.serialize()) if cache is not None else b"", fallbacks)
+    return Built(
+        bytes(serialized),
+        bytes(cache.serialize()) if cache is not None else b"",
+        fallbacks,
+        macs,
+        from_log(log.layers, macs) if generation.layer_log else [],
+    )
 
 
 def _check(generation: Generation, options: BuildOptions) -> None:
@@ -217,8 +231,9 @@ def _monitor(trt: Any, progress: Progress) -> Any:
 
 
 def answer(request: Dict[str, Any], say: Callable[..., None]) -> int:
-    """Builds what `request` says: {"module", "onnx", "engine", "timing_cache", "options", "verbose"}; the exit status. `say` gets
-    {"phase", "done", "of"} now and then, at last {"error", "status"} or {"version", "fallbacks", "peak_memory"}."""
+    """Builds what `request` says: {"module", "onnx", "engine", "timing_cache", "options", "verbose", "details"}. The exit
+    status. `say` gets {"phase", "done", "of"} now and then, at last {"error", "status"} or {"version", "fallbacks",
+    "peak_memory", "macs", "layers"}."""
     last = 0.0
 
     def progress(phase: str, done: int, of: int) -> None:
@@ -236,7 +251,7 @@ def answer(request: Dict[str, Any], say: Callable[..., None]) -> int:
             content = b""
         options = BuildOptions.from_dict(request["options"])
         onnx = Path(request["onnx"]).read_bytes()
-        built = build(trt, row, onnx, options, content, request["verbose"], progress)
+        built = build(trt, row, onnx, options, content, request["verbose"], progress, request["details"])
         write_whole(Path(request["engine"]), built.engine)
         if built.timing_cache and built.timing_cache != content:
             write_whole(cache, built.timing_cache)
@@ -251,7 +266,13 @@ def answer(request: Dict[str, Any], say: Callable[..., None]) -> int:
         said = " ".join(str(error).split())[:300]
         say(error=f"{NAMES[request['module']]} failed while building ({type(error).__name__}: {said}).", status=1)
         return 1
-    say(version=str(trt.__version__), fallbacks=built.fallbacks, peak_memory=peak_bytes() or 0)
+    say(
+        version=str(trt.__version__),
+        fallbacks=built.fallbacks,
+        peak_memory=peak_bytes() or 0,
+        macs=built.macs,
+        layers=[layer._asdict() for layer in built.layers],
+    )
     return 0
 
 

@@ -12,13 +12,21 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 from ...invocation import environment, module
 from ...progress import Line
 from .build import MEMORY_HINT, BuildError
+from .layers import Cost, Layer
 from .manifest import Manifest, Wanted, write_engine
 from .options import BuildOptions
+
+
+class Told(NamedTuple):
+    """What a build tells about an engine, beside its manifest."""
+
+    layers: List[Layer]  # none where the log does not list them
+    macs: Dict[str, int]  # by node
 
 
 def build_engine(
@@ -29,9 +37,11 @@ def build_engine(
     gpu: str,
     timing_cache: Path,
     verbose: bool = False,
-) -> Manifest:
+    details: bool = False,
+) -> Tuple[Manifest, Told]:
     """Builds `engine` and its manifest from `wanted.onnx`; progress goes to stderr. `options`: as they were given, for the
-    manifest, like `gpu`, its name; `building`: those and what they leave to the machine.
+    manifest, like `gpu`, its name; `building`: those and what they leave to the machine. `details`: the engine can tell its
+    layers, if the log does not.
 
     Raises BuildError if TensorRT refuses, crashes or is killed; what was there before is then still there.
     """
@@ -43,6 +53,7 @@ def build_engine(
         "timing_cache": str(timing_cache),
         "options": building.as_dict(),
         "verbose": verbose,
+        "details": details,
     }
     began = time.monotonic()
     try:
@@ -51,6 +62,7 @@ def build_engine(
     finally:
         with contextlib.suppress(OSError):
             raw.unlink()
+    told = Told([Layer(**{**each, "nodes": tuple(each["nodes"])}) for each in answer["layers"]], answer["macs"])
     manifest = Manifest(
         hashlib.sha256(content).hexdigest(),
         len(content),
@@ -64,9 +76,10 @@ def build_engine(
         round(time.monotonic() - began, 1),
         answer["peak_memory"],
         answer["fallbacks"],
+        Cost.of(told.layers) if told.layers else None,
     )
     write_engine(engine, content, manifest)
-    return manifest
+    return manifest, told
 
 
 def _run(request: Dict[str, Any], name: str) -> Dict[str, Any]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Mapping, NamedTuple, Optional, Tuple
 
 from ...artifacts.artifact import Artifact, artifact_path, read_artifact
 from ...artifacts.onnx_metadata import verify
 from ...errors import UserError
 from ...invocation import typed
+from ...lock import locked
+from ...whole_file import write_together
 from ..backend import Say
-from .builder_process import build_engine
+from .builder_process import Told, build_engine
 from .kernel_cache import KernelCache
 from .log import log_of
-from .manifest import Manifest, Wanted, checked_engine, engine_path, read_engine, read_manifest
+from .manifest import Manifest, Wanted, checked_engine, engine_path, manifest_path, read_engine, read_manifest
 from .options import ANY, BuildOptions
 from .site import Site
 
@@ -48,6 +50,18 @@ class Engine(NamedTuple):
 
     def build(self, options: BuildOptions, verbose: bool = False) -> Manifest:
         """Builds it, whatever was there before. Raises UserError if the artifact is damaged, BuildError if TensorRT refuses."""
+        return self._build(options, verbose)[0]
+
+    def build_telling(self, options: BuildOptions, verbose: bool = False) -> Tuple[Manifest, Told]:
+        """The same; the engine can be asked what its layers are, if the builder does not tell."""
+        return self._build(options, verbose, details=True)
+
+    def remember(self, manifest: Manifest, files: Mapping[Path, bytes]) -> None:
+        """Writes `manifest`, which knows more than the one that is there, and `files` of its engine beside it."""
+        with locked(self.path.parent):
+            write_together({manifest_path(self.path): manifest.to_json(), **files})
+
+    def _build(self, options: BuildOptions, verbose: bool = False, details: bool = False) -> Tuple[Manifest, Told]:
         verify(self.source.path)
         # Timings hold for one TensorRT on one GPU, and serve all networks.
         cache = self.path.parent.parent / f"timing.{self.site.slug}.{self.site.trt.__version__}.cache"
@@ -56,7 +70,7 @@ class Engine(NamedTuple):
             building = options._replace(target=self.site.capability)
         else:
             building = options
-        return build_engine(self.path, self.wanted, options, building, gpu, cache, verbose)
+        return build_engine(self.path, self.wanted, options, building, gpu, cache, verbose, details)
 
     def fitting(self, rebuild: bool = True, trust: bool = False, say: Say = lambda _: None) -> bytes:
         """The bytes of one that fits this TensorRT, this GPU and the ONNX file, built if need be.

@@ -46,6 +46,7 @@ class Generation(NamedTuple):
     dla: bool = False
     targets: bool = False  # builds for GPUs that are not there, and without one
     kernel_cache: bool = False  # compiles kernels at an engine's first runs, and can keep them
+    layer_log: bool = False  # its builder logs which layers it made; else a loaded engine tells, on a GPU
 
     def source(self, precision: str) -> str:
         """The precision of the artifact that an engine in the asked `precision` is built from."""
@@ -79,7 +80,7 @@ GENERATIONS = (
     # Flags, calibrators and weak typing are gone. 11.4.1 has DLA again, for strongly typed networks on an AGX Orin: not
     # tried here, so not offered.
     Generation("tensorrt", (11, 0)),
-    Generation("tensorrt_rtx", (1, 0), timing_cache=False, targets=True, kernel_cache=True),
+    Generation("tensorrt_rtx", (1, 0), timing_cache=False, targets=True, kernel_cache=True, layer_log=True),
 )
 
 

@@ -15,6 +15,7 @@ from ...errors import UserError
 from ...lock import locked
 from ...whole_file import write_whole
 from .generations import NAMES
+from .layers import Cost
 from .options import ANY, BuildOptions
 
 SCHEMA = 1
@@ -37,9 +38,11 @@ class Manifest(NamedTuple):
     seconds: float  # the build took
     peak_memory: int  # bytes, of the process that built it
     fallbacks: Dict[str, str]  # with DLA: layers that run on the GPU
+    cost: Optional[Cost] = None  # what the builder made of it, where it told
 
     def to_json(self) -> bytes:
         values = {"schema": SCHEMA, **self._asdict(), "options": self.options.as_dict()}
+        values["cost"] = self.cost._asdict() if self.cost else None
         return (json.dumps(values, indent=1) + "\n").encode()
 
 
@@ -88,6 +91,7 @@ def read_manifest(engine: Path) -> Manifest:
         if values.pop("schema") != SCHEMA:
             raise ValueError("another version of this project wrote it")
         values["options"] = BuildOptions.from_dict(values["options"])
+        values["cost"] = Cost(**values["cost"]) if values.get("cost") else None
         for name, kind in _KINDS.items():
             if not isinstance(values[name], kind) or isinstance(values[name], bool):
                 raise ValueError(f"{name} is {values[name]!r:.80}")

@@ -8,6 +8,7 @@ from typing import Any, Dict, NamedTuple, Optional
 from ...errors import UserError
 
 PRECISIONS = ("fp32", "fp16", "int8")  # that may be asked for
+BEST = "best"  # of these, what is fastest
 ANY = "any"  # the target of an engine that runs on more than one architecture
 
 

@@ -6,7 +6,7 @@ NodeProto.input 1, .output 2, .name 3, .op_type 4, .attribute 5; TensorProto.dim
 
 from __future__ import annotations
 
-from typing import Any, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from runtime.images.preprocess import Preprocessing, scale_and_offset
 
 FLOAT, UINT8, HALF = 1, 2, 10  # TensorProto.DataType
 _KINDS = {np.float32: FLOAT, np.float16: HALF}
+_TYPES = {FLOAT: np.float32, 3: np.int8, HALF: np.float16}
 
 
 def parts(content: bytes) -> Iterator[Tuple[int, bytes, bytes]]:
@@ -58,13 +59,52 @@ def message(*fields: Tuple[int, Any]) -> bytes:
     return b"".join(written)
 
 
-def nodes(content: bytes) -> Iterator[Tuple[str, str, List[str]]]:
-    """(name, operator, inputs) of each node of a model."""
+class Node(NamedTuple):
+    name: str
+    operator: str
+    inputs: List[str]
+    outputs: List[str]
+    integers: Dict[str, int]  # attributes
+
+
+def nodes(content: bytes) -> Iterator[Node]:
+    """The nodes of a model."""
     for graph in (held for number, _, held in parts(content) if number == 7):
         for index, node in enumerate(held for number, _, held in parts(graph) if number == 1):
             found = {number: held for number, _, held in parts(node)}
-            inputs = [held.decode() for number, _, held in parts(node) if number == 1]
-            yield found.get(3, b"").decode() or f"node_{index}", found[4].decode(), inputs
+            inputs, outputs = ([h.decode() for number, _, h in parts(node) if number == wanted] for wanted in (1, 2))
+            attributes = [list(parts(held)) for number, _, held in parts(node) if number == 5]
+            integers = {
+                each[0][2].decode(): _varints(w[1:])[0] for each in attributes for number, w, _ in each if number == 3
+            }
+            yield Node(found.get(3, b"").decode() or f"node_{index}", found[4].decode(), inputs, outputs, integers)
+
+
+def constants(content: bytes) -> Dict[str, np.ndarray]:
+    """The initialisers of a model that are of types which quantised graphs have."""
+    found = {}
+    for graph in (held for number, _, held in parts(content) if number == 7):
+        for tensor in (held for number, _, held in parts(graph) if number == 5):
+            values = {field: held for field, _, held in parts(tensor)}
+            kind = next((whole[-1] for field, whole, _ in parts(tensor) if field == 2), 0)
+            if kind in _TYPES and 9 in values:
+                found[values.get(8, b"").decode()] = np.frombuffer(values[9], _TYPES[kind]).reshape(_dims(tensor))
+    return found
+
+
+def _dims(tensor: bytes) -> List[int]:
+    """Packed, or one by one."""
+    return [size for field, whole, held in parts(tensor) if field == 1 for size in _varints(held or whole[1:])]
+
+
+def _varints(data: bytes) -> List[int]:
+    found, value, shift = [], 0, 0
+    for byte in data:
+        value, shift = value | (byte & 127) << shift, shift + 7
+        if byte < 128:
+            found.append(value)
+            value = shift = 0
+    return found
 
 
 def value_info(name: str, elements: int, sizes: List[Any]) -> bytes:

@@ -17,7 +17,9 @@ class Fake:
 
     def __del__(self) -> None:
         if "_ready" in self.__dict__:
-            self._trt.living[self._name] -= 1
+            self._trt.living[self._ready] -= (
+                1  # under the name it was made by: a layer's class is changed to its own kind
+            )
             if self._name in ("IExecutionContext", "ICudaEngine") and self._trt.device is not None:
                 self._trt.device.destroyed(self._name)
 
@@ -108,7 +110,7 @@ def _constructor(name: str, arguments: str, start: Any) -> Any:
         if state is None and signature is None:
             raise TypeError(f"{name}: No constructor defined!")
         bound = {} if state is not None or signature is None else signature.bind(*given, **named).arguments
-        self.__dict__["_ready"] = True
+        self.__dict__["_ready"] = name
         self.__dict__.update(state or {})
         self._trt.calls.append((name, "__init__"))
         self._trt.living[name] = self._trt.living.get(name, 0) + 1

@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from tests.runtime.artifacts.onnx_bytes import nodes
+from tests.runtime.artifacts.onnx_bytes import Node, constants, nodes
 from tests.runtime.backends.fake_bindings import Dims, Fake, class_of, enum_of, log_error
 from tests.runtime.backends.fake_engine import (
     DTYPES,
@@ -60,6 +60,7 @@ def fake_module(version: str) -> Any:
     """A module like `tensorrt` (or `tensorrt_rtx`) of `version`, one of VERSIONS. What tests may read and set on it:
 
     calls: every (class, member) used. faults: {"Class.method": text}: that method logs the text as an error and fails.
+    layer_time: what milliseconds a layer takes, given {"name", "kind", "int8", "count"}; None: no time passes.
     gpu: the "SM89" that engines are built for and run on. dla_cores. capturable_after: executions of a context before
     it can be captured, None for never. device: the FAKE driver on which it runs, current wherever the real one needs a GPU.
     timed: the layers of the last build that no timing cache held. compiled: runs for which
@@ -72,6 +73,7 @@ def fake_module(version: str) -> Any:
     module.calls, module.faults, module.living = [], {}, {}
     module.gpu, module.dla_cores, module.capturable_after, module.device = "SM89", 0, 0, None
     module.timed = module.compiled = 0
+    module.layer_time = None
     module._major = int(number.split(".")[0]) if module.__name__ == "tensorrt" else 0
     module._strong = version in ("11.4.0", "rtx-1.7.1")  # always strongly typed
     module._errors = None  # the logger that was handed over last
@@ -181,10 +183,31 @@ class FakeBuilder(Fake):
             "flags": sorted(config._set),
             "level": config.__dict__.get("_builder_optimization_level", 3),
             "detailed": getattr(config.__dict__.get("_profiling_verbosity"), "name", "") in ("DETAILED", "VERBOSE"),
-            "layers": [[layer._name_, layer._type] for layer in network._layers],
+            "layers": _made(network, flags=config._set),
             "profiles": [profile._shapes for profile in config._profiles],
         }
         return self._new("IHostMemory", content=HEADER + json.dumps(header).encode() + b"\n" + network._onnx)
+
+
+def _made(network: Any, flags: Any) -> List[Dict[str, Any]]:
+    """What becomes of the layers that lead to an output: name, kind, whether it computes in INT8, number of weights."""
+    made_by = {id(layer._output): layer for layer in network._layers}
+    names, found = {tensor._name_ for tensor in network._outputs}, []
+    left, seen = [layer for layer in network._layers if layer._output._name_ in names], set()
+    while left:
+        layer = left.pop()
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            left += [made_by[id(tensor)] for tensor in layer._inputs if id(tensor) in made_by]
+    quantised = any(layer._type == "QUANTIZE" for layer in network._layers)
+    for layer in network._layers:
+        if id(layer) not in seen or layer._type == "CONSTANT":
+            continue
+        before = made_by.get(id(layer._inputs[0])) if layer._inputs else None
+        int8 = before is not None and before._type == "DEQUANTIZE" or "INT8" in flags and not quantised
+        count = int(np.prod(layer._weights_shape)) if layer._type == "CONVOLUTION" else 0
+        found.append({"name": layer._name_, "kind": layer._type, "int8": bool(int8 and count), "count": count})
+    return found
 
 
 def _build_problem(trt: Any, network: Any, config: Any) -> str:
@@ -341,6 +364,21 @@ class FakeNetworkDefinition(Fake):
     def get_flag(self, flag: Any) -> bool:
         return bool(self._flags >> int(flag) & 1)
 
+    def add_constant(self, shape: Any, weights: Any) -> Any:
+        assert tuple(shape) == weights.shape
+        name = f"(Unnamed Layer* {len(self._layers)}) [Constant]"
+        layer = _layer_of(self, name, "CONSTANT", [], f"{name}_output", weights.shape)
+        layer.__dict__["_weights"] = weights
+        return layer
+
+
+def _layer_of(network: Any, name: str, kind: str, inputs: List[Any], result: str, shape: Any, **state: Any) -> Any:
+    """A layer of `network` with one output."""
+    output = network._new("ITensor", name_=result, shape=shape, kind="FLOAT", input=False)
+    layer = network._new("ILayer", name_=name, type=kind, inputs=inputs, output=output, **state)
+    network._layers.append(layer)
+    return layer
+
 
 class FakeTensor(Fake):
     name = property(lambda self: self._name_)
@@ -348,11 +386,36 @@ class FakeTensor(Fake):
     dtype = property(lambda self: getattr(self._trt.DataType, self._kind))
     is_network_input = property(lambda self: self._input)
 
+    def set_dynamic_range(self, min: float, max: float) -> bool:
+        self.__dict__["_range"] = (min, max)
+        return True
+
 
 class FakeLayer(Fake):
     name = property(lambda self: self._name_)
     type = property(lambda self: getattr(self._trt.LayerType, self._type))
+    num_inputs = property(lambda self: len(self._inputs))
     num_outputs = 1
+
+    def get_input(self, index: int) -> Any:
+        return _at(self._inputs, index)
+
+    def get_output(self, index: int) -> Any:
+        return self._output if index == 0 else None
+
+    def set_input(self, index: int, tensor: Any) -> None:
+        self._inputs[index] = _of(tensor, self._trt.ITensor)
+
+
+class FakeConvolutionLayer(FakeLayer):
+    kernel_size_nd = property(lambda self: Dims(self._weights_shape[2:]))
+    num_groups = property(lambda self: self._groups)
+    num_output_maps = property(lambda self: self._weights_shape[0])
+
+
+class FakeConstantLayer(FakeLayer):
+    shape = property(lambda self: Dims(self._weights.shape))
+    weights = property(lambda self: self._weights)
 
 
 class FakeOnnxParser(Fake):
@@ -371,12 +434,11 @@ class FakeOnnxParser(Fake):
         except Exception as error:
             return self._fail("MODEL_DESERIALIZE_FAILED", str(error).splitlines()[0])
         pixels = [each.name for each in session.get_inputs() if each.type == "tensor(uint8)"]
-        for name, kind, inputs in nodes(content):
-            if set(inputs) & set(pixels) and kind != "Cast":  # in the real one's words
+        for node in nodes(content):
+            if set(node.inputs) & set(pixels) and node.operator != "Cast":  # in the real one's words
                 return self._fail(
-                    "INVALID_NODE", f"{name}: first input has type UInt8 but must have type Float, Half, or Bool"
+                    "INVALID_NODE", f"{node.name}: first input has type UInt8 but must have type Float, Half, or Bool"
                 )
-            network._layers.append(self._new("ILayer", name_=name, type=_LAYERS.get(kind, "IDENTITY")))
         for found, target in ((session.get_inputs(), network._inputs), (session.get_outputs(), network._outputs)):
             for tensor in found:
                 shape = [size if isinstance(size, int) else -1 for size in tensor.shape]
@@ -384,6 +446,7 @@ class FakeOnnxParser(Fake):
                 target.append(
                     self._new("ITensor", name_=tensor.name, shape=shape, kind=DTYPES[tensor.type], input=source)
                 )
+        _Graph(network, content)
         network.__dict__["_onnx"] = content
         return True
 
@@ -397,6 +460,40 @@ class FakeOnnxParser(Fake):
 
     def clear_errors(self) -> None:
         self._found.clear()
+
+
+class _Graph:
+    """Makes the layers of `network` from the nodes of an ONNX file. Maps have as many channels as weights say, and no size:
+    1 x 1."""
+
+    def __init__(self, network: Any, content: bytes) -> None:
+        self.network, self.values = network, constants(content)
+        self.tensors = {tensor._name_: tensor for tensor in network._inputs}
+        for node in nodes(content):
+            self.add(node)
+
+    def add(self, node: Node) -> None:
+        kind, inputs, state = _LAYERS.get(node.operator, "IDENTITY"), list(node.inputs), {}
+        channels = next((self.tensors[name]._shape[1] for name in inputs if name in self.tensors), 1)
+        if kind == "CONVOLUTION":
+            held = self.values.get(inputs[1])
+            shape = held.shape if held is not None else self.tensors[inputs[1]]._shape
+            inputs = inputs[:1] if held is not None else inputs[:2]  # a bias is never an input, weights only behind DQ
+            state = {"weights_shape": tuple(shape), "groups": node.integers.get("group", 1)}
+            channels = shape[0]
+        if kind in ("QUANTIZE", "DEQUANTIZE"):
+            for name in inputs:
+                self.hold(name)
+        there = [self.tensors[name] for name in inputs if name in self.tensors]
+        shape = there[0]._shape if kind in ("QUANTIZE", "DEQUANTIZE") else (-1, channels, 1, 1)
+        layer = _layer_of(self.network, node.name, kind, there, node.outputs[0], shape, **state)
+        self.tensors[node.outputs[0]] = layer._output
+
+    def hold(self, name: str) -> None:
+        if name in self.values and name not in self.tensors:
+            layer = _layer_of(self.network, name, "CONSTANT", [], f"{name}_output", self.values[name].shape)
+            layer.__dict__["_weights"] = self.values[name]
+            self.tensors[name] = layer._output
 
 
 class FakeParserError(Fake):
@@ -437,6 +534,8 @@ BEHAVIOURS = {
         FakeNetworkDefinition,
         FakeTensor,
         FakeLayer,
+        FakeConvolutionLayer,
+        FakeConstantLayer,
         FakeOnnxParser,
         FakeParserError,
         FakeRuntime,

@@ -505,7 +505,7 @@ def building(folder: Path) -> manifest.Manifest:
     wanted = manifest.Wanted(folder / "lite0.fp16.onnx", "", "tensorrt", "10.3.0", "sm_89")
     return builder_process.build_engine(
         folder / "x.engine", wanted, BuildOptions(), BuildOptions(), "", folder / "timing.cache"
-    )
+    )[0]
 
 
 def with_builder(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,7 +531,7 @@ from runtime.backends.tensorrt import build
 def noisy(trt, row, onnx, *rest):
     os.write(1, b"[TRT] a native library prints where it pleases\\n")
     print("and so does a plugin")
-    return build.Built(b"the engine", b"", {})
+    return build.Built(b"the engine", b"", {}, {}, [])
 build.load = lambda module: (type("trt", (), {"__version__": "10.3.0"}), None)
 build.build = noisy
 sys.exit(build.main())
