@@ -102,6 +102,10 @@ bundle: ## VARIANT=b1 [export's] [PRECISION=fp32|fp16|int8] [SIGN=key.pem] [ENGI
 	@$(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
 	@$(PY) -m export.bundle $(call options,VARIANT PRECISION SIGN ENGINES)
 
+.PHONY: card
+card: exported $(VENV)/.hub ## VARIANT=b1 [export's] [LICENCE=apache-2.0] [FORCE=1]: a model folder for a hub, with its model card; pushes nothing
+	@$(PY) -m export.card $(call options,VARIANT LICENCE) $(call switch,FORCE)
+
 .PHONY: embed
 embed: NEEDS := DATA
 embed: override BASE = $(patsubst %-embedding,%,$(NAMED))

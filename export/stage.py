@@ -232,8 +232,9 @@ def classes_named(count: int, given: Path | None, own: list[str] | None = None, 
 
 
 def hub_facts(weights: Weights) -> dict[str, str]:
-    """Where on the Hugging Face hub the weights are, and at which commit; nothing where they are not from there."""
-    return {"hub": weights.repository, "hub_revision": weights.revision} if weights.repository else {}
+    """Where on the Hugging Face hub the weights are, at which commit, and under which licence, as far as that is known."""
+    facts = {"hub": weights.repository, "hub_revision": weights.revision, "licence": weights.licence}
+    return {name: value for name, value in facts.items() if value}
 
 
 def published(request: Request, sha256: str | None, form: str, classes: int) -> dict[str, str]:

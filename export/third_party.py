@@ -9,10 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.stage import Exported, classes_named, code_digest, slashed
+from export.stage import Exported, classes_named, code_digest, hub_facts, slashed
 from models.hub import HUB, fetch
 from models.variants import VARIANTS
-from models.weights import RANDOM
+from models.weights import RANDOM, Weights
 from runtime.artifacts.artifact import Artifact, artifact_path, head_named, read_artifact
 from runtime.artifacts.facts import SIGMOID, Facts
 from runtime.artifacts.third_party import USUAL, Overrides, name_of, ours, told_by
@@ -134,7 +134,7 @@ def _from_timm(request: ThirdParty, folder: Path, say: Say, force: bool, offline
     facts = Facts(name, made.preprocessing, made.origin, made.sha256 or None, third_party=True)
     if hub:
         origin = f"{hub.repository} at {hub.revision[:12]}, from the Hugging Face hub, as {request.timm}"
-        facts = replace(facts, weights=origin, more={"hub": hub.repository, "hub_revision": hub.revision})
+        facts = replace(facts, weights=origin, more=hub_facts(Weights(hub.path, origin, None, *hub[1:])))
     head = [f"weights      {facts.weights}{f', sha256 {made.sha256[:12]}' if made.sha256 else ''}"]
     known = "timm's for these weights, where it was not set by hand"
     head.append(f"traced       relative error {apart:.1e} against torch")

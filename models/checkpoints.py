@@ -65,6 +65,9 @@ CONVENTIONS = {
     "ours": ("symmetric", 1e-5, IMAGENET),
 }
 
+# Of the repositories that published the weights; they state none for the weights by themselves.
+LICENCES = {"torchvision": "bsd-3-clause", "timm": "apache-2.0", "lukemelas": "apache-2.0"}
+
 _TORCHVISION = "https://download.pytorch.org/models"
 _TIMM = "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights"
 _TIMM_V2 = "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-effv2-weights"

@@ -29,6 +29,7 @@ class OnHub(NamedTuple):
     path: Path  # .../snapshots/<revision>/model.safetensors, with the repository's config.json beside it if it has one
     repository: str  # timm/tf_efficientnet_b0.aa_in1k
     revision: str  # the commit's 40 hex digits, whatever branch or tag was asked for
+    licence: str = ""  # as the repository's model card states it: apache-2.0
 
 
 def fetch(given: str, *, offline: bool = False) -> OnHub:
@@ -81,7 +82,11 @@ def fetch(given: str, *, offline: bool = False) -> OnHub:
         raise UserError(f"{where} can't be had from the hub ({_brief(error)}): run again, or {_ELSE}.") from None
     with suppress(Exception):  # without one, conventions count for the preprocessing, and export says so
         have("config.json")
-    return OnHub(path, repository, path.parent.name)
+    licence = None
+    with suppress(Exception):
+        card = have("README.md").read_text(encoding="utf-8").partition("\n---")[0]
+        licence = re.search(r"^license: *([\w.-]+) *$", card, re.MULTILINE)
+    return OnHub(path, repository, path.parent.name, licence[1] if licence else "")
 
 
 def unreachable() -> str:

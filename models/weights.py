@@ -30,6 +30,7 @@ class Weights:
     checkpoint: Checkpoint | None = None  # the row, where the place tells it
     repository: str = ""  # on the Hugging Face hub
     revision: str = ""  # its commit
+    licence: str = ""  # as its model card states it
 
 
 def torch_hub() -> Path:
@@ -57,7 +58,7 @@ def find_weights(variant: Variant, given: str | None = None, *, offline: bool = 
         there = fetch(given, offline=offline)
         row = next((row for row in known_checkpoints(variant) if row.name == there.repository), None)
         origin = f"{there.repository} at {there.revision[:12]}, from the Hugging Face hub"
-        return Weights(there.path, origin, row, there.repository, there.revision)
+        return Weights(there.path, origin, row, *there[1:])
     if given:
         path = Path(given).expanduser()
         if not path.is_file():

@@ -22,7 +22,12 @@ pytest.importorskip("huggingface_hub", reason="the hub's library is not installe
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "timm/tf_efficientnet_b0.aa_in1k"
-FILES = {"model.safetensors": b"the weights", "config.json": b'{"architecture": "tf_efficientnet_b0"}'}
+CARD = b"---\ntags: [timm]\nlicense: apache-2.0\n---\nlicense: of something else\n"
+FILES = {
+    "model.safetensors": b"the weights",
+    "config.json": b'{"architecture": "tf_efficientnet_b0"}',
+    "README.md": CARD,
+}
 ONLY_PICKLE = {"pytorch_model.bin": b"code"}
 
 
@@ -107,7 +112,7 @@ def test_the_commit_is_known_and_what_was_fetched_is_there_without_a_network(hub
     found = hub.ask(f"hf-hub:{REPOSITORY}")
     assert found["path"].read_bytes() == FILES["model.safetensors"]
     assert found["path"].with_name("config.json").is_file()  # which states the preprocessing
-    assert (found["repository"], found["revision"]) == (REPOSITORY, COMMIT)
+    assert (found["repository"], found["revision"], found["licence"]) == (REPOSITORY, COMMIT, "apache-2.0")
     assert hub.ask(f"hf-hub:{REPOSITORY}@{COMMIT}") == found
     hub.stop()
     assert hub.ask(f"hf-hub:{REPOSITORY}") == found
