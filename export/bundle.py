@@ -14,7 +14,7 @@ from pathlib import Path
 from runtime.artifacts.artifact import RANDOM_WEIGHTS, Artifact, artifacts_folder, find_artifact, read_artifact
 from runtime.artifacts.facts import CLASSIFIER, EMBEDDING
 from runtime.artifacts.onnx_metadata import verify
-from runtime.backends.tensorrt.manifest import read_engine, read_manifest
+from runtime.backends.tensorrt.manifest import read_engine, read_manifest, require_current
 from runtime.bundle_signature import SIGNATURE, SUMS
 from runtime.command import run
 from runtime.errors import UserError
@@ -115,7 +115,9 @@ def _made_on_a_board(first: Artifact, engines: str | None) -> list[Path]:
     engine = first.path.with_name(f"{first.variant}.{first.asked}.{engines}.engine")
     if not engine.is_file():
         raise UserError(f"{engine} is not there: build it on such a board, and copy it here with its .json.")
-    read_engine(engine, read_manifest(engine))
+    manifest = read_manifest(engine)
+    read_engine(engine, manifest)
+    require_current(engine, manifest)
     return [*paths, *sorted(engine.parent.glob(f"{engine.name}*"))]
 
 

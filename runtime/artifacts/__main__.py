@@ -7,8 +7,9 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
+from ..backends.tensorrt.manifest import read_manifest, require_current
 from ..command import run
 from ..errors import UserError
 from ..invocation import typed, without_make
@@ -70,14 +71,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 [mark, *_row(path, metadata, facts, bool(why), measured.get(metadata.get("sha256", "")), first)]
             )
             first = False
-        for engine, fits in _engines(home):
-            rows.append(
-                ["", "", "", f"{engine.name[len(home.name) + 1 :]}{'' if fits else ' STALE'}", _mb(engine), *[""] * 5]
-            )
-            if not fits:
-                stale.append(
-                    f"{engine} is stale: the artifact that it was built from has changed. Run 'make engine' again."
-                )
+        for engine in sorted(home.glob("*.engine")):
+            mark = ""
+            try:
+                require_current(engine, read_manifest(engine))
+            except UserError as error:
+                mark = " STALE"
+                stale.append(str(error))
+            rows.append(["", "", "", f"{engine.name[len(home.name) + 1 :]}{mark}", _mb(engine), *[""] * 5])
     if len(rows) == 1:
         raise UserError(f"There is no model in {folder}/ yet: run 'make export VARIANT=b0'.")
     print(aligned(rows, right=_NUMBERS))
@@ -108,16 +109,6 @@ def _row(
 
 def _mb(path: Path) -> str:
     return f"{path.stat().st_size / 1e6:.1f}"
-
-
-def _engines(home: Path) -> Iterator[Any]:
-    """(engine, whether it was built from the artifact that lies there now)."""
-    for engine in sorted(home.glob("*.engine")):
-        fits = False
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):
-            manifest = json.loads(engine.with_name(f"{engine.name}.json").read_bytes())
-            fits = read_metadata(home / Path(manifest["onnx"]).name).get("sha256") == manifest["onnx_sha256"]
-        yield engine, fits
 
 
 def _of_sweeps(reports: Path) -> Dict[str, Measured]:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..artifacts.artifact import Artifact, find_artifact, read_artifact, sealed
 from ..artifacts.onnx_metadata import verify
-from ..backends.tensorrt.manifest import manifest_path, read_engine, read_manifest
+from ..backends.tensorrt.manifest import manifest_path, read_engine, read_manifest, require_current
 from ..digest import sha256_of
 from ..errors import UserError
 from ..sweep.rows import Report
@@ -220,6 +220,7 @@ def _tensorrt(network: Signature, batching: Batching) -> Model:
         return _model(artifact, "tensorrt", text, {"model.onnx": artifact.path}, _labels(artifact), batching)
     engine, manifest = found[0]
     read_engine(engine, manifest)
+    require_current(engine, manifest)
     least, best, most = manifest.options.batch
     if least != 1:
         raise UserError(f"{engine} takes no less than {least} images at once: build it with BATCH=1,8,32.")
@@ -268,6 +269,7 @@ def _for_backends(artifact: Artifact) -> Dict[str, Content]:
     folder, stem = artifact.path.parent, f"{artifact.variant}.{artifact.asked}"
     beside = [folder / f"{stem}-fp16.onnx"] if artifact.precision == "int8" else []
     for engine in sorted(folder.glob(f"{stem}.*.engine")):
+        require_current(engine, read_manifest(engine))
         beside += [engine, manifest_path(engine)]
     files.update({path.name: path for path in beside if path.is_file()})
     return files

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from export.bundle import PARTS, bundle
-from runtime.artifacts.artifact import PRECISIONS, artifact_path, read_artifact, sealed, set_latest
+from runtime.artifacts.artifact import PRECISIONS, StaleError, artifact_path, read_artifact, sealed, set_latest
+from runtime.artifacts.onnx_metadata import read_metadata
 from runtime.backends.tensorrt.engine import engine_of
 from runtime.backends.tensorrt.manifest import Manifest, engine_path, write_engine
 from runtime.backends.tensorrt.options import BuildOptions
@@ -288,7 +289,8 @@ def test_holds_timing_caches_and_the_engine_that_is_asked_for(folder: Path, tmp_
     for content, name in ((b"code", engine), (b"code", engine.with_name("b1.fp16.rtx-sm89.engine"))):
         sha256 = hashlib.sha256(content).hexdigest()
         options = BuildOptions("fp16")
-        made = Manifest(sha256, 4, "b1.fp16.onnx", "", "tensorrt", "10.3.0", "sm_87", "Orin", options, 1.0, 0, {})
+        of = read_metadata(folder / "b1" / "b1.fp16.onnx")["sha256"]
+        made = Manifest(sha256, 4, "b1.fp16.onnx", of, "tensorrt", "10.3.0", "sm_87", "Orin", options, 1.0, 0, {})
         write_engine(name, content, made)
     top = unpacked(bundle("b1", "fp16", folder), tmp_path / "on the device")
     assert (top / "artifacts" / cache.name).read_bytes() == b"timings of an Orin"
@@ -298,6 +300,9 @@ def test_holds_timing_caches_and_the_engine_that_is_asked_for(folder: Path, tmp_
     assert inside == ["b1.fp16.orin-sm87.engine", "b1.fp16.orin-sm87.engine.json"]
     for name in (cache.name, *(f"b1/{each}" for each in inside)):
         assert f"  artifacts/{name}\n" in (top / "SHA256SUMS").read_text()
+    write_engine(engine, content, made._replace(onnx_sha256="0" * 64))
+    with pytest.raises(StaleError, match="is stale: b1.fp16.onnx is not .* 'make engine VARIANT=b1 PRECISION=fp16'"):
+        bundle("b1", "fp16", folder, engines="orin-sm87")
     engine.write_bytes(b"other code")
     with pytest.raises(UserError, match="is not what its manifest says"):
         bundle("b1", "fp16", folder, engines="orin-sm87")

@@ -6,11 +6,14 @@ crashes or answers wrongly on the others; so the manifest is checked before Tens
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional
 
+from ...artifacts.artifact import StaleError
+from ...artifacts.onnx_metadata import read_metadata
 from ...errors import UserError
 from ...lock import locked
 from ...whole_file import write_whole
@@ -130,6 +133,19 @@ def read_engine(engine: Path, manifest: Optional[Manifest]) -> bytes:
     if manifest is not None and hashlib.sha256(content).hexdigest() != manifest.engine_sha256:
         raise UserError(f"{engine} is not what its manifest says (sha256 differs): damaged, or replaced.")
     return content
+
+
+def require_current(engine: Path, manifest: Manifest) -> None:
+    """Raises StaleError if the artifact that `engine` was built from lies beside it no more, or is another one now."""
+    onnx = engine.with_name(Path(manifest.onnx).name)
+    sha256 = None
+    with contextlib.suppress(UserError):  # not there, or damaged
+        sha256 = read_metadata(onnx).get("sha256")
+    if sha256 != manifest.onnx_sha256:
+        raise StaleError(
+            f"{engine} is stale: {onnx.name} is not the one that it was built from. "
+            f"Run 'make engine VARIANT={engine.parent.name} PRECISION={manifest.options.precision}' for that GPU again."
+        )
 
 
 def checked_engine(path: Path, wanted: Wanted, trust: bool = False) -> bytes:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List
+from unittest import mock
 
 import pytest
 
@@ -22,6 +25,8 @@ from runtime.artifacts.facts import facts_of
 from runtime.artifacts.identity import REMEDIES
 from runtime.artifacts.onnx_metadata import verify
 from runtime.artifacts.write import Graph, require_same_weights, write
+from runtime.backends.tensorrt.manifest import Manifest, write_engine
+from runtime.backends.tensorrt.options import BuildOptions
 from runtime.errors import UserError
 from tests.in_process import Done, called
 from tests.runtime.artifacts.changed_artifacts import unsealed
@@ -46,7 +51,12 @@ READERS: Dict[str, List[str]] = {
     "serving": ["--variants", "lite0", "--precision", "int8", "--device", "cpu", "--repository", "{images}/triton"],
     "embed": ["{images}", "--variant", "lite0", "--precision", "int8"],
     "engine": ["--variant", "lite0", "--precision", "int8", "--target", "sm_89", "--backend", "tensorrt_rtx"],
+    "bundle": ["--variant", "lite0", "--precision", "int8"],
+    "infer --ray": ["{images}", "--variant", "lite0", "--precision", "int8", "--ray"],
+    "evaluate --ray": ["--data", "{images}", "--variant", "lite0", "--precision", "int8", "--ray"],
 }
+MODULES = {name: f"runtime.{name}.__main__" for name in ("sweep", "serving", "serve")}
+MODULES["bundle"] = "export.bundle"
 
 
 def network(folder: Path, model: Path, **changes: str) -> None:
@@ -83,7 +93,7 @@ def folder(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 def run(reader: str, folder: Path) -> Done:
     name = reader.split()[0]
-    module = f"runtime.{name}.__main__" if name in ("sweep", "serving", "serve") else f"runtime.{name}"
+    module = MODULES.get(name, f"runtime.{name}")
     if name == "engine":
         pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
     try:
@@ -95,14 +105,24 @@ def run(reader: str, folder: Path) -> Done:
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_every_command_refuses_int8_of_another_network(reader: str, folder: Path, model: Path) -> None:
-    network(folder, model, **REPLACED["other weights"])
-    done = run(reader, folder)
-    if "aiohttp" in done.err and "pip install" in done.err:
-        pytest.skip(done.err)
-    assert done.status in ((1,) if reader == "sweep" else (2,)), done.out + done.err
-    assert re.search(r"lite0\.int8(-fp16)?\.onnx is stale", done.out + done.err), done.out + done.err
-    assert "make calibrate VARIANT=lite0" in done.out + done.err
+def test_every_command_refuses_int8_of_another_network(
+    reader: str, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "--ray" in reader:  # which would come after the artifact
+        monkeypatch.setattr(
+            importlib.import_module(f"runtime.{reader.split()[0]}"), "require_ray", lambda address: None
+        )
+        if importlib.util.find_spec("ray") is None:
+            monkeypatch.setitem(sys.modules, "ray", mock.MagicMock())
+    changes = list(REPLACED)[: 1 if reader == "sweep" else None]  # whose processes take seconds
+    for change in changes:
+        network(folder, model, **REPLACED[change])
+        done = run(reader, folder)
+        if "aiohttp" in done.err and "pip install" in done.err:
+            pytest.skip(done.err)
+        assert done.status in ((1,) if reader == "sweep" else (2,)), change + done.out + done.err
+        assert re.search(r"lite0\.int8(-fp16)?\.onnx is stale", done.out + done.err), change + done.out + done.err
+        assert "make calibrate VARIANT=lite0" in done.out + done.err
 
 
 @pytest.mark.parametrize("change", REPLACED)
@@ -156,9 +176,9 @@ def test_the_table_says_what_is_there(folder: Path, model: Path) -> None:
     set_latest("lite0", folder, "int8")
     home, sha256 = folder / "lite0", verify(artifact_path("lite0", "int8", folder))
     for name, onnx_sha256 in (("a", sha256), ("b", "0" * 64)):
-        (home / f"lite0.int8.{name}.engine").write_bytes(b"engine")
-        manifest = json.dumps({"onnx": "lite0.int8.onnx", "onnx_sha256": onnx_sha256})
-        (home / f"lite0.int8.{name}.engine.json").write_text(manifest)
+        built = BuildOptions("int8"), 1.0, 0, {}
+        manifest = Manifest("", 6, "lite0.int8.onnx", onnx_sha256, "tensorrt", "10.3.0", "sm_87", "Orin", *built)
+        write_engine(home / f"lite0.int8.{name}.engine", b"engine", manifest)
     report = folder.parent / "reports" / "mine" / "sweep.json"
     report.parent.mkdir(parents=True)
     rows = [{"sha256": sha256, "batch": 1, "top1": 88.8, "agreement": 99.1, "total": {"p50": 4.25}}]

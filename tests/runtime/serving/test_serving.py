@@ -13,7 +13,7 @@ from typing import Any, Dict, List
 import pytest
 
 from runtime.artifacts.artifact import read_artifact, sealed
-from runtime.backends.tensorrt.manifest import Manifest, manifest_path
+from runtime.backends.tensorrt.manifest import Manifest, manifest_path, read_manifest
 from runtime.backends.tensorrt.options import Batch, BuildOptions
 from runtime.errors import UserError
 from runtime.serving.__main__ import main
@@ -56,7 +56,8 @@ def engine(folder: Path, module: str = "tensorrt", gpu: str = "l4-sm89") -> Path
     path.write_bytes(b"engine")
     options = BuildOptions("fp32", Batch(1, 8, 32))
     sha256 = hashlib.sha256(b"engine").hexdigest()
-    manifest = Manifest(sha256, 6, "lite0.fp32.onnx", "", module, "10.3.0", "sm_89", "L4", options, 1.0, 0, {})
+    onnx = read_artifact(folder / "lite0" / "lite0.fp32.onnx").metadata["sha256"]
+    manifest = Manifest(sha256, 6, "lite0.fp32.onnx", onnx, module, "10.3.0", "sm_89", "L4", options, 1.0, 0, {})
     manifest_path(path).write_bytes(manifest.to_json())
     return path
 
@@ -134,6 +135,14 @@ def test_without_one_that_triton_loads_the_accelerator_builds_it(folder: Path, m
     (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
     assert (config.backend, accelerator.name) == ("onnxruntime", "tensorrt")
     assert accelerator.parameters["trt_profile_max_shapes"] == "images:8x3x224x224"
+
+
+def test_a_stale_engine_is_not_published(folder: Path) -> None:
+    path = engine(folder)
+    manifest_path(path).write_bytes(read_manifest(path)._replace(onnx_sha256="0" * 64).to_json())
+    for kind in ("tensorrt", "python"):
+        with pytest.raises(UserError, match="l4-sm89.engine is stale: lite0.fp32.onnx is not the one"):
+            write(folder, Wanted((kind,)))
 
 
 def test_a_damaged_engine_or_one_of_two_is_refused(folder: Path) -> None:
