@@ -116,11 +116,12 @@ def _lines(result: Result, folder: Path) -> list[str]:
         how = (
             f"all layers trained, {training.epochs} epochs" if result.trained else "training did harm, and was left out"
         )
+    goal = f"{'reached' if result.met else 'MISSED'}: {result.budget.goal}" if result.asked else "none"
     lines = [
         *(f"WARNING      {warning}" for warning in result.warnings),
         f"images       {result.images} of {result.origin}, {len(result.skipped)} skipped",
         f"in INT8      {best.share:.1%} of the MACs; {how}",
-        f"goal         {'reached' if result.met else 'MISSED'}: {result.budget.goal}; it is {result.reached}",
+        f"goal         {goal}; it is {result.reached}",
         f"judged on    {result.judged_on}",
     ]
     for score in result.scores:

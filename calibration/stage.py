@@ -125,7 +125,9 @@ def calibrate(
 
     Raises UserError if the network or its output is not finite; nothing is written then.
     """
-    began, artifact, budget, training = time.perf_counter(), request.artifact, request.budget, request.training
+    began, artifact, training = time.perf_counter(), request.artifact, request.training
+    searched = training is None and request.placement == SEARCH
+    budget = Budget() if request.budget == DEFAULT_BUDGET and not searched else request.budget
     home = artifact_path(artifact.variant, "int8", folder).parent
     require_room(home, 2 * artifact.path.stat().st_size)  # INT8 with weights in FP32, the same in FP16, and the cache
     run = _begun(request, folder, threads, progress, anew)
@@ -137,14 +139,14 @@ def calibrate(
         points = [_whole(one, request.placement, measure) for one in (calibrated, trained)]
         kept_training = points[1].sqnr > points[0].sqnr
         prepared, best = (trained, points[1]) if kept_training else (calibrated, points[0])
-    elif request.placement == SEARCH:
+    elif searched:
         if budget != DEFAULT_BUDGET:
             _say_cost(run, budget, damages)
         best, points, met = search(prepared, damages, budget, measure)
     else:
         points = [best := _whole(prepared, request.placement, measure)]
-    if training is not None or request.placement != SEARCH:
-        met = budget in (DEFAULT_BUDGET, Budget()) or budget.met(best)
+    if not searched:
+        met = budget.met(best)
     graph = placed(prepared, request.placement, best.kept)
     onnx.checker.check_model(graph, full_check=True)
     half = to_half(graph)

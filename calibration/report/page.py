@@ -70,9 +70,6 @@ def write_report(result: Result, network: LayerGraph, prepared: Prepared, folder
 
 def page(result: Result, network: LayerGraph, prepared: Prepared) -> str:
     best = result.best
-    goal = (
-        f"The goal, {result.budget.goal}, was {'reached' if result.met else 'missed; this is the best that was found'}"
-    )
     if result.training:
         how = f"No layer was left in higher precision; all were trained for {result.training.epochs} epochs with INT8's roundings in place"
         if not result.trained:
@@ -83,6 +80,11 @@ def page(result: Result, network: LayerGraph, prepared: Prepared) -> str:
             how = (
                 f"Every block has the form {result.placement}, which leaves {len(best.kept)} layers in higher precision"
             )
+    goal = (
+        f"The goal, {result.budget.goal}, was {'reached' if result.met else 'missed; this is the best that was found'}"
+    )
+    if not result.asked:
+        goal = "No goal was set"
     lead = f"{best.share:.1%} of the MACs are INT8. {how}. {goal}: {result.reached}."
     worst = sorted(prepared.layers, key=lambda name: -result.damages[name])[:WORST]
     tensors = list(dict.fromkeys(network.layer(name).input for name in worst))

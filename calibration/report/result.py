@@ -42,6 +42,11 @@ class Result:
     trained: bool = False  # whether what it gave was better, and so is what was written
 
     @property
+    def asked(self) -> bool:
+        """Whether there was a goal."""
+        return self.budget != Budget()
+
+    @property
     def reached(self) -> str:
         """What was chosen, in the units of the goal."""
         best, n, parts = self.best, self.best.images, []

@@ -112,6 +112,7 @@ def test_a_placement_that_was_asked_for_is_what_is_written(
     facts = json.loads(read_artifact(artifact_path("small", "int8", folder)).metadata["calibration"])
     assert facts["placement"] == form and facts["scores"][-1]["name"] == f"INT8, {form}"
     assert facts["scores"][-1]["sqnr"] == pytest.approx(result.best.sqnr, abs=0.01)
+    assert not result.asked and "No goal was set" in (folder / "small" / "small.calibration.html").read_text()
 
 
 def test_another_target_or_form_reuses_the_long_steps(artifact: Artifact, images: CalibrationImages) -> None:
