@@ -72,6 +72,7 @@ def some(artifact: Artifact, folder: Path, count: int) -> CalibrationImages:
     return images
 
 
+@pytest.mark.long
 def test_ranges_and_rounding_keep_lite0s_classes(lite0: tuple[Artifact, Path]) -> None:
     """Every layer in INT8, with the ranges of the first pass: what the search starts from."""
     artifact, folder = lite0

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,8 +29,8 @@ from runtime.artifacts.onnx_metadata import verify
 from runtime.errors import UserError
 from tests.calibration.quantise.test_blocks import assert_fuses
 from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_artifact, write_images
+from tests.in_process import Done, called
 
-REPOSITORY = Path(__file__).parents[2]
 BUDGET = Budget(sqnr=20)
 
 
@@ -47,15 +44,9 @@ def artifact(tmp_path: Path) -> Artifact:
     return write_artifact(tmp_path / "artifacts", small_model())
 
 
-def command(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "calibration", "--variant", "small", "--artifacts", folder, *map(str, arguments)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+def command(folder: Path, *arguments: str | Path) -> Done:
+    words = ("--variant", "small", "--artifacts", folder, "--threads", 1)
+    return called(calibration.__main__.main, *words, *arguments)
 
 
 def changed(name: str, value: np.ndarray) -> onnx.ModelProto:
@@ -144,18 +135,17 @@ def test_training_leaves_no_layer_in_higher_precision_and_says_what_it_did(
 ) -> None:
     arguments = ["--calib", str(tmp_path / "photos"), "--qat", "--epochs", "2"]
     done = command(tmp_path / "artifacts", *arguments)
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     written = read_artifact(artifact_path("small", "int8", tmp_path / "artifacts"))
     facts = json.loads(written.metadata["calibration"])
     assert facts["kept_in_float"] == [] and facts["training"]["epochs"] == 2
     names = [score["name"] for score in facts["scores"]]
-    last = ["INT8, calibrated", "INT8, trained"] if facts["trained"] else ["INT8, trained", "INT8, calibrated"]
-    assert names == ["FP32", "INT8, min-max", *last]
-    assert ("all layers trained, 2 epochs" if facts["trained"] else "training did harm") in done.stdout
+    assert facts["trained"] and names == ["FP32", "INT8, min-max", "INT8, calibrated", "INT8, trained"]
+    assert "all layers trained, 2 epochs" in done.out
     assert "trained for 2 epochs" in (written.path.parent / "small.calibration.html").read_text()
-    assert "calibrated already" in command(tmp_path / "artifacts", *arguments).stdout
-    assert "calibrated already" not in command(tmp_path / "artifacts", *arguments[:2]).stdout  # another request
-    assert command(tmp_path / "artifacts", "--epochs", "2").returncode == 2
+    assert "calibrated already" in command(tmp_path / "artifacts", *arguments).out
+    assert "calibrated already" not in command(tmp_path / "artifacts", *arguments[:2]).out  # another request
+    assert command(tmp_path / "artifacts", "--epochs", "2").status == 2
 
 
 def test_for_the_cpu_what_openvino_answers_is_judged_too(
@@ -277,25 +267,25 @@ def test_command_tells_users_what_is_wrong_and_writes_nothing(artifact: Artifact
         (("--calib", texts, "--budget", "much"), "--budget much"),
     ):
         done = command(folder, *arguments)
-        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+        assert done.status == 2 and words in done.err and "Traceback" not in done.err
     foreign = tmp_path / "foreign" / "small" / "small.fp32.onnx"
     foreign.parent.mkdir(parents=True)
     onnx.save(small_model(), foreign)
     done = command(foreign.parents[1], "--calib", write_images(tmp_path / "photos", 4))
-    assert done.returncode == 2 and "not one that this project exported" in done.stderr
+    assert done.status == 2 and "not one that this project exported" in done.err
     assert sorted(path.name for path in (folder / "small").iterdir()) == ["small.fp32.onnx"]
 
 
 def test_command_from_one_image_to_a_second_run(artifact: Artifact, tmp_path: Path) -> None:
     folder, photos = tmp_path / "artifacts", write_images(tmp_path / "photos", 1)
     done = command(folder, "--calib", photos)
-    assert done.returncode == 0, done.stderr
-    assert "WARNING      only 1 images" in done.stdout and "top-1 agreement" in done.stdout
-    assert "all 1 images of photos, which INT8 was fitted on too" in done.stdout
+    assert done.status == 0, done.err
+    assert "WARNING      only 1 images" in done.out and "top-1 agreement" in done.out
+    assert "all 1 images of photos, which INT8 was fitted on too" in done.out
     again = command(folder, "--calib", photos)
-    assert again.returncode == 0 and "calibrated already" in again.stdout
-    assert "earlier run" not in command(folder, "--calib", photos, "--force").stderr
-    assert "going on from what an earlier run found" in command(folder, "--calib", photos, "--budget", "1dB").stderr
+    assert again.status == 0 and "calibrated already" in again.out
+    assert "earlier run" not in command(folder, "--calib", photos, "--force").err
+    assert "going on from what an earlier run found" in command(folder, "--calib", photos, "--budget", "1dB").err
 
 
 def test_sample_images_are_warned_of_in_the_output_the_report_and_the_artifact(
@@ -304,8 +294,8 @@ def test_sample_images_are_warned_of_in_the_output_the_report_and_the_artifact(
     pytest.importorskip("skimage", reason="scikit-image is not installed")
     folder = tmp_path / "artifacts"
     done = command(folder)
-    assert done.returncode == 0, done.stderr
-    assert "WARNING      calibrated on crops of scikit-image's sample images" in done.stdout
+    assert done.status == 0, done.err
+    assert "WARNING      calibrated on crops of scikit-image's sample images" in done.out
     (warning,) = json.loads(read_artifact(artifact_path("small", "int8", folder)).metadata["calibration"])["warnings"]
     assert "not for a product" in warning
     report = (folder / "small" / "small.calibration.html").read_text()
@@ -336,8 +326,8 @@ def test_labels_of_other_classes_are_left_unread_with_a_warning(artifact: Artifa
     photos = write_images(tmp_path / "photos", 8)
     (photos / "labels.csv").write_text(f"file,label\n000.png,{CLASSES}\n")
     done = command(tmp_path / "artifacts", "--calib", photos)
-    assert done.returncode == 0, done.stderr
-    assert "images       8 of" in done.stdout and "top-1   " not in done.stdout
-    assert f"labels.csv of photos is not used, it has other labels than the network's {CLASSES} classes" in done.stdout
+    assert done.status == 0, done.err
+    assert "images       8 of" in done.out and "top-1   " not in done.out
+    assert f"labels.csv of photos is not used, it has other labels than the network's {CLASSES} classes" in done.out
     done = command(tmp_path / "artifacts", "--calib", photos, "--budget", "0.5")
-    assert done.returncode == 2 and "needs labels" in done.stderr and "other labels" in done.stderr
+    assert done.status == 2 and "needs labels" in done.err and "other labels" in done.err
