@@ -235,14 +235,6 @@ def logits_of(session: onnxruntime.InferenceSession, batches: Iterable[np.ndarra
     return np.concatenate([session.run(None, {name: batch})[0] for batch in batches])
 
 
-def watched(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """`model` with the tensors `names` as further outputs."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    copy.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names)
-    return copy
-
-
 def sqnr(expected: np.ndarray, got: np.ndarray) -> float:
     """Power of the logits over that of their error, dB; 200 where they are the same."""
     error = np.square(expected - got, dtype=np.float64).sum()

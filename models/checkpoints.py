@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from models.stated import Stated
-from models.variants import VARIANTS, Variant
+from models.variants import Variant
 from runtime.images.preprocess import Preprocessing
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and std of channels in 0..1
@@ -250,12 +250,3 @@ def default_recipe(variant: Variant) -> Recipe:
     return _follow(
         variant, "ours", None, "random weights have no preprocessing of their own; the variant's resolution is used"
     )
-
-
-def check_table() -> None:
-    """Every row names a variant and a convention, and no file stands twice. Raises AssertionError; the tests call it."""
-    files = [row.file for row in CHECKPOINTS]
-    assert len(set(files)) == len(files), "a file stands twice"
-    for row in CHECKPOINTS:
-        assert row.variant in VARIANTS and row.format in CONVENTIONS, row
-        assert not row.url or (len(row.sha256) == 8 and int(row.sha256, 16)), row

@@ -22,6 +22,7 @@ from .invocation import missing, without_make
 from .printable import printable
 
 if TYPE_CHECKING:
+    from .backends.backend import Engines
     from .images.decode import Decoding
     from .networks.classifier import Classifier
     from .networks.network import Network
@@ -182,18 +183,23 @@ def open_as(
     kind: Type[Kind], options: argparse.Namespace, lanes: int = 1, model: Union[str, Path, None] = None
 ) -> Kind:
     """The same for another kind of network."""
-    from .backends.backend import Engines
-
     return kind(
         model or options.model,
         variant=options.variant,
         precision=options.precision,
         backend=options.backend,
         threads=options.threads,
-        engines=Engines(rebuild=not options.no_rebuild, trust=options.trust_engine),
+        engines=engines_of(options),
         decoding=decoding_of(options),
         lanes=lanes,
     )
+
+
+def engines_of(options: argparse.Namespace) -> Engines:
+    """How the options of `add_model_options` want engines treated."""
+    from .backends.backend import Engines
+
+    return Engines(rebuild=not options.no_rebuild, trust=options.trust_engine)
 
 
 def add_decoding_options(parser: argparse.ArgumentParser) -> None:

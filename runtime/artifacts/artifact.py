@@ -36,11 +36,6 @@ class Artifact(Facts):
         return f"{self.variant} {self.precision} ({', '.join([*network, self.weights])})"
 
     @property
-    def network_sha256(self) -> str:
-        """Sha256 of the FP32 artifact that this one was made from: its own for FP32, and for third-party files that have none."""
-        return self.metadata.get("fp32_sha256") or self.metadata.get("sha256", "")
-
-    @property
     def asked(self) -> str:
         """The precision as a user asks for it: "int8" for int8-fp16 too."""
         return self.precision.partition("-")[0]

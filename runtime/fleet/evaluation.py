@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
 from ..artifacts.artifact import RANDOM_WEIGHTS
+from ..command import decoding_of, engines_of
 from ..measure.dataset import samples_digest
 from ..measure.evaluation import (
     LabelCheck,
@@ -33,17 +34,18 @@ from .store import Store
 
 def evaluate_spread(options: argparse.Namespace, fleet: Fleet) -> Dict[str, Any]:
     """What `python -m runtime.evaluate ... --ray` reports, with the keys of measure.evaluation.summary. Raises UserError."""
-    artifacts = [artifact_of(options)]
+    artifacts = [artifact_of(options.model, options.variant, options.precision)]
     if options.reference:
-        path = str(reference_path(options.reference, artifacts[0]))
-        artifacts.append(artifact_of(argparse.Namespace(**{**vars(options), "model": path, "precision": None})))
+        artifacts.append(artifact_of(str(reference_path(options.reference, artifacts[0]))))
         require_comparable(*artifacts)
     samples = read_samples(options.data, artifacts[0], options.labels, options.limit)
     if artifacts[0].random:
         print(f"{artifacts[0].path}: {RANDOM_WEIGHTS}", file=sys.stderr)
     task = Task(
         artifacts,
-        options,
+        options.backend,
+        engines_of(options),
+        decoding_of(options),
         fleet,
         growing=False,
         form=lambda _: recorded,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -13,8 +12,8 @@ from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Sequence
 from ..artifacts.artifact import Artifact, find_artifact, read_artifact, require_classes
 from ..artifacts.model_path import model_file
 from ..backends.backend import Engines
-from ..command import decoding_of
 from ..errors import UserError
+from ..images.decode import Decoding
 from ..networks.pipeline import recipes_of
 from .actor import Answering, Form, Job, Model
 from .bulk import answering_of, run_job, share_of
@@ -32,7 +31,9 @@ class Task(NamedTuple):
     """What a command asks of the cluster."""
 
     artifacts: Sequence[Artifact]
-    options: argparse.Namespace  # of add_model_options and add_decoding_options
+    backend: str
+    engines: Engines
+    decoding: Decoding
     fleet: Fleet
     growing: bool
     form: Callable[[Answering], Form]
@@ -40,10 +41,9 @@ class Task(NamedTuple):
     asked: Dict[str, Any]  # what the numbers depend on besides
 
 
-def artifact_of(options: argparse.Namespace) -> Artifact:
-    """The classifier that the options mean; unlike `open_model`, it is not opened here. Raises UserError."""
-    precision = options.precision
-    path = model_file(options.model, precision) if options.model else find_artifact(options.variant, precision)
+def artifact_of(model: Optional[str], variant: Optional[str] = None, precision: Optional[str] = None) -> Artifact:
+    """The classifier that a command's options mean; unlike `open_model`, it is not opened here. Raises UserError."""
+    path = model_file(model, precision) if model else find_artifact(variant, precision)
     if path.suffix == ".engine":
         raise UserError(
             f"{path} fits one kind of GPU: name the ONNX file it was made from; with --backend tensorrt each node builds its own."
@@ -94,7 +94,7 @@ def _advance(
 ) -> Tuple[Dict[str, Any], Groups]:
     """Does what is missing. `state`: what _job.json holds; {} for a new job."""
     models = tuple(_model(artifact, task, ray) for artifact in task.artifacts)
-    job = Job(models, decoding_of(task.options), task.growing, _nothing)
+    job = Job(models, task.decoding, task.growing, _nothing)
     share = share_of(task.fleet)
     answering = answering_of(job, task.fleet, share)
     print(
@@ -145,14 +145,13 @@ def _nothing(*_: Any) -> Tuple[bytes, bytes]:
 
 
 def _model(artifact: Artifact, task: Task, ray: Any) -> Model:
-    options = task.options
     return Model(
         str(artifact.path.resolve()),
         artifact.metadata["sha256"],
         ray.put(artifact.path.read_bytes()),
-        options.backend,
+        task.backend,
         task.fleet.threads,
-        Engines(rebuild=not options.no_rebuild, trust=options.trust_engine),
+        task.engines,
     )
 
 
@@ -161,9 +160,9 @@ def asked_of(task: Task) -> Dict[str, Any]:
     return {
         "schema": _SCHEMA,
         "artifacts": [artifact.metadata["sha256"] for artifact in task.artifacts],
-        "backend": task.options.backend,
+        "backend": task.backend,
         "threads": task.fleet.threads,
-        "decoding": list(decoding_of(task.options)),
+        "decoding": list(task.decoding),
         **task.asked,
     }
 

@@ -7,6 +7,7 @@ import sys
 from typing import Iterator
 
 from ..artifacts.artifact import RANDOM_WEIGHTS
+from ..command import decoding_of, engines_of
 from ..errors import UserError
 from ..output import Result, answered_by, output_of, report
 from ..progress import Progress
@@ -24,13 +25,15 @@ def infer(options: argparse.Namespace, fleet: Fleet) -> int:
         raise UserError("--time is for one machine: stages of images on many overlap.")
     if options.out and (options.json or options.csv):
         raise UserError("--out writes Parquet instead of lines: leave --json and --csv out.")
-    artifact = artifact_of(options)
+    artifact = artifact_of(options.model, options.variant, options.precision)
     if artifact.random:
         print(f"{artifact.path}: {RANDOM_WEIGHTS}", file=sys.stderr)
     asked = {"sources": options.images, "column": options.column, "top": options.top}
     task = Task(
         [artifact],
-        options,
+        options.backend,
+        engines_of(options),
+        decoding_of(options),
         fleet,
         growing=True,
         form=lambda answering: form(answered_by(artifact, answering.backend), options.top),
