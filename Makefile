@@ -171,8 +171,12 @@ artifacts: ## lists the networks that are there: names, precisions, which are st
 	 $$python -m runtime.artifacts
 
 .PHONY: family
-family: $(VENV)/.export ## the variants as a table: parameters, MACs, resolution, published top-1
-	@$(PY) -m models
+family: $(VENV)/.export ## [DEVICE=orin-nano]: the variants as a table: parameters, MACs, resolution, published top-1, bound on a device
+	@$(PY) -m models $(call options,DEVICE)
+
+.PHONY: bound
+bound: $(VENV)/.export ## [VARIANTS=b0..b7 DEVICE=orin-nano,agx-orin PRECISIONS=fp16,int8 BATCHES=1,8]: the least time that a device's memory and arithmetic allow
+	@$(PY) -m export.bound $(call options,VARIANTS DEVICE PRECISIONS BATCHES)
 
 ##@ The project
 # Tests that passed on just these files need not run again: a second `make test` takes a second.

@@ -29,6 +29,7 @@ from calibration.report.speed import Speed, measure_speed
 from calibration.run import Run, told
 from calibration.search.fitting import prepared_layers, refined
 from calibration.search.sensitivity import Measured, costs, measured, search
+from export.cost import fact
 from export.pixels import with_pixels, without_pixels
 from runtime.artifacts.artifact import Artifact, artifact_path
 from runtime.artifacts.onnx_metadata import require_one_file, verify
@@ -303,7 +304,7 @@ def _write(
     digest: str,
     folder: Path | None,
 ) -> None:
-    facts, graphs = {"calibration": json.dumps(summary(result))}, {}
+    facts, graphs = {"calibration": json.dumps(summary(result)), **fact(graph)}, {}
     for precision, model in zip(PRECISIONS, (graph, half)):
         del model.metadata_props[:]
         if artifact.preprocessing.input == "uint8":

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from export.activation import ACTIVATE, ending
+from export.cost import fact
 from export.ends import Ends, as_scores, bare, holds_fp16, in_fp32, plain_ir
 from export.fp16 import to_fp16
 from export.graphs import attributes, constants_of, copied, free_name, graphs_of, macs, opset_of, parameters, run_on_cpu
@@ -116,6 +117,7 @@ def convert(
         notes.append(f"its MACs are not counted: {problem}")
     graphs = {}
     for precision, (each, parity) in made.items():
+        facts.update(fact(each))
         if preprocessing.input == "uint8":
             each = _with_pixels(each, preprocessing, fixed)
         own = {**facts, "parity": json.dumps({**parity, "pictures": len(images)})}

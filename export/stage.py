@@ -94,6 +94,7 @@ def export(
 
     Raises UserError (weights that do not fit, class names that do not) or export.parity.ParityError; nothing is written then.
     """
+    from export.cost import fact
     from export.fp16 import to_fp16  # torch, onnx and onnxruntime take seconds to import: only once there is work
     from export.parity import gate_fp16, gate_images, gate_pixels, gate_torch
     from export.pixels import with_pixels
@@ -125,7 +126,7 @@ def export(
     say("converting to FP16")
     fp16 = to_fp16(fp32)
     cosine = gate_fp16(fp32, fp16, images)
-    models, side = {"fp32": fp32, "fp16": fp16}, preprocessing.resolution
+    models, side, kernels = {"fp32": fp32, "fp16": fp16}, preprocessing.resolution, fact(fp32)
     takes = f"float32 [N, 3, {side}, {side}], normalised"
     if request.input == "uint8":
         say("putting the normalisation into the graph")
@@ -164,7 +165,8 @@ def export(
     parities = {"fp32": {"relative_error": errors["simplified"]}, "fp16": {"cosine_to_fp32": cosine}}
     graphs = {
         precision: Graph(
-            model.SerializeToString(), {"parity": json.dumps({**parities[precision], "pictures": len(images)})}
+            model.SerializeToString(),
+            {"parity": json.dumps({**parities[precision], "pictures": len(images)}), **kernels},
         )
         for precision, model in models.items()
     }

@@ -17,6 +17,7 @@ from .backends.backend import BACKENDS
 from .command import positive, run, seconds
 from .errors import UserError
 from .invocation import typed
+from .measure.bound import DEVICES, GPU_BACKENDS, Device, bound, device_of, kernels_in
 from .measure.cold import Cold, cold_start
 from .measure.energy import Meter, open_meter
 from .measure.image import image_of
@@ -91,7 +92,7 @@ def _bench(
     try:
         for path in sorted({str(each.model.artifact.path) for each in subjects if each.model.artifact.random}):
             _say(f"{path}: {RANDOM_WEIGHTS}")
-        rows, late = _measured(subjects, options.batches, image, options.seconds, options.threads, meter)
+        rows, late = _measured(subjects, options, image, meter, device_of(before))
     finally:
         for subject in subjects:
             subject.model.close()
@@ -172,11 +173,10 @@ def _imported(path: Path, folder: Path) -> Path:
 
 def _measured(
     subjects: Sequence[Subject],
-    batches: Sequence[int],
+    options: argparse.Namespace,
     image: bytes,
-    seconds: float,
-    threads: Optional[int],
     meter: Optional[Meter],
+    device: Optional[Device],
 ) -> Tuple[List[Timing], List[Dict[str, Any]]]:
     """The timings, batch by batch, and what could not run. Raises UserError if nothing could."""
     rows: List[Timing] = []
@@ -184,7 +184,7 @@ def _measured(
     if meter:
         _say(f"energy: {meter.source}, idle for {_IDLE:g} s")
         meter.measure_idle(_IDLE)
-    for batch in batches:
+    for batch in options.batches:
         images, able = [image] * batch, []
         for subject in subjects:
             try:
@@ -192,15 +192,15 @@ def _measured(
                 able.append(subject.model)
             except Exception as error:  # each backend has its own for a fixed batch size or memory that ran out
                 failed.append(subject.failure(batch, " ".join((str(error) or repr(error)).split())))
-        for measured in measure(able, [batch], images, seconds, say=_say) if able else []:
+        for measured in measure(able, [batch], images, options.seconds, say=_say) if able else []:
             model = measured.subject
-            joules = _joules(meter, model, images, seconds * _ENERGY) if meter else None
+            joules = _joules(meter, model, images, options.seconds * _ENERGY) if meter else None
             cold = None
             try:
-                cold = cold_start(_file(model), model.backend.name, batch, threads)
+                cold = cold_start(_file(model), model.backend.name, batch, options.threads)
             except UserError as error:
                 _say(f"error: {error}")
-            rows.append(timing_of(measured, cold, joules))
+            rows.append(timing_of(measured, cold, joules, device))
     if not rows:
         raise UserError(f"{failed[0]['model']} can't run: {failed[0]['reason']}")
     return rows, failed
@@ -220,9 +220,15 @@ def _joules(meter: Meter, model: Network, images: Sequence[bytes], seconds: floa
     return energy.joules / done if energy is not None and energy.joules > 0 and done else None
 
 
-def timing_of(measured: Measured, cold: Optional[Cold], joules: Optional[float]) -> Timing:
-    """What is written down of one model at one batch size."""
+def timing_of(
+    measured: Measured, cold: Optional[Cold], joules: Optional[float], device: Optional[Device] = None
+) -> Timing:
+    """What is written down of one model at one batch size; with the bound of `device` where a GPU ran it."""
     artifact, backend = measured.subject.artifact, measured.subject.backend
+    fixed, kernels, least = getattr(backend, "fixed", None), kernels_in(artifact.metadata), None
+    if device and kernels and backend.name in GPU_BACKENDS:
+        runs = -(-measured.batch // fixed) if fixed else 1
+        least = runs * bound(kernels, device, fixed or measured.batch, artifact.precision == "fp32").ms
     return Timing(
         variant=artifact.variant,
         precision=artifact.precision,
@@ -241,12 +247,14 @@ def timing_of(measured: Measured, cold: Optional[Cold], joules: Optional[float])
         noisy=measured.total.noisy,
         multiply_adds=_whole(artifact.metadata.get("multiply_adds")),
         parameters=_whole(artifact.metadata.get("parameters")),
-        run_batch=getattr(backend, "fixed", None),
+        run_batch=fixed,
         cold_start_ms=cold.start_ms if cold else None,
         load_ms=cold.load_ms if cold else None,
         peak_mb=cold.peak_mb if cold else None,
         joules_per_image=joules,
         images_per_joule=1 / joules if joules else None,
+        bound_ms=least,
+        bound_device=device.key if device and least else None,
         ratio_to_first=dict(zip(("median", "low", "high"), measured.ratio_to_first)),
     )
 
@@ -300,13 +308,16 @@ def table(rows: Sequence[Timing]) -> str:
         cells += [_figure(row.cold_start_ms, 0), _figure(row.peak_mb, 0), _figure(row.file_mb, 1)]
         lines.append([*cells, _figure(row.joules_per_image, 4)] if energy else cells)
     names = list(dict.fromkeys(name for row in rows for name in row.stages))
-    stages = [["stage p50 in ms", "", "batch", *names]]
+    bounds = next((DEVICES[row.bound_device] for row in rows if row.bound_device), None)
+    stages = [["stage p50 in ms", "", "batch", *names, *(["bound", ""] if bounds else [])]]
     for row, line in zip(rows, lines[1:]):
         medians = (row.stages[name].p50 if name in row.stages else None for name in names)
-        stages.append([*line[:3], *(_figure(median, 2) for median in medians)])
+        least = [_figure(row.bound_ms, 2), row.beside_bound] if bounds else []
+        stages.append([*line[:3], *(_figure(median, 2) for median in medians), *least])
     note = f"milliseconds for a whole batch; +-%: 95 % interval of the median, ! above {QUIET:.0%}; cold: new process to answer"
     numbers = range(2, max(len(lines[0]), len(stages[0])))
-    return f"{aligned(lines, numbers)}\n{note}\n\n{aligned(stages, numbers)}"
+    told = f"\nbound: the least that compute can take, computed and not measured. {bounds.told}" if bounds else ""
+    return f"{aligned(lines, numbers)}\n{note}\n\n{aligned(stages, numbers)}{told}"
 
 
 def _figure(value: Optional[float], digits: int) -> str:

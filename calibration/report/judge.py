@@ -11,7 +11,6 @@ import onnx
 
 from calibration.collect.images import CalibrationImages
 from calibration.collect.ranges import LEVELS, Range
-from calibration.cost import Cost, cost
 from calibration.layer_graph import logits_of, open_session, sqnr, top1_agreement
 from calibration.quantise.placement import Quantised, quantised_graph
 from calibration.quantise.prepare import Prepared
@@ -19,6 +18,7 @@ from calibration.quantise.rounding import round_weights
 from calibration.report.speed import openvino_logits
 from calibration.run import Run, told
 from calibration.search.sensitivity import simulate
+from export.cost import Cost, cost
 from export.pixels import without_pixels
 from runtime.artifacts.artifact import Artifact
 from runtime.artifacts.onnx_metadata import require_one_file
@@ -79,7 +79,7 @@ def judge(
 
 
 def predicted(model: onnx.ModelProto) -> Cost | None:
-    """What `calibration.cost` predicts, or nothing for a graph of unknown sizes."""
+    """What `export.cost` predicts, or nothing for a graph of unknown sizes."""
     try:
         return cost(model)
     except ValueError:

@@ -16,7 +16,7 @@ SOFTMAX, SIGMOID = ACTIVATIONS = ("softmax", "sigmoid")
 NAME = re.compile(r"\w[\w.+-]{0,99}")  # of a variant: part of paths, so nothing that leads elsewhere
 
 # Keys that belong to one file, and not to the network.
-OF_ONE_FILE = ("project", "schema", "precision", "made_from", "made_for", "fp32_sha256", "sha256")
+OF_ONE_FILE = ("project", "schema", "precision", "made_from", "made_for", "fp32_sha256", "sha256", "kernels")
 _OF_FACTS = (
     *("variant", "weights", "weights_sha256", "resolution", "crop", "interpolation", "mean", "std", "input", "classes"),
     *("labels", "wnids", "head", "outputs", "activation", "foreign"),

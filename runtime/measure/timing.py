@@ -35,12 +35,27 @@ class Timing:
     peak_mb: Optional[float] = None
     joules_per_image: Optional[float] = None
     images_per_joule: Optional[float] = None
+    bound_ms: Optional[float] = (
+        None  # least time of the network alone on `bound_device`: computed, see runtime.measure.bound
+    )
+    bound_device: Optional[str] = None  # a name of that table
     ratio_to_first: Dict[str, float] = field(default_factory=dict)  # median, low, high: of totals, paired
 
     @property
     def runs(self) -> int:
         """Times that the graph runs for one batch."""
         return -(-self.batch // self.run_batch) if self.run_batch else 1
+
+    @property
+    def times_bound(self) -> Optional[float]:
+        """The network's own median time over its bound."""
+        network = self.stages.get("compute")
+        return network.p50 / self.bound_ms if network and self.bound_ms else None
+
+    @property
+    def beside_bound(self) -> str:
+        """`2.1 x the bound`, or nothing."""
+        return "" if self.times_bound is None else f"{self.times_bound:.1f} x the bound"
 
     def to_json(self) -> Dict[str, Any]:
         found = {each.name: getattr(self, each.name) for each in fields(self)}

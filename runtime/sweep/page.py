@@ -84,6 +84,12 @@ _COLUMNS = (
         lambda row: row.milliseconds,
         "{:.2f}".format,
     ),
+    _Column(
+        "x the bound",
+        "the network alone, over the least time that the device's memory and arithmetic allow (computed, not measured)",
+        _of("times_bound"),
+        "{:.1f}".format,
+    ),
     _Column("top-1 %", "and its 95 % interval", lambda row: row.top1.top1 if row.top1 else None, "{:.1f}".format),
     _Column(
         "agreement %",

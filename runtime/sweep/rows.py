@@ -170,6 +170,7 @@ _COLUMNS: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
     *((name, (name,)) for name in ("multiply_adds", "parameters", "file_mb", "random", "noisy")),
     *((f"{name}_ms", ("total", name)) for name in ("p50", "low", "high", "p90", "p99", "mean", "std")),
     ("repetitions", ("total", "n")),
+    *((name, (name,)) for name in ("bound_ms", "bound_device")),
     *((name, (name,)) for name in ("throughput_per_s", "cold_start_ms", "load_ms", "peak_mb")),
     *((name, (name,)) for name in ("joules_per_image", "images_per_joule", "pictures", "top1", "top5")),
     *(

@@ -27,6 +27,7 @@ from calibration.train.training import Schedule
 from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact
 from runtime.artifacts.onnx_metadata import verify
 from runtime.errors import UserError
+from runtime.measure.bound import kernels_in
 from tests.calibration.quantise.test_blocks import assert_fuses
 from tests.calibration.small_network import CLASSES, PREPROCESSING, small_model, write_artifact, write_images
 from tests.in_process import Done, called
@@ -69,6 +70,7 @@ def test_artifacts_carry_their_facts_and_the_report_its_numbers(
         facts = json.loads(written.metadata["calibration"])
         assert facts["pictures"] == 16 and facts["target"] == "tensorrt"
         assert written.metadata["fp32_sha256"] == verify(artifact.path)
+        assert any(kernel.int8 for kernel in kernels_in(written.metadata))
     report = json.loads((folder / "small" / "small.calibration.json").read_text())
     assert [score["name"] for score in report["scores"]] == [
         "FP32",

@@ -97,6 +97,27 @@ def test_batches_and_backends(here: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert all("peak_mb" not in row and row["cold_start_ms"] == 3 for row in result["rows"])
 
 
+def test_beside_a_gpus_time_stands_its_bound(
+    here: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A GPU that is onnxruntime on the CPU here; and a processor, which has no bound."""
+    orin = {"jetson": {"model": "NVIDIA Jetson AGX Orin"}, "memory_gb": 65.0}
+    monkeypatch.setattr(bench, "machine", lambda: orin)
+    monkeypatch.setattr(bench, "GPU_BACKENDS", ("onnxruntime",))
+    assert run_here(monkeypatch, "--json", "b.json") == 0
+    row = json.loads((here / "b.json").read_text())["rows"][0]
+    assert row["bound_device"] == "agx-orin" and row["bound_ms"] == pytest.approx(0.386, abs=0.002)  # FP32
+    out = capsys.readouterr().out
+    assert f"{row['stages']['compute']['p50'] / row['bound_ms']:.1f} x the bound" in out and "204.8 GB/s" in out
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(artifacts))
+    monkeypatch.setattr(bench, "machine", lambda: orin)
+    assert run_here(monkeypatch, "--json", "b.json") == 0
+    assert "bound_ms" not in json.loads((here / "b.json").read_text())["rows"][0]
+    assert "bound" not in capsys.readouterr().out
+
+
 def test_random_weights_are_named(
     here: Path, monkeypatch: pytest.MonkeyPatch, random_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

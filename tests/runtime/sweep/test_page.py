@@ -74,6 +74,15 @@ def test_the_table_marks_what_is_published_and_gives_int8_and_random_weights_no_
     assert rows["b2 random", "fp32"][3] == ""
 
 
+def test_a_bound_stands_beside_the_measurement():
+    gpu = row("b0", "fp16", 10, bound_ms=4.5, bound_device="orin-nano")
+    head, cells = Cells(page(report([gpu]), [])).rows[:2]
+    assert cells[head.index("x the bound")] == "2.0"
+    table = list(csv.DictReader(io.StringIO(as_csv([gpu]))))
+    assert (table[0]["bound_ms"], table[0]["bound_device"]) == ("4.5", "orin-nano")
+    assert "x the bound" not in Cells(page(report(ROWS), [])).rows[0]
+
+
 def test_only_what_was_measured_is_on_the_frontier():
     assert [(each.row.variant, each.row.precision) for each in frontier(ROWS)] == [("b0", "int8"), ("b0", "fp32")]
 

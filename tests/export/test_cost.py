@@ -6,9 +6,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from calibration.cost import GENERATIONS, cost, kernels
 from calibration.quantise.blocks import blocks
 from calibration.quantise.prepare import Prepared
+from export.cost import GENERATIONS, cost, kernels
 from tests.calibration.families import everything_in_int8
 
 

@@ -16,9 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 import onnx
+
+from runtime.measure.bound import Kernel as Least
+from runtime.measure.bound import kernels_fact
 
 INT8, FP16, FP32 = 1, 2, 4  # bytes of an element
 _MULTIPLIES = ("Conv", "Gemm", "MatMul")
@@ -91,6 +95,31 @@ class Cost:
 def cost(model: onnx.ModelProto, generation: Generation = NEWEST) -> Cost:
     """`Cost` of `model`, a float or Q/DQ graph of any tool."""
     return Cost.of(kernels(model, generation))
+
+
+def fact(model: onnx.ModelProto) -> dict[str, str]:
+    """What an artifact of `model` says of its kernels, for `runtime.measure.bound`; nothing where a tensor's size is unknown."""
+    try:
+        found = least(model)
+    except ValueError:
+        return {}
+    return kernels_fact(found) if any(each.macs for each in found) else {}  # none: operators that aren't known here
+
+
+def least(model: onnx.ModelProto) -> list[Least]:
+    """The kernels of `model` as `runtime.measure.bound` takes them. Raises ValueError for a tensor of unknown size."""
+    return [Least(each.activations, each.weights, each.macs, each.int8) for each in kernels(model)]
+
+
+@cache
+def least_of_variant(name: str) -> list[Least]:
+    """Those of a variant of the family, traced with random weights: which ones they are changes nothing here."""
+    from export.to_onnx import trace
+    from models.network import EfficientNet
+    from models.variants import VARIANTS
+
+    variant = VARIANTS[name]
+    return least(trace(EfficientNet(variant).eval(), variant.resolution))
 
 
 def kernels(model: onnx.ModelProto, generation: Generation = NEWEST) -> list[Kernel]:
