@@ -94,8 +94,8 @@ def _table(report: Report) -> str:
     lines = [["variant", "precision", "backend", "batch", "ms", "top-1", "MB", ""]]
     for row in report.rows:
         top1 = "-" if row.top1 is None else f"{row.top1.top1:.1f}{'' if row.top1.measured else ' published'}"
-        notes = (row.reason or row.accuracy_reason or ("random weights" if row.random else failures(row)),)
-        notes += (row.latency.beside_bound,) if row.latency else ()
+        note = row.reason or row.accuracy_reason or ("random weights" if row.random else failures(row))
+        notes = [note, row.latency.beside_bound if row.latency else ""]
         ms = size = "-"
         if row.latency:
             ms, size = f"{row.latency.total.p50:.2f}{'!' if row.latency.noisy else ''}", f"{row.latency.file_mb:.1f}"
