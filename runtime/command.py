@@ -171,16 +171,22 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_model(options: argparse.Namespace, lanes: int = 1, model: Union[str, Path, None] = None) -> Classifier:
-    """The classifier that the options of `add_model_options` and `add_decoding_options` mean; `model`: with another file.
-    Raises UserError."""
+def open_model(
+    options: argparse.Namespace, lanes: int = 1, model: Union[str, Path, None] = None, shared: bool = False
+) -> Classifier:
+    """The classifier that the options of `add_model_options` and `add_decoding_options` mean; `model`: with another file;
+    `lanes` and `shared`: see runtime.backends.open_backend. Raises UserError."""
     from .networks.classifier import Classifier
 
-    return open_as(Classifier, options, lanes, model)
+    return open_as(Classifier, options, lanes, model, shared)
 
 
 def open_as(
-    kind: Type[Kind], options: argparse.Namespace, lanes: int = 1, model: Union[str, Path, None] = None
+    kind: Type[Kind],
+    options: argparse.Namespace,
+    lanes: int = 1,
+    model: Union[str, Path, None] = None,
+    shared: bool = False,
 ) -> Kind:
     """The same for another kind of network."""
     return kind(
@@ -192,6 +198,7 @@ def open_as(
         engines=engines_of(options),
         decoding=decoding_of(options),
         lanes=lanes,
+        shared=shared,
     )
 
 

@@ -23,6 +23,7 @@ class Asked(NamedTuple):
     engines: Engines = ANY_ENGINE
     say: Say = to_stderr
     lanes: int = 1
+    shared: bool = False
 
 
 def open_backend(
@@ -32,17 +33,19 @@ def open_backend(
     engines: Engines = ANY_ENGINE,
     say: Say = to_stderr,
     lanes: int = 1,
+    shared: bool = False,
 ) -> Backend:
     """Loads `artifact` into the backend `name`. "auto" takes the best that works here, see `choice`; where there is a GPU, or
     INT8 is not the fastest, `say` is told which it is and why.
 
     `threads`: of the CPU, for one run; None leaves it to the backend. `lanes`: runs that are to go on at once; on the CPU the
-    cores are divided among them, a GPU has one, since more cost its memory. Raises UserError if the backend is not installed
-    or refuses the artifact.
+    cores are divided among them, a GPU has one, since more cost its memory. `shared`: on the CPU, each run may take all cores
+    instead, and lets go of those that it doesn't need at the moment: for a server, to which requests come one at a time or
+    many at once, and which has other work to do. Raises UserError if the backend is not installed or refuses the artifact.
     """
     if name not in ("auto", *BACKENDS):
         raise UserError(f"There is no backend '{name}': choose auto or {', '.join(BACKENDS)}.")
-    asked = Asked(artifact, threads, engines, say, lanes)
+    asked = Asked(artifact, threads, engines, say, lanes, shared)
     if name == "auto" and engines.path is not None:
         name = _module_of(engines)
     if name != "auto":
@@ -156,7 +159,7 @@ def _tensorrt(module: str) -> Callable[[Asked], Backend]:
 def _onnxruntime(asked: Asked) -> Backend:
     from .onnx_runtime import OnnxRuntime
 
-    return OnnxRuntime(asked.artifact, asked.threads, "CPUExecutionProvider", asked.lanes)
+    return OnnxRuntime(asked.artifact, asked.threads, "CPUExecutionProvider", asked.lanes, asked.shared)
 
 
 def _onnxruntime_cuda(asked: Asked) -> Backend:
@@ -168,7 +171,8 @@ def _onnxruntime_cuda(asked: Asked) -> Backend:
 def _openvino(asked: Asked) -> Backend:
     from .open_vino import OpenVino
 
-    return OpenVino(asked.artifact, asked.threads, asked.lanes)
+    # It gives each lane cores of its own, so of one lane a single run has them all.
+    return OpenVino(asked.artifact, asked.threads, 1 if asked.shared else asked.lanes)
 
 
 _OPENERS: Dict[str, Callable[[Asked], Backend]] = {

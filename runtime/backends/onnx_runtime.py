@@ -13,7 +13,7 @@ from ..artifacts.onnx_metadata import require_one_file
 from ..errors import UserError
 from ..invocation import install
 from .backend import in_pieces
-from .processor import cpu_batch, saturates, share_cores
+from .processor import cpu_batch, processors, saturates, share_cores
 
 MOST_THREADS = 256  # onnxruntime starts them all and gives each memory: 100,000 fill a machine and never return
 PROVIDERS = {"CPUExecutionProvider": "CPU", "CUDAExecutionProvider": "CUDA"}
@@ -28,14 +28,16 @@ class OnnxRuntime:
         threads: Optional[int] = None,
         provider: str = "CPUExecutionProvider",
         lanes: int = 1,
+        shared: bool = False,
     ) -> None:
-        """`provider`: one of PROVIDERS. Raises UserError if the session doesn't run on it."""
+        """`provider`: one of PROVIDERS. `shared`: see open_backend. Raises UserError if the session doesn't run on `provider`."""
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise UserError(f"{threads} threads: choose between 1 and {MOST_THREADS}, at most the number of cores.")
         require_one_file(artifact.path)
         on_cpu = provider == "CPUExecutionProvider"
-        threads, self.lanes = share_cores(threads, lanes if on_cpu else 1)
-        self._path, self._session = artifact.path, _session(artifact, threads, provider)
+        lanes = lanes if on_cpu else 1
+        threads, self.lanes = (threads or processors(), lanes) if shared and on_cpu else share_cores(threads, lanes)
+        self._path, self._session = artifact.path, _session(artifact, threads, provider, spin=not shared)
         inputs = self._session.get_inputs()
         self._outputs = _checked_outputs(artifact, inputs, self._session.get_outputs())
         self._input, (batch, *_) = inputs[0].name, inputs[0].shape or [None]
@@ -71,8 +73,8 @@ def _version() -> str:
     return f"onnxruntime {onnxruntime.__version__}"
 
 
-def _session(artifact: Artifact, threads: Optional[int], provider: str) -> Any:
-    """An InferenceSession that really runs on `provider`."""
+def _session(artifact: Artifact, threads: Optional[int], provider: str, spin: bool) -> Any:
+    """An InferenceSession that really runs on `provider`. `spin`: its threads keep their cores between two tasks."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -83,6 +85,8 @@ def _session(artifact: Artifact, threads: Optional[int], provider: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if artifact.asked == "int8" and provider == "CPUExecutionProvider" and saturates():
         options.add_session_config_entry("session.disable_quant_qdq", "1")  # Q/DQ nodes as written, the rest in FP32
     # Of FP16 biases behind Q/DQ this optimiser makes nonsense (1.31: 0 % top-1 on lite0).

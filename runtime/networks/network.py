@@ -61,10 +61,12 @@ class Network:
         engines: Engines = ANY_ENGINE,
         decoding: Decoding = DECODING,
         lanes: int = 1,
+        shared: bool = False,
     ) -> None:
         """`model`: an exported ONNX file, an engine that was built from one, a folder or a bundle (see `model_file`);
         else `variant` and `precision` find it.
-        `lanes`: calls that are to go on at once, each from a thread of its own; the CPU's cores are divided among them.
+        `lanes`: calls that are to go on at once, each from a thread of its own; the CPU's cores are divided among them,
+        or `shared` by all: see runtime.backends.open_backend.
 
         Raises UserError if there is no such artifact, no backend for it, or it has another head."""
         self.decoding = decoding
@@ -77,7 +79,7 @@ class Network:
         self._check(self.artifact)
         if self.artifact.random:
             warnings.warn(f"{self.artifact.path}: {RANDOM_WEIGHTS}", stacklevel=2)
-        self.backend = open_backend(self.artifact, backend, threads, engines, lanes=lanes)
+        self.backend = open_backend(self.artifact, backend, threads, engines, lanes=lanes, shared=shared)
 
     def _check(self, artifact: Artifact) -> None:
         """Raises UserError for an artifact that is none of this kind."""

@@ -64,6 +64,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     token = _token(options)
     from ..artifacts.artifact import RANDOM_WEIGHTS
     from ..images.live import Stop
+    from ..networks.pipeline import lanes_here
     from ..watch import open_source
     from .app import Server
     from .live import Live
@@ -75,7 +76,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if options.source is not None:  # before the network, which takes longer to load than a typing error to see
             options.keep, options.live, options.existing, options.settle = 1, True, True, 0.5
             source = open_source(options, stop)
-        models = Reloading(lambda: open_model(options))
+        models = Reloading(lambda: open_model(options, lanes_here(), shared=True))
         held.callback(lambda: models.current.close())
         artifact = models.current.classifier.artifact
         if artifact.random:

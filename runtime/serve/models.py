@@ -38,7 +38,7 @@ class Classified(NamedTuple):
 
 class _Waiting(NamedTuple):
     ticket: int  # first in, first out
-    image: np.ndarray  # as the artifact's preprocessing makes it
+    batch: np.ndarray  # of one image, as the artifact's preprocessing makes it
     came: float
     answer: Any  # Future[Tuple[np.ndarray, float, float]]
 
@@ -86,7 +86,8 @@ class Model:
         clock.append(time.perf_counter())
         square = resize_crop(image, recipe)
         clock.append(time.perf_counter())
-        prepared = normalize(square, recipe, recipe.empty(1)[0])
+        prepared = recipe.empty(1)
+        normalize(square, recipe, prepared[0])
         clock.append(time.perf_counter())
         answer: Future[Tuple[np.ndarray, float, float]] = Future()
         with self._change:
@@ -110,7 +111,8 @@ class Model:
                 ]
             began = time.perf_counter()
             try:
-                logits = self.classifier.logits(np.stack([each.image for each in batch]))
+                images = [each.batch for each in batch]
+                logits = self.classifier.logits(images[0] if len(images) == 1 else np.concatenate(images))
             except BaseException as error:  # the library's own: each of them gets it
                 for each in batch:
                     each.answer.set_exception(error)

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from runtime.artifacts.artifact import sealed
+from runtime.backends.processor import processors
 from runtime.errors import UserError
 from tests.patience import until
 from tests.runtime.artifacts.changed_artifacts import unsealed
@@ -210,6 +211,18 @@ def test_images_that_wait_are_the_next_batch_and_each_gets_its_own_answer() -> N
     assert [each.predictions[0].label for each in found] == ["bright" if shade > 127 else "dark" for shade in shades]
     assert max(fake.sizes) == 4 and len(fake.sizes) < 12
     assert all(each.milliseconds["network"] >= 50 for each in found)
+
+
+def test_a_shared_network_gives_one_run_all_cores_and_several_at_once_the_same_answers(model: Path) -> None:
+    with Classifier(model, backend="onnxruntime", lanes=3, shared=True) as shared, Classifier(model) as alone:
+        assert shared.backend.lanes == 3
+        asked = shared.backend._session.get_session_options()  # type: ignore[attr-defined]
+        assert asked.intra_op_num_threads == processors()
+        assert asked.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+        batches = [shared.preprocess([image(shade)]) for shade in (0, 90, 250)]
+        with ThreadPoolExecutor(3) as threads:
+            for found, batch in zip(threads.map(shared.logits, batches), batches):
+                np.testing.assert_allclose(found, alone.logits(batch), atol=1e-4)
 
 
 def test_first_in_first_out() -> None:
