@@ -16,7 +16,8 @@ from calibration.collect.ranges import (
     half_precision,
     percentile,
 )
-from calibration.layer_graph import LayerGraph, chunks, open_session, watched
+from calibration.layer_graph import LayerGraph, chunks, open_session
+from export.graphs import with_outputs
 
 
 def quantised(values: np.ndarray, chosen: Range) -> np.ndarray:
@@ -52,7 +53,7 @@ def test_collect_sees_extremes_wherever_they_are(network: LayerGraph, batch: np.
     names = ["images", *(layer.input for layer in network.layers), *(r.identity for r in network.residuals)]
     names = sorted(set(names))
     outputs = [name for name in names if name != "images"]
-    session = open_session(watched(network.to_model(), outputs), 1)
+    session = open_session(with_outputs(network.to_model(), outputs), 1)
     values = {"images": batch, **dict(zip(outputs, session.run(outputs, {"images": batch})))}
     for name, histogram in collect(network, names, chunks(batch), 1).items():
         assert histogram.high == pytest.approx(values[name].max(), rel=1e-5), name

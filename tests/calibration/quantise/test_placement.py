@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from calibration.collect.ranges import LEVELS
-from calibration.layer_graph import LayerGraph, chunks, logits_of, open_session, sqnr, watched
+from calibration.layer_graph import LayerGraph, chunks, logits_of, open_session, sqnr
 from calibration.quantise.placement import (
     TARGETS,
     offset_site,
@@ -24,6 +24,7 @@ from calibration.quantise.placement import (
 from calibration.quantise.prepare import Prepared, from_arrays, prepare, to_arrays
 from calibration.search.sensitivity import damage, simulate
 from calibration.search.trials import Trials
+from export.graphs import with_outputs
 from tests.calibration.small_network import small_model
 
 
@@ -128,9 +129,9 @@ def test_offset_is_taken_off_again(prepared: Prepared, batch: np.ndarray) -> Non
     layer, quantised = network.layer(name), prepared.layers[name]
     assert offset_site(network, layer) and quantised.range.offset
     tensors = [layer.input, layer.output]
-    before = open_session(watched(network.to_model(), tensors), 1).run(tensors, {"images": batch})
+    before = open_session(with_outputs(network.to_model(), tensors), 1).run(tensors, {"images": batch})
     graph = quantised_graph(network, {name: quantised}, {})
-    got = open_session(watched(graph, [layer.output]), 1, integer=False).run([layer.output], {"images": batch})[0]
+    got = open_session(with_outputs(graph, [layer.output]), 1, integer=False).run([layer.output], {"images": batch})[0]
     moved = before[0] + quantised.range.offset
     held = (
         np.clip(np.round(moved / quantised.range.scale), -LEVELS, LEVELS) * quantised.range.scale

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibration.layer_graph import LayerGraph, chunks, open_session, watched
+from calibration.layer_graph import LayerGraph, chunks, open_session
 from calibration.quantise.rounding import Moments, collect_moments, corrected_bias, round_weights
+from export.graphs import with_outputs
 
 
 @pytest.mark.parametrize("depthwise", [False, True])
@@ -27,7 +28,7 @@ def test_output_error_is_less_than_to_the_nearest(depthwise: bool) -> None:
 def test_moments_are_those_of_the_input(network: LayerGraph, batch: np.ndarray) -> None:
     layer = network.layer("second/project")
     found = collect_moments(network, [layer], chunks(batch), 1)[layer.name]
-    values = open_session(watched(network.to_model(), [layer.input]), 1).run([layer.input], {"images": batch})[0]
+    values = open_session(with_outputs(network.to_model(), [layer.input]), 1).run([layer.input], {"images": batch})[0]
     np.testing.assert_allclose(found.mean, values.mean((0, 2, 3)), atol=0.15 * values.std())
     assert (np.linalg.eigvalsh(found.covariance) > -1e-3).all()
 
@@ -37,7 +38,7 @@ def test_moments_of_a_larger_kernel_count_its_padding(network: LayerGraph, batch
     layers, batch = [layer for layer in network.layers if layer.kernel > 1], batch + 1  # a mean other than padding's
     assert any(layer.depthwise for layer in layers) and not all(layer.depthwise for layer in layers)
     tensors = sorted({layer.input for layer in layers} - {"images"})
-    session = open_session(watched(network.to_model(), tensors), 1)
+    session = open_session(with_outputs(network.to_model(), tensors), 1)
     maps = {"images": batch, **dict(zip(tensors, session.run(tensors, {"images": batch})))}
     found = collect_moments(network, layers, [batch] * 60, 1)
     for layer in layers:
