@@ -19,7 +19,11 @@ from export.to_onnx import INPUT, OUTPUT
 from runtime.artifacts.facts import SIGMOID, SOFTMAX
 from runtime.errors import UserError
 
-_NEAR = 1e-3  # largest difference of a probability, relative to how far they are apart; FP32 gives 1e-6
+NEAR = 1e-3  # largest difference of a probability, relative to how far they are apart; FP32 gives 1e-6
+NEAR_INT8 = (
+    2e-2  # of a graph whose probabilities are quantised: half a step of 256, and what the logits' own steps make
+)
+_WHOLES = (1, 100, 255)  # what probabilities may sum to: as such, in percent, as pixels
 _FURTHEST = 24  # tensors before the output that are looked at; a Softmax in primitives has 5 nodes
 
 
@@ -42,29 +46,36 @@ class Ending:
     model: onnx.ModelProto
     activation: str  # one of runtime.artifacts.facts.ACTIVATIONS
     applied: bool  # whether the file itself applied it
+    scale: float  # of the file's scores: 100 for percent
     note: str  # for the user; "" where there is nothing to say
 
 
-def ending(model: onnx.ModelProto, images: np.ndarray, outputs: np.ndarray, asked: str | None = None) -> Ending:
+def ending(
+    model: onnx.ModelProto, images: np.ndarray, outputs: np.ndarray, asked: str | None = None, near: float = NEAR
+) -> Ending:
     """`model` (from export.ends.bare) cut where its logits are. `images`: as many as it takes; `outputs` [N, classes]: what the
-    file gives for them. `asked`: the activation that the user says it has.
+    file gives for them. `asked`: the activation that the user says it has. `near`: NEAR, or NEAR_INT8.
 
     Raises UserError for outputs that are neither logits nor probabilities whose logits can be had.
     """
     classes = outputs.shape[1]
-    if outputs.min() < -1e-6 or outputs.max() > 1 + 1e-5:
-        if asked is None and classes == 1:
-            return Ending(model, SIGMOID, False, "has one output, which is shown as an independent score: its sigmoid")
-        return Ending(model, asked or SOFTMAX, False, "")
-    if len(outputs) > 1 and np.ptp(outputs, axis=0).max() == 0:
+    if classes > 2 and (np.diff(outputs, axis=1) <= 0).all() and _sorts(model.graph):
+        raise UserError(
+            "Its scores come sorted (TopK), so that their places mean no classes: export the network without that, or name the "
+            "scores before it with OUTPUT=."
+        )
+    sums = outputs.sum(axis=1)
+    whole = next((each for each in _WHOLES if classes > 1 and np.abs(sums / each - 1).max() < near), None)
+    within_one = outputs.min() >= -1e-6 and outputs.max() <= 1 + 1e-5
+    if within_one and len(outputs) > 1 and np.ptp(outputs, axis=0).max() == 0:
         raise UserError(
             "It gives the same for every image, so there is nothing to tell apart: is its last Softmax over the classes?"
         )
-    sums_to_one = classes > 1 and np.abs(outputs.sum(axis=1) - 1).max() < 1e-3
-    for activation in (SOFTMAX, SIGMOID) if sums_to_one else (SIGMOID,):
-        logits = _logits_before(model, images, outputs, ACTIVATE[activation])
-        if logits is None:
+    for activation in (SOFTMAX, SIGMOID) if outputs.min() >= -1e-6 and classes > 1 else (SIGMOID,):
+        found = _logits_before(model, images, outputs, ACTIVATE[activation], near)
+        if found is None:
             continue
+        logits, scale = found
         if asked not in (None, activation):
             raise UserError(f"It applies {activation.capitalize()} itself, which contradicts ACTIVATION={asked}.")
         give(model, logits, classes, _batch(model))
@@ -73,12 +84,19 @@ def ending(model: onnx.ModelProto, images: np.ndarray, outputs: np.ndarray, aske
             model,
             activation,
             True,
+            scale,
             f"ends in {activation.capitalize()}, which is taken off: the runtime applies it{shown}",
         )
-    if sums_to_one and asked in (None, SOFTMAX):
-        _append_log(model, classes)
+    if outputs.min() >= 0 and whole is not None and asked in (None, SOFTMAX):
+        _append_log(model)
         said = "gives probabilities: their logarithm is put behind, of which the runtime's Softmax makes the same again"
-        return Ending(model, SOFTMAX, True, said)
+        return Ending(model, SOFTMAX, True, whole, said)
+    if not within_one:
+        if asked is None and classes == 1:
+            return Ending(
+                model, SIGMOID, False, 1, "has one output, which is shown as an independent score: its sigmoid"
+            )
+        return Ending(model, asked or SOFTMAX, False, 1, "")
     raise UserError(
         "Its outputs lie between 0 and 1 without summing to 1, and no Sigmoid that could be taken off makes them: export the "
         "network without its last activation, or name its logits with OUTPUT=."
@@ -90,10 +108,21 @@ def _batch(model: onnx.ModelProto) -> int | str:
     return dim.dim_param or dim.dim_value
 
 
+def _sorts(graph: onnx.GraphProto) -> bool:
+    """Whether a TopK is among the last nodes."""
+    near = {OUTPUT, *_before(graph)}
+    return any(node.op_type == "TopK" and near.intersection(node.output) for node in graph.node)
+
+
 def _logits_before(
-    model: onnx.ModelProto, images: np.ndarray, outputs: np.ndarray, activate: Callable[[np.ndarray], np.ndarray]
-) -> str | None:
-    """The furthest tensor before the output of which `activate` gives the `outputs`; None if there is none."""
+    model: onnx.ModelProto,
+    images: np.ndarray,
+    outputs: np.ndarray,
+    activate: Callable[[np.ndarray], np.ndarray],
+    near: float,
+) -> tuple[str, float] | None:
+    """(the furthest tensor before the output of which `activate` gives the `outputs`, times what): 1, or 100 where they are in
+    percent. None if there is none."""
     names = _before(model.graph)
     if not names:
         return None
@@ -106,9 +135,12 @@ def _logits_before(
         logits = as_scores(tensor, len(images))
         if logits is None or logits.shape != outputs.shape or not np.isfinite(logits).all():
             continue
+        scores = activate(logits.astype(np.float64))
+        scale = float((outputs * scores).sum() / (scores * scores).sum())
+        scale = scale if scale > 1.5 else 1.0
         # Against how far the outputs are apart: probabilities of 1,000 classes may all be near 0.001.
-        if np.abs(activate(logits.astype(np.float64)) - outputs).max() <= _NEAR * np.ptp(outputs) + 1e-6:
-            found = name
+        if np.abs(scores * scale - outputs).max() <= near * np.ptp(outputs) + 1e-6 * scale:
+            found = name, scale
     return found
 
 
@@ -125,7 +157,7 @@ def _before(graph: onnx.GraphProto) -> list[str]:
     return found
 
 
-def _append_log(model: onnx.ModelProto, classes: int) -> None:
+def _append_log(model: onnx.ModelProto) -> None:
     """The logarithm of the output, which Softmax turns back into it."""
     graph, inner = model.graph, f"{OUTPUT}/probabilities"
     rename(graph, OUTPUT, inner)

@@ -222,10 +222,10 @@ def give(model: onnx.ModelProto, tensor: str, classes: int, batch: int | str) ->
 
 def usual_for(model: onnx.ModelProto, found: Ends) -> tuple[Preprocessing, str]:
     """How images are most likely to be preprocessed for a graph that does not say, and how that was found ("": by custom)."""
-    if found.dtype == np.uint8 or takes_pixels(model):
-        return USUAL._replace(
-            mean=(0, 0, 0), std=(1 / 255,) * 3
-        ), "values of 0 to 255, which the graph normalises itself"
+    highest = 255 if found.dtype == np.uint8 else largest_value(model)
+    if highest is not None:
+        said = f"values of 0 to {highest}, which the graph normalises itself"
+        return USUAL._replace(mean=(0, 0, 0), std=(1 / highest,) * 3), said
     if found.channels == 1:  # one mean and one std for all three, or greyscale would not come out exactly
         return USUAL._replace(
             mean=(0.449,) * 3, std=(0.226,) * 3
@@ -233,25 +233,30 @@ def usual_for(model: onnx.ModelProto, found: Ends) -> tuple[Preprocessing, str]:
     return USUAL, ""
 
 
-def takes_pixels(model: onnx.ModelProto) -> bool:
-    """Whether a graph scales or shifts its input as only values of 0 to 255 need it: divides by 127.5 or 255, takes away 103 to
-    124, as Keras and Caffe networks do within the graph."""
+def largest_value(model: onnx.ModelProto) -> int | None:
+    """255 or 1 where a graph scales or shifts its input as only values of 0 to 255, or of 0 to 1, need it; None where it takes
+    them normalised. Keras and Caffe networks divide by 127.5 or 255 or take away 103 to 124 within the graph, MXNet's begin with
+    a BatchNorm of such a mean, and others take away ImageNet's mean or 0.5."""
     graph, constants, tensor = model.graph, constants_of(model.graph), model.graph.input[0].name
     while True:
         users = [node for node in graph.node if tensor in node.input]
         if len(users) != 1:
-            return False
+            return None
         (node,) = users
         if node.op_type in ("Transpose", "Cast", "Identity", "Reshape", "Resize", "Round", "Squeeze", "Unsqueeze"):
             tensor = node.output[0]
             continue
-        value = next((constants[name] for name in node.input if name in constants), None)
+        at = 3 if node.op_type == "BatchNormalization" else None  # its mean
+        value = next((constants[name] for name in node.input[at : at and at + 1] if name in constants), None)
         if value is None or value.dtype.kind != "f" or value.size == 0:
-            return False
-        size = np.abs(value.astype(np.float64))
+            return None
+        low, high = float(np.abs(value).min()), float(np.abs(value).max())
         if node.op_type == "Mul":
-            return bool((size <= 0.05).all() and (size >= 0.002).all())
-        return node.op_type in ("Div", "Sub", "Add") and bool((size >= 40).all() and (size <= 300).all())
+            return 255 if low >= 0.002 and high <= 0.05 else 1 if low >= 3.5 and high <= 5 else None  # 1 / 0.225 = 4.4
+        shifts = node.op_type in ("Sub", "Add", "BatchNormalization")
+        if (shifts or node.op_type == "Div") and low >= 40 and high <= 300:
+            return 255
+        return 1 if shifts and low >= 0.35 and high <= 0.55 else None
 
 
 def in_fp32(source: onnx.ModelProto) -> onnx.ModelProto:

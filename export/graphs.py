@@ -115,6 +115,29 @@ def prune(graph: onnx.GraphProto) -> None:
         things.extend(kept)
 
 
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Every node behind those whose tensors it reads: onnxruntime's FP16 converter appends its Casts, and onnx's tools refuse
+    that."""
+    made_here = {name for node in graph.node for name in node.output if name}
+    there, left, ordered = set[str](), list(graph.node), list[onnx.NodeProto]()
+    while left:
+        waiting = list[onnx.NodeProto]()
+        for node in left:
+            if made_here.intersection(_uses(node)) <= there:
+                ordered.append(node)
+                there.update(node.output)
+            else:
+                waiting.append(node)
+        if len(waiting) == len(left):  # a loop, which onnxruntime will name
+            return
+        left = waiting
+    if ordered == list(graph.node):
+        return
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
 def _uses(node: onnx.NodeProto) -> list[str]:
     """What `node` reads, in its inner graphs too."""
     names = [name for name in node.input if name]

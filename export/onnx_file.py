@@ -13,7 +13,7 @@ import onnx
 import onnx.inliner
 from onnx import helper
 
-from export.graphs import graphs_of
+from export.graphs import graphs_of, sort_nodes
 from runtime.artifacts.onnx_metadata import external_files, without_metadata
 from runtime.errors import UserError
 
@@ -50,6 +50,11 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     if model.functions:  # torch's newer exporter writes them
         model = onnx.inliner.inline_local_functions(model)
     model.ir_version = max(model.ir_version, 4)  # weights that are no inputs
+    sort_nodes(model.graph)
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value < 1:  # as some exporters write an open one
+                dim.Clear()
     return model
 
 

@@ -26,6 +26,7 @@ from models.network import EfficientNet
 from models.stated import Stated, stated
 from models.unpickle import Refused, tensors_in, unpickled
 from models.variants import Variant
+from runtime.artifacts.no_network import HEAD, refuse_others
 from runtime.digest import sha256_of
 from runtime.errors import UserError
 from runtime.images.preprocess import Preprocessing
@@ -222,32 +223,13 @@ def _read(path: Path) -> tuple[Mapping[Any, Any], dict[str, str], str]:
         if path.stat().st_size > LARGEST_BYTES:
             raise UserError(f"{path} is no checkpoint: it has more than {LARGEST_BYTES >> 30} GB.")
         with path.open("rb") as file:
-            start = file.read(512)
+            start = file.read(HEAD)
     except OSError as error:
         raise UserError(f"The checkpoint {path} can't be read: {error.strerror}.") from None
-    _refuse_others(path, start)
+    refuse_others(path, start)
     safe = path.suffix == ".safetensors" and not start.startswith((b"PK", b"\x80")) or start[8:9] == b"{"
     tensors, metadata = _safetensors(path) if safe else (_pickled(path), {})
     return tensors, metadata, sha256_of(path)
-
-
-# First bytes of files that are called checkpoints and are none.
-_OTHERS = (
-    (b"version https://git-lfs", "only points at a file that git-lfs holds. Fetch it again: 'git lfs pull' brings it"),
-    (
-        b"\x89HDF\r\n\x1a\n",
-        "is an HDF5 file, as Keras writes them, which is not supported. Fetch it again as PyTorch's",
-    ),
-    (b"<!DOCTYPE", "is a web page, so the download went wrong. Fetch it again"),
-    (b"<html", "is a web page, so the download went wrong. Fetch it again"),
-    (b"\x1f\x8b", "is compressed with gzip: unpack it first"),
-)
-
-
-def _refuse_others(path: Path, start: bytes) -> None:
-    for sign, what in _OTHERS:
-        if start.lower().startswith(sign.lower()):
-            raise UserError(f"{path} {what}.")
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

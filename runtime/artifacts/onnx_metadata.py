@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Union
 
 from ..errors import UserError
+from .no_network import HEAD, refuse_others
 
 # Field numbers of onnx.proto's ModelProto and StringStringEntryProto.
 _GRAPH, _METADATA, _KEY, _VALUE = 7, 14, 1, 2
@@ -176,6 +177,8 @@ def with_metadata(model: bytes, metadata: Mapping[str, str]) -> Tuple[bytes, str
 def _opened(path: Union[str, Path]) -> Iterator[BinaryIO]:
     try:
         with open(path, "rb") as file:
+            refuse_others(path, file.read(HEAD))
+            file.seek(0)
             yield file
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.") from None

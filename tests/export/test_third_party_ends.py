@@ -87,6 +87,25 @@ SOFTMAX_ENDINGS: dict[str, tuple[list[onnx.NodeProto], dict[str, Any]]] = {
         [node("Mul", ["z", "k"], ["q"]), node("Softmax", ["q"], ["y"])],
         {"extra": {"k": np.array(0.5, np.float32)}, "times": 0.5},
     ),
+    "in percent": (
+        [node("Softmax", ["z"], ["s"]), node("Mul", ["s", "k"], ["y"])],
+        {"extra": {"k": np.array(100, np.float32)}},
+    ),
+    "of two, in percent": (
+        [
+            node("Softmax", ["z"], ["s"]),
+            node("Sigmoid", ["z"], ["g"]),
+            node("ReduceSum", ["g", "one"], ["t"]),
+            node("Div", ["g", "t"], ["n"]),
+            node("Sum", ["s", "n"], ["both"]),
+            node("Mul", ["both", "k"], ["y"]),
+        ],
+        {"extra": {"k": np.array(50, np.float32), "one": np.array([1])}, "normalised": True},
+    ),
+    "in primitives without a maximum": (  # Exp overflows for images that are no images
+        [node("Exp", ["z"], ["e"]), node("ReduceSum", ["e", "one"], ["t"]), node("Div", ["e", "t"], ["y"])],
+        {"extra": {"one": np.array([1])}},
+    ),
     "as a logarithm": ([node("LogSoftmax", ["z"], ["y"])], {}),
     "averaged with another": (  # no tensor before it is its logits
         [
@@ -106,11 +125,14 @@ def test_softmax_is_applied_once(how: str, tmp_path: Path) -> None:
     """Twice, 0.9965 becomes 0.2313."""
     tail, options = SOFTMAX_ENDINGS[how]
     options = dict(options)
+    normalised = options.pop("normalised", False)
     times, mean, outputs = options.pop("times", 1), options.pop("mean", None), options.pop("outputs", {"y": NC})
     path = saved(tmp_path, "net", made([*body(), *tail], outputs, **options))
     artifact, _ = exported(path, tmp_path)
     values = logits(fed(artifact))
     expected = softmax(values * times) if mean is None else (softmax(values) + softmax(values * mean)) / 2
+    if normalised:
+        expected = (softmax(values) + sigmoid(values) / sigmoid(values).sum(1, keepdims=True)) / 2
     np.testing.assert_allclose(scores(artifact.path), expected, atol=2e-4)
     np.testing.assert_allclose(scores(artifact_path("net", "fp16", tmp_path / "artifacts")), expected, atol=0.03)
     assert artifact.activation == "softmax"
@@ -135,6 +157,16 @@ def test_sigmoid_scores_are_independent(how: str, tmp_path: Path) -> None:
     found = scores(artifact.path)
     np.testing.assert_allclose(found, sigmoid(logits(fed(artifact))), atol=1e-4)
     assert found.sum(1).max() > 1.5  # several classes may apply at once
+
+
+def test_nodes_in_any_order(tmp_path: Path) -> None:
+    """onnxruntime's FP16 converter appends its Casts to the graph's end."""
+    model = made([*body(), node("Softmax", ["z"], ["y"])], {"y": NC})
+    for _ in range(2):
+        model.graph.node.append(model.graph.node.pop(1))
+    artifact, told = exported(saved(tmp_path, "net", model), tmp_path)
+    assert "can't simplify" not in told and artifact_path("net", "fp16", tmp_path / "artifacts").exists()
+    np.testing.assert_allclose(scores(artifact.path), softmax(logits(fed(artifact))), atol=1e-4)
 
 
 def test_the_user_says_that_logits_are_independent(tmp_path: Path) -> None:
@@ -189,6 +221,13 @@ def test_what_can_not_be_shown_is_refused(tmp_path: Path) -> None:
             {},
             "None of its outputs is a vector of scores",
         ),
+        (  # class 0 would be the answer for every image
+            "sorted",
+            [node("Softmax", ["z"], ["s"]), node("TopK", ["s", "ten"], ["y", "i"], axis=1)],
+            {"y": NC},
+            {"ten": np.array([CLASSES])},
+            "come sorted .TopK., so that their places mean no classes",
+        ),
     ):
         with pytest.raises(UserError, match=f"{name}.onnx: .*{words}"):
             exported(saved(tmp_path, name, made([*body(), *tail], outputs, extra)), tmp_path)
@@ -241,6 +280,51 @@ def test_a_graph_that_normalises_itself_gets_values_to_255(how: str, tmp_path: P
     given = fed(artifact)
     assert 200 < given.max() <= 255.01 and given.min() >= 0
     np.testing.assert_allclose(scores(artifact.path), softmax(logits(given.round() / 127.5 - 1)), atol=1e-3)
+
+
+OWN = {  # the first nodes, of what, and the highest value that they want
+    "a mean of colours of 0 to 1": (
+        [node("Sub", ["x", "m"], ["x1"]), node("Div", ["x1", "s"], ["x3"])],
+        {"m": (0.485, 0.456, 0.406), "s": (0.229, 0.224, 0.225)},
+        1,
+    ),
+    "BatchNorm": (
+        [node("BatchNormalization", ["x", "g", "b", "m", "v"], ["x3"])],
+        {"g": (1, 1, 1), "b": (0, 0, 0), "m": (123, 116, 103), "v": (3000, 3000, 3000)},
+        255,
+    ),
+    "BatchNorm of normalised colours": (
+        [node("BatchNormalization", ["x", "g", "b", "m", "v"], ["x3"])],
+        {"g": (1, 1, 1), "b": (0, 0, 0), "m": (0.01, -0.02, 0), "v": (1, 1, 1)},
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("how", OWN)
+def test_what_a_graph_itself_takes_away_is_not_taken_away_twice(how: str, tmp_path: Path) -> None:
+    nodes, extra, highest = OWN[how]
+    shape = (-1,) if "BatchNorm" in how else (1, 3, 1, 1)
+    constants = {name: np.array(value, np.float32).reshape(shape) for name, value in extra.items()}
+    artifact, _ = exported(saved(tmp_path, "net", made([*nodes, *body("x3")], {"z": NC}, constants)), tmp_path)
+    assert artifact.preprocessing.std[0] == (0.229 if highest is None else pytest.approx(1 / highest))
+    given = fed(artifact)
+    mean, std = (np.array(extra[name]).reshape(1, 3, 1, 1) for name in ("m", "s" if "s" in extra else "v"))
+    own = (given - mean) / (std if "s" in extra else np.sqrt(std + 1e-5))
+    np.testing.assert_allclose(scores(artifact.path), softmax(logits(own)), atol=1e-3)
+
+
+def test_files_that_are_no_network_are_called_what_they_are(tmp_path: Path) -> None:
+    for content, words in (
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html>", "a web page"),
+        (b'{"error": "Not Found"}', "is JSON"),
+        (b"", "is empty"),
+    ):
+        path = tmp_path / "net.onnx"
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"net.onnx .*{words}"):
+            exported(path, tmp_path)
 
 
 def test_greyscale(tmp_path: Path) -> None:
@@ -331,6 +415,19 @@ def test_int8_of_others_is_called_so(tmp_path: Path) -> None:
     assert import_onnx(quantised, tmp_path / "as it is").precision == "int8"  # on a device, without onnx
     again, told = exported(quantised, tmp_path)
     assert again == artifact and not told
+
+
+def test_probabilities_that_are_quantised(tmp_path: Path) -> None:
+    """onnxruntime's quantizers round the Softmax too."""
+    tail = [
+        node("Softmax", ["z"], ["s"]),
+        node("QuantizeLinear", ["s", "step", "zero"], ["q"]),
+        node("DequantizeLinear", ["q", "step", "zero"], ["y"]),
+    ]
+    extra = {"step": np.array(1 / 256, np.float32), "zero": np.array(0, np.uint8)}
+    artifact, told = exported(saved(tmp_path, "net", made([*body(), *tail], {"y": NC}, extra)), tmp_path)
+    assert artifact.precision == "int8" and "ends in Softmax" in told
+    np.testing.assert_allclose(scores(artifact.path), softmax(logits(fed(artifact))), atol=1 / 256)
 
 
 def test_an_artifact_of_ours_keeps_its_facts(tmp_path: Path) -> None:
