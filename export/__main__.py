@@ -237,6 +237,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(f"--crop {options.crop}: a fraction between 0.1 and 2, usually 0.875 to 1")
     if options.std is not None and min(options.std) <= 0:
         parser.error("--std: above 0")
+    if max((abs(value) for value in (*(options.mean or ()), *(options.std or ()))), default=0) > 3:
+        parser.error("--mean and --std are of colours from 0 to 1: divide those of colours from 0 to 255 by 255")
     if options.eps is not None and options.eps <= 0:
         parser.error("--eps: above 0")
     if not 1 <= options.classes <= 100_000:

@@ -7,6 +7,7 @@ Sources: torchvision's `EfficientNet_*_Weights`, timm's `default_cfgs` (1.0.31),
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -200,13 +201,13 @@ def recipe_of(
         return _as_stated(variant, file, form, stated)
     name = PurePath(file).name
     # Its official name, or Hugging Face's: tf_efficientnet_b0.ap_in1k.safetensors.
-    called = (name, f"timm/{PurePath(name).stem}")
+    called = (name, f"timm/{_tagged(PurePath(name).stem)}")
     row = checkpoint or next(
         (row for row in known_checkpoints(variant) if row.file in called or row.name in called), None
     )
     if row is not None:
         return _follow(variant, row.format, row, f"{row.name} is a known checkpoint")
-    if form == "timm" and ("tf_" in name or variant.name.startswith("v2-b")):
+    if form == "timm" and (re.search(r"(?<![a-z])tf[-_. ]", name.lower()) or variant.name.startswith("v2-b")):
         return _follow(variant, "timm tf_", None, "convention of timm's tf_ checkpoints, as the file's name suggests")
     if form == "torchvision":  # its conventions differ by variant: those of the weights it publishes
         return _follow(
@@ -215,10 +216,27 @@ def recipe_of(
     return _follow(variant, form, None, f"convention of {form} checkpoints")
 
 
+_OLD_NAMES = {"_ap": ".ap_in1k", "_ns": ".ns_jft_in1k", "_in21ft1k": ".in21k_ft_in1k", "_in21k": ".in21k"}
+# What timm takes today for an architecture alone, where that wants other statistics than the convention's. Both had other weights
+# in earlier versions.
+CHANGED = {"efficientnet_b1": HALF, "tf_efficientnetv2_b3": HALF}
+
+
+def _tagged(name: str) -> str:
+    """timm's name of today: tf_efficientnet_b0_ap -> tf_efficientnet_b0.ap_in1k, TF-EfficientNet-B0 -> tf_efficientnet_b0."""
+    plain = name.lower().replace("-", "_")
+    return next((plain[: -len(old)] + new for old, new in _OLD_NAMES.items() if plain.endswith(old)), plain)
+
+
 def _as_stated(variant: Variant, file: str, form: str, stated: Stated) -> Recipe:
     """The recipe of the architecture that a file names, with the preprocessing that it states."""
-    architecture = stated.architecture.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
+    architecture = stated.architecture(variant.name)
     recipe = recipe_of(variant, f"{architecture}.pth" if architecture else file, form)
+    if _tagged(architecture) in CHANGED and form == "timm":
+        mean, std = CHANGED[_tagged(architecture)]
+        recipe = replace(recipe, preprocessing=recipe.preprocessing._replace(mean=mean, std=std))
+    if not architecture and not stated.settings:
+        return recipe
     said = [f"{stated.where} names {architecture}"] if architecture else []
     said += [f"{', '.join(stated.settings)} as {stated.where} states"] if stated.settings else []
     return replace(recipe, preprocessing=recipe.preprocessing._replace(**stated.settings), because="; ".join(said))

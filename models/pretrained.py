@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.checkpoints import HALF, Recipe, default_recipe, recipe_of
+from models.checkpoints import CHANGED, HALF, Recipe, default_recipe, recipe_of
 from models.dead_leaves import dead_leaves
 from models.network import EfficientNet, settle
 from models.reader import CheckpointFile, classes_of, load_into, own_recipe, read_checkpoint
 from models.variants import Variant
 from models.weights import Weights
+from runtime.errors import UserError
 
 # px, at most: on smaller maps the zeros around them weigh too much in the statistics, and larger ones only take longer.
 _SETTLING_RESOLUTION = 224
@@ -53,7 +54,11 @@ def load_pretrained(
     file = read_checkpoint(weights.path)
     own = own_recipe(file)
     recipe, labels = own or (recipe_of(variant, weights.path.name, file.form, weights.checkpoint, file.stated), None)
+    if file.greyscale:
+        recipe = _alike(recipe)
     recipe = _overridden(recipe, chosen)
+    if file.greyscale and any(len(set(each)) > 1 for each in (recipe.preprocessing.mean, recipe.preprocessing.std)):
+        raise UserError(f"{file.path} takes greyscale, so mean and std have one value each: MEAN=0.5 STD=0.5, say.")
     network = EfficientNet(variant, classes_of(file), recipe.padding, recipe.eps).eval()
     load_into(network, file)
     return Pretrained(
@@ -63,14 +68,30 @@ def load_pretrained(
         file.sha256,
         weights.origin,
         file.form,
-        (*file.notes, *_unsure(file, recipe, chosen)),
+        (*file.notes, *_unsure(variant, file, recipe, chosen)),
     )
 
 
-def _unsure(file: CheckpointFile, recipe: Recipe, chosen: Mapping[str, Any]) -> list[str]:
+def _alike(recipe: Recipe) -> Recipe:
+    """The recipe with one mean and one std for all channels, which greyscale has."""
+    mean, std = (round(sum(each) / 3, 3) for each in (recipe.preprocessing.mean, recipe.preprocessing.std))
+    return replace(recipe, preprocessing=recipe.preprocessing._replace(mean=(mean,) * 3, std=(std,) * 3))
+
+
+def _unsure(variant: Variant, file: CheckpointFile, recipe: Recipe, chosen: Mapping[str, Any]) -> list[str]:
     """What to try where neither the file nor its name says how its weights want to be run, and several ways are usual."""
+    architecture = file.stated.architecture(variant.name)
+    if architecture.lower() in CHANGED and not {"mean", "std"} & {*chosen, *file.stated.settings}:
+        return [
+            f"timm's {architecture} took MEAN=0.485,0.456,0.406 STD=0.229,0.224,0.225 in earlier versions: try that if the "
+            "accuracy is below what it should be"
+        ]
     if not recipe.because.startswith("convention of") or chosen or file.form not in ("timm", "lukemelas"):
         return []
+    if file.greyscale:
+        return [
+            "nothing says how these weights were trained. If the accuracy is below what it should be, try MEAN=0.5 STD=0.5"
+        ]
     half, imagenet = "MEAN=0.5,0.5,0.5 STD=0.5,0.5,0.5", "MEAN=0.485,0.456,0.406 STD=0.229,0.224,0.225"
     other = imagenet if recipe.preprocessing.mean == HALF[0] else half
     padding = "PADDING=same EPS=0.001 (timm's tf_ models), or " if recipe.padding == "symmetric" else ""

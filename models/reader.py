@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from models.adapted import in_colour, one_linear
 from models.checkpoints import Recipe
 from models.download import LARGEST_BYTES
 from models.labels import is_name
@@ -34,6 +35,8 @@ from runtime.images.preprocess import Preprocessing
 # Where training scripts put the weights inside a .pth file; averaged weights before raw ones, as timm does.
 NESTS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel and averaging, wrappers, torch.compile
+# What FSDP, torch.compile and DeepSpeed put into names, in the middle too
+_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
 EMA = {"ema", "averaged", "average", "swa", "shadow", "polyak", "teacher"}  # words in the names of averaged copies
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -149,6 +152,7 @@ class CheckpointFile:
     form: str  # a key of NAMES
     tensors: dict[str, Tensor]  # by the file's own names
     metadata: dict[str, str]  # of a .safetensors file
+    greyscale: bool = False  # trained on images of one channel; `tensors` take three
     stated: Stated = Stated()  # what the file says of its network
     notes: tuple[str, ...] = ()  # for the user: what else it holds
 
@@ -160,7 +164,7 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     """
     path = Path(path)
     held, metadata, digest = _read(path)
-    tensors = dict(tensors_in(held))
+    tensors = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors_in(held)}
     chosen = _network_in(tensors)
     if chosen is None:
         found = ", ".join(list(tensors)[:3]) or "no tensors at all"
@@ -169,7 +173,13 @@ def read_checkpoint(path: Path) -> CheckpointFile:
             f"Looked for one of {', '.join(names.sign for names in NAMES.values())}."
         )
     form, own, notes = chosen
-    return CheckpointFile(path, digest, form, own, metadata, stated(held, path), notes)
+    greyscale = in_colour(path, own, NAMES[form].sign)
+    one_linear(path, own, NAMES[form].classifier)
+    if greyscale:
+        notes += (
+            "was trained on greyscale: it is made of the colours with the weights of BT.601, as Pillow's convert('L') does",
+        )
+    return CheckpointFile(path, digest, form, own, metadata, greyscale, stated(held, path), notes)
 
 
 def _network_in(tensors: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], tuple[str, ...]] | None:
@@ -245,7 +255,8 @@ def _pickled(path: Path) -> Mapping[Any, Any]:
         try:
             with zipfile.ZipFile(path) as archive:
                 unpacked = sum(member.file_size for member in archive.infolist())
-                names = [member.filename.partition("/")[2] for member in archive.infolist()]
+                whole = [member.filename for member in archive.infolist()]
+                names = [name.partition("/")[2] for name in whole]
         except Exception as error:  # BadZipFile, and what damage of the directory leads to
             raise UserError(
                 f"{path} is damaged, or no checkpoint that torch can read ({type(error).__name__}). Fetch it again."
@@ -253,6 +264,12 @@ def _pickled(path: Path) -> Mapping[Any, Any]:
         size = path.stat().st_size
         if unpacked > max(4 * size, 64 << 20):  # torch.save stores; what was packed afterwards shrinks by a tenth
             raise UserError(f"{path} would grow from {size / 1e6:.1f} MB to {unpacked / 1e6:.0f}: no weights do.")
+        kind = "an archive of torch.export" if any("models/" in name for name in names) else ""
+        kind = "an archive of numpy's arrays" if any(name.endswith(".npy") for name in whole) else kind
+        if kind:
+            raise UserError(
+                f"{path} is {kind}, not a checkpoint: torch.save(model.state_dict(), 'weights.pth') makes one."
+            )
         if "constants.pkl" in names or any(name.startswith("code/") for name in names):
             raise UserError(
                 f"{path} is a TorchScript archive, which holds code. Save its weights: torch.save(torch.jit.load(path)"
@@ -272,6 +289,8 @@ def _pickled(path: Path) -> Mapping[Any, Any]:
         raise UserError(
             f"{path} is damaged, or no checkpoint that torch can read ({reason}). Fetch it again."
         ) from None
+    if isinstance(held, list | tuple):
+        held = dict(enumerate(held))
     if not isinstance(held, Mapping):
         raise UserError(f"{path} holds a {type(held).__name__}, not the tensors of a network by name.")
     return held
@@ -351,8 +370,10 @@ def classes_of(file: CheckpointFile) -> int:
     """Number of classes that the file's classifier tells apart. Raises UserError if it has no classifier."""
     weight = file.tensors.get(f"{NAMES[file.form].classifier}.weight")
     if weight is None or weight.ndim != 2:
+        name = f"{NAMES[file.form].classifier}.weight"
         raise UserError(
-            f"{file.path} has no classifier ({NAMES[file.form].classifier}.weight), so it can't name classes."
+            f"{file.path} has no classifier ({name}), so it can't name classes. Save the whole network under the usual names, or "
+            "export it to ONNX and take that: make export ONNX=file."
         )
     if not 1 <= weight.shape[0] <= MOST_CLASSES:
         raise UserError(

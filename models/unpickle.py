@@ -173,5 +173,7 @@ def tensors_in(held: Any, name: str = "", depth: int = 8) -> Iterator[tuple[str,
         inner = {**getattr(held, "state", {}), **held}
         for key, value in inner.items():
             within = name if key in ("_modules", "_parameters", "_buffers") else f"{name}.{key}" if name else str(key)
+            if isinstance(value, list | tuple):
+                value = dict(enumerate(value))
             if isinstance(value, Tensor | Mapping):
                 yield from tensors_in(value, within, depth - (key not in ("_modules", "_parameters", "_buffers")))

@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from models.checkpoints import recipe_of
 from models.network import parameters
 from models.pretrained import load_pretrained
+from models.stated import Stated
 from models.variants import VARIANTS
 from models.weights import Weights
 
@@ -85,3 +87,13 @@ def test_a_wrong_recipe_would_be_noticed(wrong, timm, lifelike, pictures, tmp_pa
     torch.save(theirs.state_dict(), path)
     assert error_of_ours(path, "b0", pictures, logits) < TOLERANCE
     assert error_of_ours(path, "b0", pictures, logits, **wrong) > 10 * TOLERANCE
+
+
+def test_an_architecture_alone_means_what_timm_takes_for_it(timm):
+    """train.py writes `arch` without the tag of the weights that it began from."""
+    for name, variant in {**TIMM, **{f"tf_efficientnet_b{n}": f"b{n}" for n in range(8)}}.items():
+        theirs = timm.get_pretrained_cfg(name)
+        found = recipe_of(
+            VARIANTS[variant], "model_best.pth.tar", "timm", stated=Stated((name,), {}, "the file")
+        ).preprocessing
+        assert (found.mean, found.std) == (theirs.mean, theirs.std), name

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import pickle
 import re
@@ -18,10 +19,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.checkpoints import recipe_of
+from models.checkpoints import IMAGENET, recipe_of
 from models.network import EfficientNet
+from models.pretrained import load_pretrained
 from models.reader import classes_of, load_into, own_recipe, read_checkpoint, tensor_names
 from models.variants import VARIANTS
+from models.weights import Weights
 from runtime.errors import UserError
 from runtime.images.preprocess import Preprocessing
 
@@ -236,6 +239,86 @@ def test_what_a_checkpoint_says_of_itself(timms, tmp_path):
     assert "config.json" in recipe.because
 
 
+SAID = {  # the checkpoint besides its weights, and the mean that its recipe has
+    "args of Lightning": ({"hyper_parameters": {"args": argparse.Namespace(arch="tf_efficientnet_b0")}}, 0.485),
+    "Hydra": ({"cfg": {"model": {"name": "tf_efficientnet_b0"}, "data": {"mean": [0.5], "std": [0.5]}}}, 0.5),
+    "hyphens": ({"arch": "TF-EfficientNet-B0"}, 0.485),
+    "timm's old name": ({"args": {"model": "tf_efficientnet_b0_ap"}}, 0.5),
+    "of 255": (
+        {
+            "arch": "tf_efficientnet_b0",
+            "args": argparse.Namespace(mean=[127.5] * 3, std=torch.tensor([127.5] * 3)),
+        },
+        0.5,
+    ),
+    "impossible": ({"arch": "tf_efficientnet_b0", "args": {"mean": [math.nan] * 3, "std": [0, 0, 0]}}, 0.485),
+    "another's too": ({"teacher": {"arch": "b7"}, "arch": "efficientnet_b7", "args": {"net": "tf_b0"}}, 0.485),
+}
+
+
+@pytest.mark.parametrize("how", SAID)
+def test_what_is_said_in_any_spelling_and_place(how, timms, tmp_path):
+    said, mean = SAID[how]
+    file = read_checkpoint(written(tmp_path / "last.ckpt", {"state_dict": timms, **said}))
+    recipe = recipe_of(B0, file.path.name, file.form, stated=file.stated)
+    assert (recipe.padding, recipe.eps, recipe.preprocessing.mean) == (
+        "same",
+        1e-3,
+        (mean,) * 3 if mean == 0.5 else IMAGENET[0],
+    )
+
+
+def test_config_json_counts_for_weights_of_any_name_that_are_alone(timms, tmp_path):
+    path = written(tmp_path / "best.safetensors", timms)
+    (tmp_path / "config.json").write_bytes(
+        b"\xef\xbb\xbf" + json.dumps({"architecture": "tf_efficientnet_b0"}).encode()
+    )
+    assert read_checkpoint(path).stated.architectures == ("tf_efficientnet_b0",)
+    written(tmp_path / "other.safetensors", timms)
+    assert not read_checkpoint(path).stated.where
+
+
+def test_greyscale(timms, network, tmp_path):
+    """Its first layer gets the greyscale that Pillow makes of the colours, exactly; other channels can't be had from images."""
+    stem = timms["conv_stem.weight"]
+    single = stem[:, :1].clone()
+    path = written(tmp_path / "b0.pth", {**timms, "conv_stem.weight": single})
+    pretrained = load_pretrained(B0, Weights(path, "a file"), {"mean": (0.5,) * 3, "std": (0.5,) * 3})
+    colours = torch.rand(1, 3, 32, 32)
+    grey = (colours * torch.tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)).sum(1, keepdim=True)
+    expected = torch.nn.functional.conv2d((grey - 0.5) / 0.5, single, stride=2, padding=1)
+    got = torch.nn.functional.conv2d((colours - 0.5) / 0.5, pretrained.network.stem.conv.weight, stride=2, padding=1)
+    assert torch.allclose(got, expected, atol=1e-5) and any("greyscale" in note for note in pretrained.notes)
+    recipe = load_pretrained(B0, Weights(path, "a file")).recipe.preprocessing
+    assert (recipe.mean, recipe.std) == ((0.449,) * 3, (0.226,) * 3)
+    with pytest.raises(UserError, match="greyscale, so mean and std have one value each"):
+        load_pretrained(B0, Weights(path, "a file"), {"mean": (0.485, 0.456, 0.406)})
+    assert "images of 4 channels" in error_of(
+        written(tmp_path / "four.pth", {**timms, "conv_stem.weight": torch.cat([stem, single], 1)})
+    )
+
+
+def test_a_classifier_in_a_sequential_or_as_a_convolution(timms, network, tmp_path):
+    weights, bias = timms.pop("classifier.weight"), timms.pop("classifier.bias")
+    for name, last in {
+        "dropout": {"classifier.1.weight": weights, "classifier.1.bias": bias},
+        "cell": {"classifier.weight": weights[:, :, None, None], "classifier.bias": bias},
+    }.items():
+        assert same(loaded(written(tmp_path / f"{name}.pth", {**timms, **last})), network), name
+    no_bias = loaded(written(tmp_path / "no_bias.pth", {**timms, "classifier.2.weight": weights}))
+    assert torch.equal(no_bias.classifier.weight, weights) and not no_bias.classifier.bias.any()
+    several = {"classifier.0.weight": torch.ones(9, 1280), "classifier.2.weight": torch.ones(7, 9)}
+    assert "several layers (classifier.0, classifier.2)" in error_of(
+        written(tmp_path / "mlp.pth", {**timms, **several})
+    )
+
+
+def test_wrappers_within_names_and_lists_around_networks(timms, network, tmp_path):
+    inner = {name.replace("blocks.2.", "blocks.2._checkpoint_wrapped_module."): each for name, each in timms.items()}
+    for name, held in {"inner": inner, "pair": (timms, 3), "list": {"models": [timms]}}.items():
+        assert same(loaded(written(tmp_path / f"{name}.pth", held)), network), name
+
+
 def test_what_is_called_a_checkpoint_and_is_none(timms, tmp_path):
     path = tmp_path / "b0.pth"
     save_file(timms, path)
@@ -299,7 +382,7 @@ def test_another_networks_tensors(held, suffix, tmp_path):
     assert ("conv1.weight" in said) if held else ("no tensors at all" in said)
 
 
-@pytest.mark.parametrize("held", [torch.zeros(3), [1, 2], 5], ids=["tensor", "list", "number"])
+@pytest.mark.parametrize("held", [torch.zeros(3), "weights", 5], ids=["tensor", "text", "number"])
 def test_no_mapping_at_all(held, tmp_path):
     assert f"holds a {type(held).__name__}" in error_of(written(tmp_path / "b0.pth", held))
 
