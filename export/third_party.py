@@ -87,6 +87,10 @@ def _from_onnx(request: ThirdParty, folder: Path, say: Say, force: bool) -> tupl
             usual, said = usual_for(model, found)
             known = said or known
             facts = replace(facts, preprocessing=overrides.over(usual)._replace(resolution=found.side))
+        if found.channels == 1 and any(
+            len({*each}) > 1 for each in (facts.preprocessing.mean, facts.preprocessing.std)
+        ):
+            raise UserError("It takes greyscale, so mean and std have one value each: MEAN=0.5 STD=0.5, say.")
         asked = facts.preprocessing._replace(input=request.input)
         activation = request.activation or (SIGMOID if facts.activation == SIGMOID else None)
         converted = convert(model, found, asked, activation, say)

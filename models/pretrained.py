@@ -80,18 +80,20 @@ def _alike(recipe: Recipe) -> Recipe:
 
 def _unsure(variant: Variant, file: CheckpointFile, recipe: Recipe, chosen: Mapping[str, Any]) -> list[str]:
     """What to try where neither the file nor its name says how its weights want to be run, and several ways are usual."""
+    if {"mean", "std"} & {*chosen, *file.stated.settings}:
+        return []
+    if file.greyscale:
+        return [
+            "nothing says how greyscale was normalised. If the accuracy is below what it should be, try MEAN=0.5 STD=0.5"
+        ]
     architecture = file.stated.architecture(variant.name)
-    if architecture.lower() in CHANGED and not {"mean", "std"} & {*chosen, *file.stated.settings}:
+    if architecture.lower() in CHANGED:
         return [
             f"timm's {architecture} took MEAN=0.485,0.456,0.406 STD=0.229,0.224,0.225 in earlier versions: try that if the "
             "accuracy is below what it should be"
         ]
     if not recipe.because.startswith("convention of") or chosen or file.form not in ("timm", "lukemelas"):
         return []
-    if file.greyscale:
-        return [
-            "nothing says how these weights were trained. If the accuracy is below what it should be, try MEAN=0.5 STD=0.5"
-        ]
     half, imagenet = "MEAN=0.5,0.5,0.5 STD=0.5,0.5,0.5", "MEAN=0.485,0.456,0.406 STD=0.229,0.224,0.225"
     other = imagenet if recipe.preprocessing.mean == HALF[0] else half
     padding = "PADDING=same EPS=0.001 (timm's tf_ models), or " if recipe.padding == "symmetric" else ""

@@ -337,6 +337,8 @@ def test_greyscale(tmp_path: Path) -> None:
     assert "greyscale" in told
     grey = np.tensordot(fed(artifact), np.array(GREY), ([1], [0]))[:, None].repeat(3, 1)
     np.testing.assert_allclose(scores(artifact.path), softmax(logits(grey)), atol=1e-4)
+    with pytest.raises(UserError, match="greyscale, so mean and std have one value each"):
+        exported(saved(tmp_path, "net", model), tmp_path, Overrides(mean=(0.485, 0.456, 0.406)))
     four = made(body(), {"z": NC}, takes=("N", 4, SIDE, SIDE))
     with pytest.raises(UserError, match=r"\['N', 4, 32, 32\]: only colour .3 channels. and greyscale"):
         exported(saved(tmp_path, "four", four), tmp_path)

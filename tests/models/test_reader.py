@@ -288,8 +288,10 @@ def test_greyscale(timms, network, tmp_path):
     grey = (colours * torch.tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)).sum(1, keepdim=True)
     expected = torch.nn.functional.conv2d((grey - 0.5) / 0.5, single, stride=2, padding=1)
     got = torch.nn.functional.conv2d((colours - 0.5) / 0.5, pretrained.network.stem.conv.weight, stride=2, padding=1)
-    assert torch.allclose(got, expected, atol=1e-5) and any("greyscale" in note for note in pretrained.notes)
-    recipe = load_pretrained(B0, Weights(path, "a file")).recipe.preprocessing
+    assert torch.allclose(got, expected, atol=1e-5) and any("BT.601" in note for note in pretrained.notes)
+    again = load_pretrained(B0, Weights(path, "a file"))
+    assert any("try MEAN=0.5" in note for note in again.notes)
+    recipe = again.recipe.preprocessing
     assert (recipe.mean, recipe.std) == ((0.449,) * 3, (0.226,) * 3)
     with pytest.raises(UserError, match="greyscale, so mean and std have one value each"):
         load_pretrained(B0, Weights(path, "a file"), {"mean": (0.485, 0.456, 0.406)})
