@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     head = options.head or head
     if head != CLASSIFIER and options.class_names:
         parser.error(f"--class-names: with the head {head} there are no classes to name")
-    _check_name(options.name, name, folder)
+    name, named = _called(options, name, folder)
     variant = variant_named(name)
     weights = find_weights(variant, options.weights, offline=options.offline)
     names = ("padding", "eps", "resolution", "crop", "interpolation", "mean", "std")
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.classes,
         options.input,
         head,
-        options.name or "",
+        named,
         options.activation,
     )
     if options.try_recipes:
@@ -142,13 +142,16 @@ def _answers(name: str, head: str, folder: Path) -> None:
         set_latest(name, folder)
 
 
-def _check_name(named: str | None, variant: str, folder: Path) -> None:
-    """Raises UserError for a NAME that can't be one, and for a VARIANT that is one."""
+def _called(options: argparse.Namespace, variant: str, folder: Path) -> tuple[str, str]:
+    """(variant, name or ""): of VARIANT=birds, which was exported as NAME=birds, those that it was exported with.
+
+    Raises UserError for a NAME that can't be one, and for such a VARIANT without its weights."""
     from models.variants import VARIANTS
     from runtime.artifacts.artifact import artifact_path, head_named, read_artifact
     from runtime.artifacts.facts import NAME
     from runtime.artifacts.variant_names import canonical
 
+    named = options.name
     if named is not None and (
         not NAME.fullmatch(named) or head_named(canonical(named))[0] in VARIANTS or head_named(named)[0] != named
     ):
@@ -156,11 +159,14 @@ def _check_name(named: str | None, variant: str, folder: Path) -> None:
             f"NAME={named}: give letters, digits, dots and dashes, and neither a variant's name nor -embedding or -features."
         )
     if canonical(variant) not in VARIANTS and artifact_path(variant, "fp32", folder).is_file():
-        network = read_artifact(artifact_path(variant, "fp32", folder)).more.get("network")
-        if network:
-            raise UserError(
-                f"{variant} is a network's name: to export it again, give VARIANT={network} NAME={variant} and its WEIGHTS=."
-            )
+        there = read_artifact(artifact_path(variant, "fp32", folder))
+        if "network" in there.more:
+            if not options.weights:
+                raise UserError(
+                    f"{variant} was exported from {there.weights}: to export it again, give that as WEIGHTS=."
+                )
+            return there.more["network"], named or variant
+    return variant, named or ""
 
 
 def _third_party(options: argparse.Namespace, folder: Path) -> int:
