@@ -88,3 +88,34 @@ def test_no_circles() -> None:
 
     for module in sorted(MODULES):
         visit(module, [])
+
+
+def names_in(path: Path) -> Set[str]:
+    """What a module defines or imports, at its top or under an `if` or `try` there."""
+    found: Set[str] = set()
+    todo: List[ast.AST] = list(ast.parse(path.read_text()).body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        else:
+            found |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+            todo += [child for child in ast.iter_child_nodes(node) if isinstance(child, (ast.stmt, ast.ExceptHandler))]
+    return found
+
+
+SCRIPTS = [path for folder in ("tests", "examples") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def test_what_tests_and_benchmarks_import_is_there() -> None:
+    """Benchmarks run on request only, and would be found broken a month later."""
+    known = {**MODULES, **{module_name(path): path for path in SCRIPTS}}
+    for path in SCRIPTS:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module in known and not node.level:
+                there = names_in(known[node.module])
+                face = {"__getattr__"} <= there  # hands on the names of others
+                lost = [a.name for a in node.names if a.name not in there and f"{node.module}.{a.name}" not in known]
+                assert face or not lost, f"{path.relative_to(ROOT)}: {node.module} has no {', '.join(lost)}"

@@ -7,7 +7,7 @@ import math
 import os
 from collections import Counter, deque
 from itertools import count
-from typing import Any, Deque, Dict, Generator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import ray
 
@@ -66,29 +66,10 @@ def _answering(job: Job) -> Any:
     return Answerer(job).open()
 
 
-def run_job(
-    job: Job,
-    groups: Groups,
-    missing: Sequence[int],
-    listing: Listing,
-    recipes: List[Preprocessing],
-    fleet: Fleet,
-    share: Share,
-    answering: Answering,
-) -> Generator[Tuple[int, Part], None, None]:
-    """(group, what is done of it) of each of those that are `missing`, once, as they get done.
+class Running:
+    """A job under way, as a context that stops what still runs: leave it before Ray is left.
 
-    Raises UserError if a group fails again and again, and Failure for a bug of ours. Close it before Ray is left.
-    """
-    running = _Running(job, groups, missing, listing, recipes, fleet, share, answering)
-    try:
-        yield from running.parts()
-    finally:
-        running.end()
-
-
-class _Running:
-    """What is under way. Decoding takes whatever CPUs are free, but never so far ahead of the actors that it fills the memory.
+    Decoding takes whatever CPUs are free, but never so far ahead of the actors that it fills the memory.
 
     A group whose node is lost begins anew. An actor that is lost gets a successor, which gets work once its models are open:
     it may never find a place, if the node doesn't come back.
@@ -124,7 +105,20 @@ class _Running:
         for _ in range(min(share.actors, len(missing))):
             self.open_actor()
 
-    def parts(self) -> Generator[Tuple[int, Part], None, None]:
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for ref in self.decoding:
+            ray.cancel(ref, force=True)
+        for actor in self.actors.values():
+            ray.kill(actor)
+
+    def parts(self) -> Iterator[Tuple[int, Part]]:
+        """(group, what is done of it) of each of those that are `missing`, once, as they get done.
+
+        Raises UserError if a group fails again and again, and Failure for a bug of ours.
+        """
         while self.todo or self.decoding or self.decoded or self.answers:
             while self.todo and len(self.decoding) + len(self.decoded) < self.ahead:
                 first = self.todo.popleft()
@@ -174,12 +168,6 @@ class _Running:
             f"The cluster can't do the images from {first} to {last} ({str(error).strip().splitlines()[0]}): try those on one "
             "machine, and look at the cluster's logs."
         )
-
-    def end(self) -> None:
-        for ref in self.decoding:
-            ray.cancel(ref, force=True)
-        for actor in self.actors.values():
-            ray.kill(actor)
 
 
 def _checked(found: Any) -> Any:

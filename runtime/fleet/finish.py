@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import sys
@@ -16,7 +15,7 @@ from ..errors import UserError
 from ..images.decode import Decoding
 from ..networks.pipeline import recipes_of
 from .actor import Answering, Form, Job, Model
-from .bulk import answering_of, run_job, share_of
+from .bulk import Running, answering_of, share_of
 from .cluster import joined
 from .decoding import Listing
 from .groups import Groups, cut
@@ -126,8 +125,8 @@ def _advance(
         print(f"{images} of {count} images are done already (--fresh begins anew)", file=sys.stderr)
     seen(images, count, None)
     job = job._replace(form=task.form(answering))
-    with contextlib.closing(run_job(job, groups, missing, listing, recipes, task.fleet, share, answering)) as parts:
-        for group, part in parts:
+    with Running(job, groups, missing, listing, recipes, task.fleet, share, answering) as running:
+        for group, part in running.parts():
             folder.keep(group, part.table, part.bad)
             images += part.images
             if part.answered not in state["answered"]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import logging
 import os
 import statistics
 import sys
@@ -38,19 +39,18 @@ import ray  # noqa: E402
 from runtime.backends.backend import Engines  # noqa: E402
 from runtime.backends.processor import processors  # noqa: E402
 from runtime.fleet.actor import Job, Model  # noqa: E402
-from runtime.fleet.bulk import facts_of, run_job, share_of  # noqa: E402
-from runtime.fleet.cluster import quieten  # noqa: E402
+from runtime.fleet.bulk import Running, answering_of, share_of  # noqa: E402
 from runtime.fleet.decoding import Listing, as_table  # noqa: E402
 from runtime.fleet.groups import cut  # noqa: E402
 from runtime.fleet.results import Folder, form  # noqa: E402
 from runtime.fleet.sources import Entry  # noqa: E402
 from runtime.fleet.store import Store  # noqa: E402
 from runtime.images.decode import DECODING  # noqa: E402
-from runtime.images.find import below  # noqa: E402
+from runtime.images.find import NamedImage, below  # noqa: E402
 from runtime.infer import answers  # noqa: E402
 from runtime.networks.classifier import Classifier  # noqa: E402
 from runtime.networks.pipeline import lanes_here, recipes_of, squares  # noqa: E402
-from runtime.output import facts  # noqa: E402
+from runtime.output import answered_by  # noqa: E402
 
 
 def main() -> int:
@@ -72,6 +72,7 @@ def main() -> int:
     costs = costs_of(options.model, files[:200])
     bound = processors() / (costs["decoding"] + costs["network"])
     turns: List[Dict[str, Any]] = []
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     ray.init(
         address="local",
         num_cpus=max(*numbers, processors()),
@@ -79,11 +80,10 @@ def main() -> int:
         log_to_driver=False,
         logging_level=50,
     )
-    quieten(ray)
     try:
         for turn in range(options.turns):
             began = time.perf_counter()
-            for answer in answers(classifier, ((file, file) for file in files), alone=False):
+            for answer in answers(classifier, (NamedImage(file, file) for file in files), alone=False):
                 classifier.predictions(answer.logits[0][None])
             rates: Dict[str, Any] = {"one process": len(files) / (time.perf_counter() - began)}
             for actors in numbers:
@@ -147,19 +147,20 @@ def spread(model: Path, files: List[str], actors: int) -> Any:
             str(model.resolve()), artifact.metadata["sha256"], ray.put(model.read_bytes()), "onnxruntime", 1, Engines()
         ),
     )
-    job = Job(models, DECODING, True, form(facts(artifact, "onnxruntime"), 5))
+    job = Job(models, DECODING, True, form(answered_by(artifact, "onnxruntime"), 5))
     share = share_of(fleet)
-    answering = facts_of(job, fleet, share)
+    answering = answering_of(job, fleet, share)
     recipes = recipes_of([artifact])
     groups = cut(len(files), answering.batch, recipes, actors, True)
     listing = Listing([ray.put(as_table([Entry(file, os.path.abspath(file)) for file in files]))])
     with tempfile.TemporaryDirectory() as out:
         folder, began, stamps = Folder(Store(out)), time.perf_counter(), []
-        for part in run_job(job, groups, range(len(groups)), listing, recipes, fleet, share, answering):
-            folder.keep(part.group, part.table, part.bad)
-            stamps.append((time.perf_counter(), part.pictures))
+        with Running(job, groups, range(len(groups)), listing, recipes, fleet, share, answering) as running:
+            for group, part in running.parts():
+                folder.keep(group, part.table, part.bad)
+                stamps.append((time.perf_counter(), part.images))
     first, last = stamps[0][0], stamps[-1][0]
-    return sum(pictures for _, pictures in stamps[1:]) / max(last - first, 1e-9), first - began
+    return sum(images for _, images in stamps[1:]) / max(last - first, 1e-9), first - began
 
 
 def keeping(classifier: Classifier, size: int) -> float:
