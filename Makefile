@@ -389,7 +389,7 @@ $(VENV)/.docs: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.engine: $(VENV)/bin/python pyproject.toml
 	@echo "installing TensorRT-RTX (once)"
-	@$(PIP) -e '.[engine]' && $(call checkout,$(PY))
+	@$(PIP) -e '.[rtx]' && $(call checkout,$(PY))
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo $(VENV)/.timm

@@ -30,7 +30,7 @@ PACKAGES_OF_COMMANDS = {"serve", "sweep", "artifacts"}  # their main is in __mai
 def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments.pop(0) if arguments else "--help"
-    if name in ("-V", "--version"):
+    if name in ("-V", "--version") or arguments in (["-V"], ["--version"]):
         print(f"{SCRIPT} {__version__}")
         return 0
     if name in ("-h", "--help", "help"):

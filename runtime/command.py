@@ -36,6 +36,12 @@ def run(main: Callable[[], int]) -> None:
     """Runs `main` and leaves the process with the status it returns, or with that of the error it ends with."""
     if hasattr(sys.stdout, "reconfigure"):  # a letter that the terminal's encoding lacks is escaped, as stderr does it
         sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        from . import __version__
+        from .invocation import SCRIPT
+
+        print(f"{SCRIPT} {__version__}")
+        sys.exit(0)
     sys.unraisablehook = _interrupt_again
     # Pillow warns of oddities (damaged EXIF in a good image) with paths of its source: what matters comes as an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -117,6 +117,7 @@ def test_it_classifies_and_names_itself(installed: Installed, model: Path) -> No
     done = installed.command("infer", CORGI, "--model", model, "--top", "1")
     assert done.returncode == 0 and "Cardigan, Cardigan Welsh corgi" in done.stdout, done.stderr
     assert installed.command("--version").stdout.startswith("efficientnet-edge 0.")
+    assert installed.command("infer", "--version").stdout == installed.command("--version").stdout
     assert installed.command("engine", "--help").stdout.startswith("usage: efficientnet-edge engine ")
     wrong = installed.command("infre")
     assert wrong.returncode == 2 and "perhaps infer" in wrong.stderr

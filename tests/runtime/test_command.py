@@ -127,3 +127,10 @@ def test_what_was_left_out_is_said_and_an_unreadable_folder_is_a_failure(
     assert capfd.readouterr().err == "1 file left out, because the format is not read: 1 .mp4\n"
     left.folder(PermissionError(13, "Permission denied", "private"))
     assert (ended(lambda: 0), ended(lambda: 2)) == (1, 2)
+
+
+def test_every_command_says_its_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["infer.py", "--version"])
+    with pytest.raises(SystemExit) as end:
+        run(lambda: pytest.fail("the command ran"))
+    assert end.value.code == 0 and capsys.readouterr().out.startswith("efficientnet-edge 0.")
