@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
-from typing import Any, Callable, Optional, Set
+from typing import Any, Callable, Dict, Optional, Set
 
 from aiohttp import web
 
@@ -72,13 +72,15 @@ def guard(token: Optional[str]) -> Any:
 
 
 class Door:
-    """Makes a protocol for each connection, which is closed if no request has come whole `patience` seconds after it was
-    opened or its last answer was sent (slow-loris clients), or at once if `most` are open."""
+    """Makes a protocol for each connection, which is closed if no request has come `patience` seconds after it was opened or
+    its last answer was sent (slow-loris clients). Where `most` are open, the one whose request (with its body) has been
+    awaited longest makes room for a new one; where all of them have asked and wait for their answer, the new one is closed."""
 
     def __init__(self, server: Any, most: int, patience: float) -> None:
         """`server`: an aiohttp.web.Server, which makes the protocols."""
         self.server, self.most, self.patience = server, most, patience
-        self._open: Set[Any] = set()
+        self.open: Set[Any] = set()
+        self.awaited: Dict[Any, None] = {}  # those whose request is not there yet, longest first
 
     def __call__(self) -> asyncio.Protocol:
         return _Guarded(self)
@@ -95,26 +97,40 @@ class _Guarded(asyncio.Protocol):
         self.inner.connection_made(transport)
         self.transport = transport
         transport.guarded = self
-        if len(self.door._open) >= self.door.most:
-            transport.abort()
-            return
-        self.door._open.add(self)
+        if len(self.door.open) >= self.door.most:
+            if not self.door.awaited:
+                transport.abort()
+                return
+            next(iter(self.door.awaited)).leave()
+        self.door.open.add(self)
         self.wait()
 
     def wait(self) -> None:
         """Sets the clock: a request is to come."""
-        self.busy()
+        self.whole()
+        self.door.awaited[self] = None
         self._alarm = asyncio.get_running_loop().call_later(self.door.patience, self.transport.abort)
 
-    def busy(self) -> None:
-        """Stops the clock: a request came."""
+    def asked(self) -> None:
+        """Stops the clock: a request came, perhaps without its body, which has a clock of its own."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
 
+    def whole(self) -> None:
+        """The request's body is there too: what is open now is the answer."""
+        self.asked()
+        self.door.awaited.pop(self, None)
+
+    def leave(self) -> None:
+        """Makes room for another connection."""
+        self.whole()
+        self.door.open.discard(self)
+        self.transport.abort()
+
     def connection_lost(self, error: Optional[BaseException]) -> None:
-        self.busy()
-        self.door._open.discard(self)
+        self.whole()
+        self.door.open.discard(self)
         self.inner.connection_lost(error)
 
     def data_received(self, data: bytes) -> None:

@@ -23,6 +23,7 @@ from .models import WAITING, Busy, Reloading
 PATIENCE = 30.0  # seconds that a request's body may take
 _POLL = 20.0  # seconds that a viewer waits for something new
 _TOP, _MOST_TOP = 5, 1000
+_BODIES = 512 << 20  # bytes of all requests at once
 _PAGE = Path(__file__).with_name("page.html")
 
 
@@ -40,6 +41,7 @@ class Server:
         self._threads = ThreadPoolExecutor(WAITING, "request")
         self._new: Optional[asyncio.Event] = None  # made anew for each new frame
         self._under_way, self._leaving = 0, False
+        self._held = 0  # bytes of the requests under way
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         if live is not None:
             live.changed = self._changed
@@ -93,7 +95,7 @@ class Server:
         """Headers and counting for every answer; an error of ours says nothing of itself to the client."""
         guarded = getattr(request.transport, "guarded", None)
         if guarded is not None:
-            guarded.busy()
+            guarded.asked() if request.can_read_body else guarded.whole()
         self._under_way += 1
         try:
             response: Any = await handler(request)
@@ -155,13 +157,24 @@ class Server:
         top = min(_number(request, "top", _TOP), _MOST_TOP)
         if top < 1:
             raise web.HTTPBadRequest(text="top is a whole number above 0.\n")
+        images: List[Tuple[str, bytearray]] = []
         try:
-            images, several = await asyncio.wait_for(self._images(request), PATIENCE)
+            return await self._classified(request, images, top)
+        finally:
+            self._held -= sum(len(image) for _, image in images)
+
+    async def _classified(self, request: web.Request, images: List[Tuple[str, bytearray]], top: int) -> web.Response:
+        several = request.content_type.startswith("multipart/")
+        try:
+            await asyncio.wait_for((self._parts if several else self._body)(request, images), PATIENCE)
         except asyncio.TimeoutError:
             raise web.HTTPRequestTimeout(text=f"The body did not come whole within {PATIENCE:g} s.\n") from None
         except (ValueError, AssertionError):  # what aiohttp raises for a multipart body that is none
             raise web.HTTPBadRequest(text="The body is not multipart/form-data as its header says.\n") from None
-        if not images:
+        guarded = getattr(request.transport, "guarded", None)
+        if guarded is not None:
+            guarded.whole()
+        if not images or (not several and not images[0][1]):
             raise web.HTTPBadRequest(text="There is no image in the request: send its bytes as the body.\n")
         answered = await asyncio.gather(*(self._in_thread(self._answer, name, image, top) for name, image in images))
         if any(status == 503 for status, _ in answered):
@@ -174,40 +187,48 @@ class Server:
             return web.json_response([line for _, line in answered])
         return web.json_response(answered[0][1], status=answered[0][0])
 
-    async def _images(self, request: web.Request) -> Tuple[List[Tuple[str, bytes]], bool]:
-        """(name, bytes) of each image, and whether they came as multipart."""
-        limit = self.models.current.classifier.decoding.max_bytes
-        if not request.content_type.startswith("multipart/"):
-            content = await request.read()  # up to client_max_size, else 413
-            return ([("image", content)] if content else []), False
-        found: List[Tuple[str, bytes]] = []
-        size = 0
+    async def _body(self, request: web.Request, images: List[Tuple[str, bytearray]]) -> None:
+        """Appends (name, bytes) of the one image that is the body."""
+        images.append(("image", bytearray()))
+        async for piece in request.content.iter_any():
+            self._hold(images, piece)
+
+    async def _parts(self, request: web.Request, images: List[Tuple[str, bytearray]]) -> None:
+        """Appends (name, bytes) of each image of a multipart body."""
         async for part in await request.multipart():
             if not isinstance(part, BodyPartReader):  # a form inside the form
                 raise web.HTTPBadRequest(
                     text="One multipart/form-data body with an image in each part is read, no nested ones.\n"
                 )
-            image = bytearray()
+            name = printable((part.filename or "").replace("\\", "/").rpartition("/")[2])[:200]
+            images.append((name or f"image {len(images) + 1}", bytearray()))
+            if len(images) > WAITING:
+                raise web.HTTPRequestEntityTooLarge(WAITING, len(images), text=f"At most {WAITING} images a request.\n")
             while True:
                 piece = await part.read_chunk()
                 if not piece:
                     break
-                image += piece
-                size += len(piece)
-                if size > limit:
-                    raise web.HTTPRequestEntityTooLarge(limit, size, text=f"The images have more than {limit} bytes.\n")
-            name = printable((part.filename or "").replace("\\", "/").rpartition("/")[2])[:200]
-            found.append((name or f"image {len(found) + 1}", bytes(image)))
-            if len(found) > WAITING:
-                raise web.HTTPRequestEntityTooLarge(WAITING, len(found), text=f"At most {WAITING} images a request.\n")
-        return found, True
+                self._hold(images, piece)
 
-    def _answer(self, name: str, image: bytes, top: int) -> Tuple[int, Dict[str, Any]]:
+    def _hold(self, images: List[Tuple[str, bytearray]], piece: bytes) -> None:
+        """Adds bytes to the last image. Raises what the client is told if they are too many."""
+        images[-1][1].extend(piece)
+        self._held += len(piece)
+        limit, size = self.models.current.classifier.decoding.max_bytes, sum(len(image) for _, image in images)
+        if size > limit:
+            raise web.HTTPRequestEntityTooLarge(limit, size, text=f"The request has more than {limit} bytes.\n")
+        if self._held > max(limit, _BODIES):
+            self.refused += 1
+            raise web.HTTPServiceUnavailable(
+                text="Too many bytes are waiting: ask again in a moment.\n", headers={"Retry-After": "1"}
+            )
+
+    def _answer(self, name: str, image: bytearray, top: int) -> Tuple[int, Dict[str, Any]]:
         """The status and the line of one image; called in a thread."""
         model = self.models.current
         told = answered_by(model.classifier.artifact, model.classifier.backend.name)
         try:
-            found = self.models.classify(image, name, top)
+            found = self.models.classify(bytes(image), name, top)
         except Busy:
             return 503, {}
         except ImageError as error:

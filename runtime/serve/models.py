@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from ..backends.processor import processors
 from ..errors import UserError
 from ..images.decode import Source, open_image
 from ..images.preprocess import normalize, resize_crop
@@ -53,6 +54,8 @@ class Model:
         self._queue: List[_Waiting] = []
         self._change = threading.Condition()
         self._admitted, self._closing = 0, False
+        # As many as keep the cores busy: each may hold max_pixels, and 64 at once would fill the memory.
+        self._decoding = threading.Semaphore(processors() + 2)
         self._threads = [
             threading.Thread(target=self._live, name=f"network {lane}", daemon=True)
             for lane in range(classifier.backend.lanes)
@@ -80,20 +83,24 @@ class Model:
                 self._change.notify_all()
 
     def _classified(self, source: Source, name: str, top: int, ticket: int) -> Classified:
-        clock = [time.perf_counter()]
+        came = time.perf_counter()
         recipe = self.classifier.artifact.preprocessing
-        image = open_image(source, name, self.classifier.decoding, recipe.resize_to)
-        clock.append(time.perf_counter())
-        square = resize_crop(image, recipe)
-        clock.append(time.perf_counter())
         prepared = recipe.empty(1)
-        normalize(square, recipe, prepared[0])
-        clock.append(time.perf_counter())
+        with self._decoding:
+            clock = [time.perf_counter()]
+            image = open_image(source, name, self.classifier.decoding, recipe.resize_to)
+            clock.append(time.perf_counter())
+            square = resize_crop(image, recipe)
+            clock.append(time.perf_counter())
+            del image
+            normalize(square, recipe, prepared[0])
+            clock.append(time.perf_counter())
         answer: Future[Tuple[np.ndarray, float, float]] = Future()
         with self._change:
             heapq.heappush(self._queue, _Waiting(ticket, prepared, clock[-1], answer))
             self._change.notify_all()
         logits, waited, ran = answer.result()
+        waited += clock[0] - came
         self.classifier.finite(logits[None], [name])
         decode, resize, normalise = ((end - start) * 1e3 for start, end in zip(clock, clock[1:]))
         spent = {"decode": decode, "resize": resize, "normalise": normalise, "wait": waited * 1e3, "network": ran * 1e3}

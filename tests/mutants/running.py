@@ -207,6 +207,20 @@ MUTANTS = [
         f"{SERVE}::test_the_token_opens_by_header_and_by_the_cookie_of_the_first_visit",
     ),
     Mutant(
+        "slow clients keep everybody else out",
+        "runtime/serve/access.py",
+        "if not self.door.awaited:",
+        "if True:",
+        f"{SERVE}::test_slow_and_endless_clients_do_not_keep_others_from_being_answered",
+    ),
+    Mutant(
+        "bodies fill the memory",
+        "runtime/serve/app.py",
+        "if self._held > max(limit, _BODIES):",
+        "if False:",
+        f"{SERVE}::test_bodies_that_would_fill_the_memory_are_refused_and_their_room_is_given_back",
+    ),
+    Mutant(
         "of images that wait each gets another one's answer",
         "runtime/serve/models.py",
         "for each, row in zip(batch, logits):",

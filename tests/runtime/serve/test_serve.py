@@ -14,7 +14,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, AsyncIterator, Iterator, List, Optional, Tuple
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from runtime.images.decode import ImageError
 from runtime.networks.classifier import Classifier
 from runtime.serve import __main__ as command
-from runtime.serve import models
+from runtime.serve import app, models
 from runtime.serve.app import Server
 from runtime.serve.models import Busy, Model, Reloading
 
@@ -182,7 +182,7 @@ def test_everybody_s_address_makes_a_token(artifacts: Path, tmp_path: Path) -> N
 
 def test_slow_and_endless_clients_do_not_keep_others_from_being_answered(artifacts: Path, tmp_path: Path) -> None:
     with serving(artifacts, tmp_path / "log") as running:
-        clients = [socket.create_connection(("127.0.0.1", running.port), 60) for _ in range(200)]
+        clients = [socket.create_connection(("127.0.0.1", running.port), 60) for _ in range(300)]
         for number, client in enumerate(clients):
             if number % 2:
                 client.sendall(b"GET / HTTP/1.1\r\nHost: localh")  # headers that never end
@@ -196,6 +196,33 @@ def test_slow_and_endless_clients_do_not_keep_others_from_being_answered(artifac
         for client in clients:
             client.close()
         assert running.ask("POST", "/classify", CORGI).status == 200
+
+
+def test_bodies_that_would_fill_the_memory_are_refused_and_their_room_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake: Any = FakeClassifier()
+    fake.artifact.path = Path("none.onnx")
+    monkeypatch.setattr(app, "_BODIES", 100_000)
+    monkeypatch.setattr(fake, "decoding", fake.decoding._replace(max_bytes=90_000))
+    served = app.Server(Reloading(lambda: fake), None, "")
+    arrived = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x" * 80_000
+        await arrived.wait()
+
+    async def asked() -> List[int]:
+        async with TestClient(TestServer(served.app())) as client:
+            first = asyncio.ensure_future(client.post("/classify", data=slow()))
+            while served._held < 80_000:
+                await asyncio.sleep(0.01)
+            second = await client.post("/classify", data=CORGI)
+            arrived.set()
+            statuses = [second.status, (await first).status]
+            return [*statuses, (await client.post("/classify", data=CORGI)).status]
+
+    assert asyncio.run(asked()) == [503, 400, 200] and served._held == 0
 
 
 def image(brightness: int) -> Image.Image:
