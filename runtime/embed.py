@@ -65,6 +65,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     known = store.read(stored) if stored else None
     images = [] if stored else _files(options.source)
     with _opened(options, known, stored) as network:
+        print(printable(f"answering: {network.artifact.told} on {network.backend.description}"), file=sys.stderr)
         if network.artifact.random:
             print(f"{network.artifact.path}: random weights: what is near means nothing", file=sys.stderr)
         query = network([options.nearest], raw=True)[0] if options.nearest else None  # before hours of work, not after

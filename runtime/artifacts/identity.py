@@ -3,6 +3,7 @@ is put."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Collection, List, Mapping, NamedTuple, Optional
 
@@ -16,6 +17,16 @@ def why_stale(path: Path, metadata: Mapping[str, str]) -> Optional[str]:
     """Why the artifact `path` with `metadata` is not of the network that lies beside it in FP32, and which command remakes
     it; None if it is, or if there is no FP32 file to ask."""
     made_from, name = metadata.get("fp32_sha256"), metadata.get("variant", "")
+    head = metadata.get("head")
+    if head and name.endswith(f"-{head}"):
+        base = name[: -len(head) - 1]
+        with contextlib.suppress(UserError):  # no classifier under that name
+            whole = path.parent.parent / base / f"{base}.fp32.onnx"
+            if not same_weights(metadata, read_metadata(whole)):
+                return (
+                    f"{path} is stale: {whole} beside it has other weights. "
+                    f"Run 'make export VARIANT={base} HEAD={head} FORCE=1' with the weights that are meant."
+                )
     fp32 = path.with_name(f"{name}.fp32.onnx")
     if not made_from or fp32 == path:
         return None
@@ -27,6 +38,13 @@ def why_stale(path: Path, metadata: Mapping[str, str]) -> Optional[str]:
         return None
     remedy = REMEDIES[metadata["precision"].split("-")[0]].format(name)
     return f"{path} is stale: it was made from another network than {fp32.name} beside it. Run '{remedy}'."
+
+
+def same_weights(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether two artifacts, by their metadata, have the same weights: from one file, or the same numbers in two."""
+    return any(
+        name in one and one[name] == other.get(name) for name in ("weights_sha256", "tensors_sha256")
+    )  # random ones have the weights_sha256 ""
 
 
 class Replaced(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Dict, Mapping, NamedTuple, Optional, Sequence
 
 from ..errors import UserError
 from ..whole_file import write_together
-from .artifact import PRECISIONS, Artifact, artifact_path, read_artifact, sealed
-from .facts import Facts
-from .identity import Replaced, put_aside
+from .artifact import PRECISIONS, Artifact, artifact_path, head_named, read_artifact, sealed, with_head_name
+from .facts import HEADS, Facts
+from .identity import Replaced, put_aside, same_weights
 from .onnx_metadata import read_metadata, verify
 
 
@@ -32,18 +32,23 @@ class Written(NamedTuple):
 def require_same_weights(
     name: str, weights_sha256: Optional[str], folder: Optional[Path], tensors_sha256: Optional[str] = None
 ) -> None:
-    """Raises UserError if the network that lies under `name` has other weights: it is not overwritten unasked.
+    """Raises UserError if the network that lies under `name` has other weights: it is not overwritten unasked,
+    nor is its embedding (`b1-embedding`) put beside another one's classes.
 
     `weights_sha256`: of the new ones' file; None: random ones. `tensors_sha256`: of the weights themselves, which are the same in
     a .pth file and in a .safetensors file that was made of it.
     """
-    there = _network_there(name, folder)
-    of_one_file = there.get("weights_sha256", weights_sha256 or "") == (weights_sha256 or "")
-    if not of_one_file and (tensors_sha256 is None or there.get("tensors_sha256") != tensors_sha256):
-        raise UserError(
-            f"{artifact_path(name, 'fp32', folder).parent} holds another network: {there.get('weights')}. Give this one a name "
-            "of its own (NAME=birds), or replace that one (FORCE=1)."
-        )
+    new = {"weights_sha256": weights_sha256 or ""}
+    if tensors_sha256:
+        new["tensors_sha256"] = tensors_sha256
+    base = head_named(name)[0]
+    for each in (name, *(with_head_name(base, head) for head in HEADS)):
+        there = _network_there(each, folder)
+        if there and not same_weights(new, there):
+            raise UserError(
+                f"{artifact_path(each, 'fp32', folder).parent} holds another network: {there.get('weights')}. Give this one a "
+                "name of its own (make export NAME=birds), or replace that one (make export FORCE=1)."
+            )
 
 
 def write(

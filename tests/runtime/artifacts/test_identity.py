@@ -33,7 +33,7 @@ from tests.runtime.artifacts.changed_artifacts import unsealed
 
 # What lies under the name now, where INT8 was made from lite0 as it was.
 REPLACED: Dict[str, Dict[str, str]] = {
-    "other weights": {"weights_sha256": "1" * 64},
+    "other weights": {"weights_sha256": "1" * 64, "tensors_sha256": "2" * 64},
     "other resolution": {"resolution": "192"},
     "other classes": {"labels": json.dumps([f"class {i}" for i in range(1000)])},
 }
@@ -169,6 +169,24 @@ def test_other_weights_are_asked_for_a_name(folder: Path) -> None:
     for weights in ("1" * 64, None):
         with pytest.raises(UserError, match=r"holds another network: .*lite0.*NAME=birds.*FORCE=1"):
             require_same_weights("lite0", weights, folder)
+
+
+def test_the_embedding_of_other_weights_is_stale(folder: Path, model: Path) -> None:
+    """Vectors of lite0 as it was are not those of lite0."""
+    graph, metadata = unsealed(model)
+    path = artifact_path("lite0-embedding", "fp32", folder)
+    path.parent.mkdir()
+    outputs = json.dumps([{"name": "embedding", "channels": 1280, "stride": 0}])
+    facts = {**metadata, "variant": "lite0-embedding", "head": "embedding", "outputs": outputs, "labels": "[]"}
+    path.write_bytes(sealed(graph, "fp32", facts)[0])
+    assert read_artifact(path).head == "embedding"
+    with pytest.raises(UserError, match=r"artifacts/lite0 holds another network"):
+        require_same_weights("lite0-features", "1" * 64, folder)
+    network(folder, model, **REPLACED["other weights"])
+    with pytest.raises(StaleError, match="make export VARIANT=lite0 HEAD=embedding"):
+        read_artifact(path)
+    network(folder, model, **REPLACED["other resolution"])
+    assert read_artifact(path).head == "embedding"
 
 
 def test_the_table_says_what_is_there(folder: Path, model: Path) -> None:
