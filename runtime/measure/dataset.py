@@ -19,6 +19,9 @@ from .label_files import match_files
 
 _SPLITS = {"train", "val", "valid", "validation", "test"}
 _MOST_BYTES = 256 << 20  # of a list of labels: ImageNet's for 1.3 million images has 40 MB
+# What lists call their columns, in lower case: the file's name, and the class
+_FILES = ("file", "filename", "file_name", "path", "filepath", "image", "imageid", "image_id")
+_CLASSES = ("label", "predictionstring", "class", "class_id", "target")
 LABEL_FILES = ("labels.csv", "LOC_val_solution.csv", "val.txt")  # looked for in the folder itself
 
 
@@ -156,8 +159,9 @@ def samples_digest(samples: Sequence[Sample]) -> str:
 def read_labels(path: Path) -> List[Tuple[str, str]]:
     """(file, label as written) of each row of a list of labels.
 
-    A CSV file with the columns file and label; ImageNet's LOC_val_solution.csv (ImageId, PredictionString, of which the
-    first wnid counts); or lines of a file name, white space and a label, as in Caffe's val.txt. Raises UserError.
+    A CSV file with the columns file and label, or what else they are often called (_FILES, _CLASSES), between commas, semicolons
+    or tabs; ImageNet's LOC_val_solution.csv (ImageId, PredictionString, of which the first wnid counts); or lines of a file name,
+    white space or a comma, and a label, as in Caffe's val.txt. Raises UserError.
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -167,25 +171,15 @@ def read_labels(path: Path) -> List[Tuple[str, str]]:
         raise UserError(f"The labels {path} can't be read ({error}).") from None
     if "\0" in text:
         raise UserError(f"{path} is no list of labels: it is no text.")
-    lines = text.splitlines()
-    header = [cell.strip().lower() for cell in lines[0].split(",")] if lines else []
-    for file, label in (("file", "label"), ("filename", "label"), ("imageid", "predictionstring")):
-        if file in header and label in header:
-            at, value = header.index(file), header.index(label)
-            try:
-                rows = [row for row in csv.reader(lines[1:]) if row]
-            except csv.Error as error:  # a quote without an end, 128 KB later
-                raise UserError(f"{path} is no list of labels ({error}).") from None
-            short = next(
-                (i for i, row in enumerate(rows, 2) if len(row) <= max(at, value) or not row[value].strip()), None
-            )
-            if short is not None:
-                raise UserError(f"{path}, line {short}: no file or no label.")
-            first_word = label == "predictionstring"
-            return [(row[at], row[value].split()[0] if first_word else row[value].strip()) for row in rows]
+    lines = re.split(r"\r\n|\r|\n", text)  # splitlines() would cut names too, at U+2028 say
+    table = _table(lines, path)
+    if table is not None:
+        return table
     pairs = [line.rsplit(None, 1) for line in lines if line.strip()]
+    if any(len(pair) != 2 for pair in pairs) and all(line.count(",") < 2 for line in lines):
+        pairs = [line.strip().rsplit(",", 1) for line in lines if line.strip()]
     if not pairs or any(len(pair) != 2 for pair in pairs):
-        alone = bool(pairs) and all(len(pair) == 1 and pair[0].isdigit() for pair in pairs)
+        alone = bool(pairs) and all(len(pair) == 1 and pair[0].strip().isdigit() for pair in pairs)
         raise UserError(
             f"{path} is no list of labels: it should have the columns file,label, or lines such as 'picture.jpg 281'."
             + (
@@ -194,7 +188,32 @@ def read_labels(path: Path) -> List[Tuple[str, str]]:
                 else ""
             )
         )
-    return [(name, label) for name, label in pairs]
+    return [(name.rstrip(" ,"), label) for name, label in pairs]
+
+
+def _table(lines: Sequence[str], path: Path) -> Optional[List[Tuple[str, str]]]:
+    """(file, label) of a list whose first line names its columns; None for another. Raises UserError for rows without them."""
+    for between in ",;\t":
+        try:
+            rows = [row for row in csv.reader(lines, delimiter=between, skipinitialspace=True) if row]
+        except csv.Error as error:  # a quote without an end, 128 KB later
+            raise UserError(f"{path} is no list of labels ({error}).") from None
+        header = [cell.strip().lower() for cell in rows[0]] if rows else []
+        at = next((header.index(name) for name in _FILES if name in header), None)
+        value = next((header.index(name) for name in _CLASSES if name in header), None)
+        if at is None or value is None:
+            continue
+        short = next(
+            (i for i, row in enumerate(rows[1:], 2) if len(row) <= max(at, value) or not row[value].strip()), None
+        )
+        if short is not None:
+            raise UserError(f"{path}, line {short}: no file or no label.")
+        first_word = header[value] == "predictionstring"
+        found = [(row[at].strip(), row[value].split()[0] if first_word else row[value].strip()) for row in rows[1:]]
+        if not found:
+            raise UserError(f"{path} lists no images: there is nothing below its first line.")
+        return found
+    return None
 
 
 def _plain(text: str) -> str:

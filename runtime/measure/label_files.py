@@ -8,6 +8,7 @@ import unicodedata
 from bisect import bisect_left
 from collections import Counter
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from urllib.parse import unquote
 
 from ..errors import UserError
 from ..images.find import SUFFIXES
@@ -19,7 +20,7 @@ class _Path(NamedTuple):
     """A path read from its end."""
 
     text: str  # as it was given
-    tail: Tuple[str, ...]  # parts without case, the last first, that one without its suffix: these are compared
+    tail: Tuple[str, ...]  # parts without case and %20, the last first, that one without its suffix: these are compared
     spelt: Tuple[str, ...]  # the same with case, which decides between files that differ in nothing else
     suffix: str
 
@@ -69,7 +70,7 @@ def _read(text: str) -> _Path:
     if suffix in SUFFIXES:
         parts[-1] = parts[-1][: -len(suffix)]
     spelt = tuple(reversed(parts))
-    return _Path(text, tuple(part.casefold() for part in spelt), spelt, _SAME_SUFFIX.get(suffix, suffix))
+    return _Path(text, tuple(unquote(part).casefold() for part in spelt), spelt, _SAME_SUFFIX.get(suffix, suffix))
 
 
 def _best(path: _Path, known: Sequence[_Path], tails: Sequence[Tuple[str, ...]], depth: int) -> Optional[_Match]:

@@ -51,6 +51,12 @@ def doubt(seen: Sequence[Seen], artifact: Artifact) -> Optional[str]:
         for hits, order in tried:
             if _fits(seen, order, hits, right, classes, len(orders)):
                 return f"They seem to be {order.name}: {as_is}, and {hits / n:.1%} {order.remedy}."
+        shifted = _shifted_part(seen)
+        if shifted is not None:
+            return (
+                f"Those from {shifted.first} to {shifted.last} seem to be shifted by {-shifted.by}, as where a class is missing "
+                f"before them: {as_is}, and {(right + shifted.gained) / n:.1%} with {shifted.by:+d} added to those."
+            )
         learnt = _learnt(seen)
         if learnt is not None:
             return (
@@ -117,6 +123,38 @@ def _fits(seen: Sequence[Seen], order: Order, hits: int, right: int, classes: in
     return labels > 1 and (2 * hits >= len(seen) or order.tries * orders * _poisson_tail(labels, expected) < _UNLIKELY)
 
 
+class _Shifted(NamedTuple):
+    """Labels that lie one beside the other, and are all off by the same."""
+
+    first: int
+    last: int
+    by: int  # to be added
+    gained: int  # images that are right then and are not now
+
+
+def _shifted_part(seen: Sequence[Seen]) -> Optional[_Shifted]:
+    """The labels of which far more images are right if a little is added to each: a folder that was left out moves all behind it.
+    None if there are none, or fewer than ten of them show it."""
+    images = sorted(seen)
+    found = None
+    for by in (-1, 1, -2, 2, -3, 3):
+        best, start, total = (0, 0, 0), 0, 0  # the piece with the most gained (Kadane's algorithm)
+        for i, image in enumerate(images):
+            total += (image.label + by == image.found) - (image.label == image.found)
+            if total <= 0:
+                start, total = i + 1, 0
+            elif total > best[0]:
+                best = (total, start, i + 1)
+        gained, start, end = best
+        piece = images[start:end]
+        hits = [image.label for image in piece if image.label + by == image.found]
+        right = sum(image.label == image.found for image in piece)
+        fits = len(set(hits)) >= 10 and 2 * len(hits) >= len(piece) and len(hits) >= 4 * right
+        if fits and (found is None or gained > found.gained):
+            found = _Shifted(piece[0].label, piece[-1].label, by, gained)
+    return found
+
+
 class _Learnt(NamedTuple):
     """An order that was learnt from half of the images and tried on the other."""
 
@@ -133,12 +171,16 @@ def _learnt(seen: Sequence[Seen]) -> Optional[_Learnt]:
         count[image.label] += 1
     known = _one_to_one(halves[0])
     tried = [image for image in halves[1] if image.label in known]
-    hits = sum(known[image.label] == image.found for image in tried)
-    right = sum(image.label == image.found for image in tried)
     moved = {label: found for label, found in known.items() if label != found}
-    if len(tried) < _LEAST // 2 or len(moved) < 3 or 2 * hits < len(tried) or 4 * right > hits:
+    there = [image for image in tried if image.label in moved]
+    hit = Counter(image.label for image in there if known[image.label] == image.found)
+    hits, right = sum(hit.values()), sum(image.label == image.found for image in there)
+    several = (
+        sum(count > 2 for count in hit.values()) > 1 or len(hit) >= 10
+    )  # or it is a class that the model is bad at
+    if len(there) < _LEAST // 2 or not several or 2 * hits < len(there) or 4 * right > hits:
         return None
-    return _Learnt(moved, hits / len(tried))
+    return _Learnt(moved, sum(known[image.label] == image.found for image in tried) / len(tried))
 
 
 def _one_to_one(seen: Sequence[Seen]) -> Dict[int, int]:

@@ -47,6 +47,11 @@ def test_accents_as_a_mac_writes_them() -> None:
     ]
 
 
+def test_names_as_browsers_write_them() -> None:
+    files = ["my dog/a.jpg", "b/100%.jpg", "b/a.jpg"]
+    assert match_files(["data/my%20dog/a.jpg", "b/100%25.jpg", "b/a.jpg"], files, "photos") == files
+
+
 def test_the_longest_common_end_decides() -> None:
     assert match(["cats/IMG_0001.jpg", "more/cats/IMG_0001.jpg"], FILES) == [FILES[0], FILES[4]]
     assert match(["x.jpg"], ["x.jpg", "a/x.jpg"]) == ["x.jpg"]
