@@ -193,6 +193,7 @@ def _opened_tiff(opened: Opened, file: IO[bytes], name: str) -> tuple[Image.Imag
         require_reader(error.__cause__.args[0] if isinstance(error.__cause__, KeyError) else None)
         raise
     require_reader(tiff.compression_of(image))
+    tiff.set_planes_right(image, file)
     if tiff.is_cut_short(image, file):
         raise ImageError(f"{name}: the file is truncated (rows are missing): copy or download it again.")
     return image, margins

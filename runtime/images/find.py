@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import importlib.util
 import os
+import re
 import stat
 import sys
 from typing import IO, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
@@ -21,6 +23,7 @@ _UNREAD = str.split(
     ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .orf .raf .rw2 .pef .raw .mp4 .m4v .mov .avi .mkv .webm .wmv .mpg .mpeg .mts .3gp"
 )
 SUFFIXES = (*_READ, *(_HEIC if importlib.util.find_spec("pillow_heif") else ()))  # taken from folders
+_SUFFIX = re.compile(r"\.\w{1,4}$")  # of a file; names of folders have none
 STANDARD_INPUT = "-"
 
 
@@ -88,7 +91,7 @@ def find_images(arguments: Sequence[str]) -> List[NamedImage]:
 def below(folder: str) -> Iterator[str]:
     """Path of every image in `folder` and below it, by its suffix, sorted; what is hidden (.thumbnails/) is left out.
 
-    Links are followed. What else is there, and folders that can't be read, is counted in LEFT_OUT.
+    Links are followed. What else is there, and folders that can't be read or that links miss, is counted in LEFT_OUT.
     """
     for root, files in walk(folder, LEFT_OUT.folder):
         for name in files:
@@ -121,6 +124,9 @@ def walk(folder: str, refused: Callable[[OSError], None]) -> Iterator[Tuple[str,
             refused(error)
             continue
         folders = {each.name: each for each in found if _is_folder(each)}
+        for each in found:
+            if each.is_symlink() and not os.path.exists(each.path) and not _SUFFIX.search(each.name):
+                refused(OSError(errno.ENOENT, "it is a link that leads nowhere", each.path))
         yield root, [each.name for each in found if each.name not in folders]
         for each in reversed(folders.values()):
             if seen is None and not each.is_symlink():

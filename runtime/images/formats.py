@@ -56,7 +56,7 @@ _OTHERS = (
     ("PDF", rb"%PDF"),
     ("PostScript", rb"%!PS|\xc5\xd0\xd3\xc6"),
     ("Photoshop", rb"8BPS"),
-    ("Windows icon", rb"\0\0[\1\2]\0"),
+    ("Windows icon", rb"\0\0[\1\2]\0(?!\0\0)"),  # with images in it; a Targa file begins likewise
     ("SVG or XML", rb"\s*<(svg|\?xml)"),
     ("video", rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI "),
 )

@@ -33,9 +33,18 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
         image.info["transparency"] = tuple(value >> 8 for value in key)
     whole = image.convert("RGBA")
     alpha, colours = whole.getchannel("A"), whole.convert("RGB")
-    if alpha.getextrema() == (255, 255):
+    if alpha.getextrema() == (255, 255) or (alpha.getextrema() == (0, 0) and _has_no_alpha(image)):
         return colours
     return Image.composite(colours, Image.new("RGB", image.size, BACKGROUND), alpha)
+
+
+def _has_no_alpha(image: Image.Image) -> bool:
+    """Whether a fourth byte that is 0 everywhere is just unused: in a BMP, and in a TIFF that does not say what it is."""
+    if image.format == "TIFF":
+        from .tiff import states_alpha
+
+        return not states_alpha(image)
+    return image.format == "BMP"
 
 
 def _deep_grey(image: Image.Image, name: str) -> Image.Image:

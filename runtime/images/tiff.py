@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
 
-_BITS, _COMPRESSION, _PHOTOMETRIC, _MOST = 258, 259, 262, 281  # tags of TIFF 6.0, section 8
+# Tags of TIFF 6.0, section 8
+_BITS, _COMPRESSION, _PHOTOMETRIC, _MOST, _PLANES, _EXTRA = 258, 259, 262, 281, 284, 338
 # Uncompressed, LZW, Deflate, PackBits, LZMA, Zstandard and WebP: what is missing from these is reported as an error
 _RAW_OR_CHECKED = {1, 5, 8, 32773, 32946, 34925, 50000, 50001}
 _ALWAYS_THERE = {1, 5, 8, 32773, 32946}  # of these, those that every libtiff has
@@ -54,6 +55,27 @@ def unread_compression(number: Any) -> Optional[str]:
     if number in _ALWAYS_THERE or library is None or library.TIFFIsCODECConfigured(number):
         return None
     return COMPRESSION_INFO[number]
+
+
+def set_planes_right(image: Image.Image, file: IO[bytes]) -> None:
+    """Pillow reads an uncompressed plane of 16-bit samples as one of 8 bits, which is noise: names the samples as they are."""
+    tags = _tags(image)
+    bits = tags.get(_BITS) or (8,)
+    if tags.get(_PLANES) != 2 or max(bits) <= 8 or not all(tile[0] == "raw" for tile in image.tile):  # type: ignore[attr-defined]
+        return
+    file.seek(0)
+    order = ";16B" if file.read(2) == b"MM" else ";16L"
+    tiles = []
+    for tile in image.tile:  # type: ignore[attr-defined]
+        named = (tile[3][0] + order, *tile[3][1:])
+        # a tuple in Pillow 10, a NamedTuple later
+        tiles.append(tile._replace(args=named) if hasattr(tile, "_replace") else (*tile[:3], named))
+    image.tile = tiles  # type: ignore[attr-defined]
+
+
+def states_alpha(image: Image.Image) -> bool:
+    """Whether the fourth sample is said to be anything at all: Pillow takes it for alpha where it is not."""
+    return not isinstance(image, TiffImageFile) or _EXTRA in image.tag_v2
 
 
 def compression_of(image: Image.Image) -> int:

@@ -133,6 +133,21 @@ def test_links_to_folders_are_followed(folder: Path) -> None:
     assert found("all") == [f"all/{name}" for name in expected]
 
 
+def test_a_link_to_a_folder_that_is_not_there_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of a data set was passed over without a word where its drive was not mounted."""
+    monkeypatch.setattr(find, "LEFT_OUT", find.LeftOut())
+    plain = found("photos")
+    for name, target in (("n01", "/nowhere/n01"), ("other.txt", "nowhere"), ("lost.jpg", "nowhere.jpg")):
+        (folder / "photos" / name).symlink_to(target)
+    assert sorted(found("photos")) == sorted(
+        [*plain, "photos/lost.jpg"]
+    )  # an image, which will be reported among the others
+    assert capsys.readouterr().err == "error: the folder photos/n01 can't be read: it is a link that leads nowhere.\n"
+    assert find.LEFT_OUT.folders == 1
+
+
 def test_loops_of_links_end_and_show_each_image_once(folder: Path) -> None:
     photos = folder / "photos"
     plain = found("photos")

@@ -126,6 +126,54 @@ def test_colours_of_10_12_and_16_bits_in_16(kind: str, bits: int) -> None:
     assert np.abs(pixels(colours_in_16_bits(values, kind)) - COLOURS).max() <= 1
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_planes_of_16_bits(order: str) -> None:
+    """Pillow takes them for planes of 8 bits, which is noise."""
+    planes = [
+        (COLOURS[..., i].astype(order + "u2") * np.array(257, order + "u2")).astype(order + "u2").tobytes()
+        for i in range(3)
+    ]
+    starts, size, behind = [8, 8 + len(planes[0]), 8 + 2 * len(planes[0])], len(planes[0]), 8 + 3 * len(planes[0])
+    tags = {
+        256: [256],
+        257: [64],
+        258: [16] * 3,
+        259: [1],
+        262: [2],
+        273: starts,
+        277: [3],
+        278: [64],
+        279: [size] * 3,
+        284: [2],
+    }
+    entries, more, end = b"", b"", behind + 2 + 12 * len(tags) + 4
+    for tag, values in tags.items():
+        packed = struct.pack(f"{order}{len(values)}I", *values)
+        where = packed if len(values) == 1 else struct.pack(order + "I", end + len(more))
+        entries += struct.pack(order + "HHI", tag, 4, len(values)) + where
+        more += packed if len(values) > 1 else b""
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", behind)
+    data = head + b"".join(planes) + struct.pack(order + "H", len(tags)) + entries + bytes(4) + more
+    np.testing.assert_array_equal(pixels(data), COLOURS)
+
+
+def test_a_fourth_byte_that_is_not_said_to_be_alpha() -> None:
+    """Unused, it is 0 in every pixel, and the image was white."""
+    four = np.dstack([COLOURS, np.zeros_like(RAMP)])
+    fields = struct.pack("<IiiHHIIiiII", 108, 256, -64, 1, 32, 3, 0, 0, 0, 0, 0)
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + bytes(52)
+    bmp = b"BM" + struct.pack("<IHHI", 122 + four.size, 0, 0, 122) + fields + masks + four[..., [2, 1, 0, 3]].tobytes()
+    np.testing.assert_array_equal(pixels(bmp), COLOURS)
+    whole = io.BytesIO()
+    Image.fromarray(four).save(whole, "TIFF")
+    stated = whole.getvalue()
+    assert pixels(stated).min() == 255  # it says that it is alpha
+    tag = struct.pack("<HH", 338, 3)
+    assert stated.count(tag) == 1
+    unstated = stated.replace(tag, struct.pack("<HH", 65000, 3))
+    np.testing.assert_array_equal(pixels(unstated), COLOURS)
+
+
 def without(jpeg: bytes, marker: int) -> bytes:
     """The JPEG less its segments of that kind."""
     kept, at = bytearray(jpeg[:2]), 2
