@@ -19,8 +19,8 @@ from PIL import Image
 from ..errors import ImageError, UserError
 from ..invocation import install
 from . import formats
-from .deep_colour import combined, is_deep, swap_bytes
-from .pixels import from_array, to_eight_bits, to_rgb
+from .deep_colour import combined, is_deep, key_factor, swap_bytes, without_key
+from .pixels import BACKGROUND, from_array, to_eight_bits, to_rgb
 
 Source = Union[str, "os.PathLike[str]", bytes, IO[bytes], Image.Image, np.ndarray]
 Margins = Tuple[float, float, float, float]  # px at the left, top, right and bottom
@@ -141,6 +141,7 @@ def _decode(file: IO[bytes], name: str, decoding: Decoding, at_least: int | None
         else:
             image, margins = opened(file)
         deep = kind.name in ("PNG", "TIFF") and is_deep(image)  # type: ignore[arg-type]
+        factor = key_factor(image) if kind.name == "PNG" else 1  # type: ignore[arg-type]
         try:
             image.load()
         except OSError:
@@ -152,6 +153,11 @@ def _decode(file: IO[bytes], name: str, decoding: Decoding, at_least: int | None
             image, other = (opened(io.BytesIO(content + tail))[0] for tail in formats.JPEG_ENDS)
             if image.tobytes() != other.tobytes():
                 raise
+        key = image.info.get("transparency")
+        if isinstance(key, int):
+            image.info["transparency"] = key * factor
+        elif deep and isinstance(key, tuple):
+            image = without_key(image, _loaded_lower(opened(file)[0]), BACKGROUND)
         if deep and 0 < max(most for _, most in image.getextrema()) < 16:  # type: ignore[misc]
             image = _lower_bits(image, opened(file)[0])
         return _upright_rgb(image, margins, name)
@@ -159,11 +165,15 @@ def _decode(file: IO[bytes], name: str, decoding: Decoding, at_least: int | None
 
 def _lower_bits(upper: Image.Image, lower: Image.Image) -> Image.Image:
     """An RGB image of 16 bits a channel of which only the lower 12 are used; `upper` is what Pillow makes of it."""
-    swap_bytes(lower)  # type: ignore[arg-type]
-    lower.load()
-    bright = Image.fromarray(to_eight_bits(combined(upper, lower)))
+    bright = Image.fromarray(to_eight_bits(combined(upper, _loaded_lower(lower))))
     bright.info = upper.info  # its EXIF
     return bright
+
+
+def _loaded_lower(image: Image.Image) -> Image.Image:
+    swap_bytes(image)  # type: ignore[arg-type]
+    image.load()
+    return image
 
 
 def _opened_bmp(opened: Opened, file: IO[bytes], name: str, decoding: Decoding) -> tuple[Image.Image, Margins | None]:

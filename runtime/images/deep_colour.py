@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, List
+from typing import Any, List, Tuple
 
 import numpy as np
 from PIL import Image
@@ -29,6 +29,20 @@ def swap_bytes(image: ImageFile) -> None:
         # a tuple in Pillow 10, a NamedTuple later
         tiles.append(tile._replace(args=changed) if hasattr(tile, "_replace") else (*tile[:3], changed))
     image.tile = tiles
+
+
+def key_factor(image: ImageFile) -> int:
+    """By what Pillow multiplies the grey of a PNG of 2 or 4 bits that is not loaded yet, and not its transparent value."""
+    return {"L;2": 85, "L;4": 17}.get(_raw_mode(image.tile[0][3]), 1) if image.tile else 1
+
+
+def without_key(upper: Image.Image, lower: Image.Image, shown: Tuple[int, int, int]) -> Image.Image:
+    """An RGB image of 16 bits a channel whose pixels of its one transparent colour are `shown`: all 16 bits tell which."""
+    colours = np.array(upper)
+    colours[(combined(upper, lower) == np.array(upper.info["transparency"])).all(axis=2)] = shown
+    image = Image.fromarray(colours)
+    image.info = {name: value for name, value in upper.info.items() if name != "transparency"}
+    return image
 
 
 def combined(upper: Image.Image, lower: Image.Image) -> np.ndarray:

@@ -28,9 +28,6 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
         image = image.convert(image.mode.upper())
     if key is None and not image.mode.endswith("A"):
         return image if image.mode == "RGB" else image.convert("RGB")
-    if isinstance(key, tuple) and max(key) > 255:  # of a PNG of 16 bits, of which Pillow keeps the upper 8
-        image = image.copy()
-        image.info["transparency"] = tuple(value >> 8 for value in key)
     whole = image.convert("RGBA")
     alpha, colours = whole.getchannel("A"), whole.convert("RGB")
     if alpha.getextrema() == (255, 255) or (alpha.getextrema() == (0, 0) and _has_no_alpha(image)):

@@ -174,6 +174,28 @@ def test_a_fourth_byte_that_is_not_said_to_be_alpha() -> None:
     np.testing.assert_array_equal(pixels(unstated), COLOURS)
 
 
+def test_the_transparent_colour_is_compared_in_all_its_bits() -> None:
+    values = (COLOURS.astype(np.uint16) * 257).astype(np.uint16)
+    plain = colours_in_16_bits(values, "PNG")
+    for key, transparent in (((0, 65535, 128 * 257), True), ((1, 65535, 128 * 257), False)):
+        chunk = b"tRNS" + struct.pack(">HHH", *key)
+        data = plain[:33] + struct.pack(">I", 6) + chunk + struct.pack(">I", zlib.crc32(chunk)) + plain[33:]
+        assert (pixels(data)[:, 0] == 255).all() == transparent
+        np.testing.assert_array_equal(pixels(data)[:, 1:], COLOURS[:, 1:])
+    grey = (RAMP >> 4)[:, ::16]  # of 4 bits: 0 to 15
+    rows = b"".join(b"\0" + (row[0::2] << 4 | row[1::2]).astype(np.uint8).tobytes() for row in grey)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 16, 64, 4, 0, 0, 0, 0)),
+        (b"tRNS", b"\0\3"),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(each)) + name + each + struct.pack(">I", zlib.crc32(name + each)) for name, each in chunks
+    )
+    assert pixels(data)[0, :, 0].tolist() == [255 if value == 3 else 17 * value for value in range(16)]
+
+
 def without(jpeg: bytes, marker: int) -> bytes:
     """The JPEG less its segments of that kind."""
     kept, at = bytearray(jpeg[:2]), 2
