@@ -17,7 +17,8 @@ from .live import Event, Frame, Pace, Stop
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds before a lost camera is tried again
 _LEAVING = 2.0  # seconds at the end to wait for a read that does not return
 
-_TIME, _FPS, _COUNT = 0, 5, 7  # cv2.CAP_PROP_POS_MSEC, _FPS, _FRAME_COUNT
+_TIME, _FPS, _COUNT, _PTS = 0, 5, 7, 71  # cv2.CAP_PROP_POS_MSEC, _FPS, _FRAME_COUNT, _PTS (0 where OpenCV has none)
+_PAUSE = 0.5, 10  # seconds, and times the longest pause so far, beyond which time stamps show a gap
 _PATIENCE = 500  # frames in a row that can't be read before a video counts as ended
 _CLOSE = 0.5  # seconds before the end that its header claims, at which a video is complete: headers are rounded
 _URL = re.compile(r"(rtsps?|rtmps?|https?|udp|rtp|tcp|srt)://", re.IGNORECASE)
@@ -98,6 +99,8 @@ class Reel:
         self.claimed = int(count) if 0 < count < 1e9 else 0  # frames, by the video's header
         self.number, self.second = 0, 0.0  # of the frame that is grabbed, from 1, and its own time stamp
         self.missing = 0  # frames so far that can't be read
+        self.jumped = False  # whether the time stamps jump before this frame
+        self._start, self._longest = 0.0, 0.0  # seconds at which the file's own time stamps begin; the longest pause
 
     def grab(self, stop: Stop) -> Optional[int]:
         """Goes on to the next frame: how many are missing before it; None at the end, or when it is time to stop."""
@@ -108,16 +111,22 @@ class Reel:
                 self.claimed - self.number - self.missing
             )  # by their number; a time stamp tells whether that is right
             if stop or lost > _PATIENCE or self.claimed and lost > left:
-                behind = self.claimed / self.fps - self.second - 1 / self.fps
-                self.missing += max(left, 0) if behind > max(_CLOSE, 1 / self.fps) and not stop else 0
+                behind, close = self.claimed / self.fps - self.second - 1 / self.fps, max(_CLOSE, 1 / self.fps)
+                complete = behind <= close or abs(behind - self._start) <= close  # a header may count from 0 to the end
+                self.missing += 0 if complete or stop else max(left, 0)
                 return None
         self.missing += lost
-        stamp = float(self.capture.get(_TIME)) / 1000
+        stamp, before = float(self.capture.get(_TIME)) / 1000, self.second
+        if not self.number:
+            self._start = float(self.capture.get(_PTS)) / self.fps
         if self.number:  # some readers have no time stamps, or begin anew
             self.second = stamp if stamp > self.second else self.second + 1 / self.fps
         else:
             self.second = max(stamp, 0.0)
         self.number += 1
+        pause = 0.0 if lost or self.number == 1 else self.second - before
+        self.jumped = self.number > 10 and pause > max(_PAUSE[0], _PAUSE[1] * self._longest)
+        self._longest = max(self._longest, pause)
         return lost
 
     def retrieve(self) -> Any:
@@ -138,7 +147,8 @@ class Reel:
 class Video:
     """The frames of a video file, all of them; with `rate` so many for each second of the video, by its time stamps.
 
-    Frames that can't be read are told of as "gap", and counted in `missing`.
+    Frames that can't be read are told of as "gap", and counted in `missing`. A jump of the time stamps is a "gap" too, where a
+    camera paused or a network lost what it sent: how many frames that is, nobody knows.
     """
 
     live = False
@@ -162,6 +172,8 @@ class Video:
             more = reel.grab(self.stop)
             if reel.missing > missing:
                 yield Event("gap", {**before, "missing": reel.missing - missing})
+            elif reel.jumped:
+                yield Event("gap", {**before, "until": round(reel.second, 3)})
             if more is None:
                 break
             if self.rate:

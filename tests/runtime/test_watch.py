@@ -401,7 +401,8 @@ def test_without_opencv(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 class FakeVideo:
     """What cv2.VideoCapture is to a file: `stamps` has the time of each frame in seconds, None where it can't be grabbed."""
 
-    def __init__(self, stamps: List[Any], claimed: int, fps: float = 10.0) -> None:
+    def __init__(self, stamps: List[Any], claimed: int, fps: float = 10.0, begins: float = 0) -> None:
+        self.begins = begins  # the file's own time stamp of its first frame; OpenCV counts from 0
         self.stamps, self.claimed, self.fps, self.now = iter(stamps), claimed, fps, 0.0
 
     def isOpened(self) -> bool:
@@ -416,7 +417,7 @@ class FakeVideo:
         return True, np.zeros((40, 40, 3), np.uint8)
 
     def get(self, what: int) -> float:
-        return {0: 1000 * self.now, 5: self.fps, 7: float(self.claimed)}[what]
+        return {0: 1000 * self.now, 5: self.fps, 7: float(self.claimed), 71: self.begins * self.fps}[what]
 
     def release(self) -> None:
         pass
@@ -452,6 +453,23 @@ def test_a_whole_video_has_no_gap_whatever_its_header_claims() -> None:
         assert [line["event"] for line in lines if "event" in line] == ["stopped"]
         assert (lines[-1]["classified"], lines[-1]["missing"]) == (28, 0)
         assert [line["second"] for line in lines[:-1]] == [round(stamp, 3) for stamp in stamps]
+
+
+def test_a_file_whose_time_stamps_begin_late_is_whole() -> None:
+    """As a piece of a recording: its header gives the time at its end, 14 s, for 4 s of frames."""
+    stamps = [i / 10 for i in range(40)]
+    assert played(FakeVideo([*stamps], 140, begins=10.0))[-1]["missing"] == 0
+    assert played(FakeVideo([*stamps], 140))[-1]["missing"] == 100
+    assert played(FakeVideo(stamps[:20], 140, begins=10.0))[-1]["missing"] == 120
+
+
+def test_a_jump_of_the_time_stamps_is_a_gap() -> None:
+    """What a network lost leaves no frame that can't be read."""
+    tenths = [i / 10 for i in range(60)]
+    lines = played(FakeVideo([*tenths[:20], *tenths[45:]], 60))
+    (gap,) = (line for line in lines if line.get("event") == "gap")
+    assert (gap["frame"], gap["second"], gap["until"], "missing" in gap) == (20, 1.9, 4.5, False)
+    assert (lines[-1]["classified"], lines[-1]["missing"]) == (35, 0)
 
 
 def test_rate_goes_by_the_time_stamps() -> None:
