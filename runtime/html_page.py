@@ -33,14 +33,33 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } .scroll { o
 .key { display: flex; flex-wrap: wrap; gap: .2rem 1rem } .key i { display: inline-block; width: .8rem; height: .8rem; margin-right: .35rem; vertical-align: -.05rem }
 svg { max-width: 100%; height: auto } svg text { font: 12px system-ui, sans-serif; fill: var(--muted) } svg line { stroke: var(--line) }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem } dt { color: var(--muted) } dd { margin: 0; overflow-wrap: anywhere }
+th button { all: unset; cursor: pointer; font-weight: 600 } th button:focus-visible { outline: 2px solid var(--muted) }
+th[aria-sort=ascending] button::after { content: " \\2191" } th[aria-sort=descending] button::after { content: " \\2193" }
 .thin { display: none }
 @media (max-width: 40rem) {
   body { margin-top: 1rem } dl { display: block } dd { margin-bottom: .5rem } table { font-size: .9rem } td, th { padding-right: .3rem } .broad { display: none } .thin { display: block }
   .cards, .cards tbody { display: block } .cards tbody tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.2rem; padding: .5rem 0; border-bottom: 1px solid var(--line) }
   .cards td { border: 0; padding: .05rem 0; display: flex; justify-content: space-between; gap: .6rem; text-align: left } .cards td:empty { display: none }
   .cards td[data-label]::before { content: attr(data-label); color: var(--muted) } .cards td:not([data-label]) { grid-column: 1 / -1; font-weight: 600 }
-  .cards thead, .cards thead tr { display: flex; flex-wrap: wrap; gap: 0 .8rem } .cards th { border: 0; padding: .1rem 0 }
+  .cards .broad { display: none } .cards tbody th { grid-column: 1 / -1 }
+  .cards thead:not(.broad), .cards thead tr { display: flex; flex-wrap: wrap; gap: 0 .8rem } .cards th button { text-decoration: underline dotted; font-weight: 400 } .cards th { border: 0; padding: .1rem 0 }
 }
+"""
+
+# Sorting by the column whose button is pressed: by number where cells have one, empty cells last.
+SORTING = """
+for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => {
+  const head = button.parentElement, body = head.closest("table").tBodies[0], down = head.getAttribute("aria-sort") === "ascending";
+  for (const other of head.parentElement.children) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", down ? "descending" : "ascending");
+  const value = row => { const cell = row.cells[head.cellIndex]; return "v" in cell.dataset ? Number(cell.dataset.v) : cell.textContent.trim(); };
+  const order = (a, b) => {
+    const x = value(a), y = value(b);
+    if (x === "" || y === "") return (x === "") - (y === "");
+    return (typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y), "en", {numeric: true})) * (down ? -1 : 1);
+  };
+  body.append(...[...body.rows].sort(order));
+});
 """
 
 
@@ -169,3 +188,19 @@ def key(entries: Iterable[Tuple[str, str]]) -> str:
 def scrolled(label: str, table: str, class_: Optional[str] = None) -> str:
     """A table of the rows in `table`, in a box of its own that scrolls where the screen is narrower, with the keyboard too."""
     return tag("div", tag("table", table, class_=class_), class_="scroll", tabindex=0, role="region", aria_label=label)
+
+
+def sortable(columns: Iterable[Tuple[str, bool, str]]) -> str:
+    """The head of a table that SORTING sorts: (heading, whether its cells are numbers, what hovering says) of each column. A
+    cell's number is its data-v."""
+    heads = (
+        tag(
+            "th",
+            tag("button", escape(name), type="button"),
+            scope="col",
+            class_="n" if number else None,
+            title=about or None,
+        )
+        for name, number, about in columns
+    )
+    return tag("thead", tag("tr", "".join(heads)))

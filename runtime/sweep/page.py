@@ -5,7 +5,21 @@ from __future__ import annotations
 
 from typing import Any, Callable, List, NamedTuple, Sequence
 
-from ..html_page import BLUE, GREEN, GREY, ORANGE, PURPLE, definitions, document, escape, key, scrolled, tag
+from ..html_page import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SORTING,
+    definitions,
+    document,
+    escape,
+    key,
+    scrolled,
+    sortable,
+    tag,
+)
 from ..measure.timing import Timing
 from .rows import Measured, Report, Row, failures, flattened, frontier, measured, title
 
@@ -24,33 +38,15 @@ _STAGES = {
 _STYLE = """
 body { max-width: 72rem } td, th { vertical-align: top; white-space: nowrap } td small, .published { color: var(--muted) }
 td.wrapped { white-space: normal } thead th { white-space: normal } table { font-size: .93rem } td, th { padding-right: .6rem }
-th button { all: unset; cursor: pointer; font-weight: 600 } th button:focus-visible { outline: 2px solid var(--muted) }
-th[aria-sort=ascending] button::after { content: " \\2191" } th[aria-sort=descending] button::after { content: " \\2193" }
 tr.best td:first-child { font-weight: 600 }
 .chart { margin: 0 } .chart svg { width: 100% } .chart svg text { font-family: system-ui, sans-serif !important }
 .narrow { display: none }
 .bar { display: flex; width: min(16rem, 45vw); margin-right: .8rem; height: .8rem; margin-top: .35rem } .bar span { height: 100% }
 dd { max-width: 46rem }
 @media (min-width: 40.01rem) { td small.reach { display: block } }
-@media (max-width: 40rem) { .wide { display: none } .narrow { display: block } .reach { display: none } .cards th button { text-decoration: underline dotted; font-weight: 400 } .cards td.bars, .cards.stages td:first-child { grid-column: 1 / -1 !important }
+@media (max-width: 40rem) { .wide { display: none } .narrow { display: block } .reach { display: none } .cards td.bars, .cards.stages td:first-child { grid-column: 1 / -1 !important }
   .cards td:nth-child(-n+2):not(.bars) { grid-column: auto } .cards td.wrapped { font-weight: 400; color: var(--muted) }
   .bar { width: 100% } .stages thead { display: none } }
-"""
-
-# Sorting by the column whose button is pressed: by number where cells have one, empty cells last.
-_SCRIPT = """
-for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => {
-  const head = button.parentElement, body = head.closest("table").tBodies[0], down = head.getAttribute("aria-sort") === "ascending";
-  for (const other of head.parentElement.children) other.removeAttribute("aria-sort");
-  head.setAttribute("aria-sort", down ? "descending" : "ascending");
-  const value = row => { const cell = row.cells[head.cellIndex]; return "v" in cell.dataset ? Number(cell.dataset.v) : cell.textContent.trim(); };
-  const order = (a, b) => {
-    const x = value(a), y = value(b);
-    if (x === "" || y === "") return (x === "") - (y === "");
-    return (typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y), "en", {numeric: true})) * (down ? -1 : 1);
-  };
-  body.append(...[...body.rows].sort(order));
-});
 """
 
 
@@ -121,7 +117,7 @@ def page(report: Report, charts: Sequence[str], instead: str = "") -> str:
 {_failures(failed)}
 <h2>Where the time goes</h2>{_stages(timed)}
 <h2>The machine</h2>{_machine(report)}"""
-    return document(f"{report.name}: latency against accuracy", body, _STYLE, _SCRIPT)
+    return document(f"{report.name}: latency against accuracy", body, _STYLE, SORTING)
 
 
 def _lead(report: Report, timed: Sequence[Row], failed: Sequence[Row]) -> str:
@@ -182,23 +178,14 @@ def _charts(charts: Sequence[str], timed: Sequence[Row]) -> str:
 
 def _table(timed: Sequence[Row]) -> str:
     columns = [column for column in _COLUMNS if any(column.value(row) is not None for row in timed)]
-    head = "".join(
-        tag(
-            "th",
-            tag("button", escape(column.head), type="button"),
-            scope="col",
-            class_="n" if column.number else None,
-            title=column.about or None,
-        )
-        for column in columns
-    )
+    head = sortable((column.head, column.number, column.about) for column in columns)
     best = [each.row for each in frontier(timed)]
     body = "".join(
         tag("tr", "".join(_cell(column, row) for column in columns), class_="best" if row in best else None)
         for row in timed
     )
     said = "Press a heading to sort." + (" In bold: nothing measured is both faster and more accurate." if best else "")
-    return tag("p", said) + scrolled("all rows", tag("thead", tag("tr", head)) + tag("tbody", body), "cards")
+    return tag("p", said) + scrolled("all rows", head + tag("tbody", body), "cards")
 
 
 def _cell(column: _Column, row: Row) -> str:
