@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Awaitable, Callable, Dict, List, Optional, Tuple
@@ -101,6 +102,9 @@ class Server:
             response: Any = await handler(request)
         except web.HTTPException as error:
             response = error
+        except Exception:
+            traceback.print_exc()
+            response = web.HTTPInternalServerError(text="The server failed at this request; its log says how.\n")
         finally:
             self._under_way -= 1
             if guarded is not None and request.transport is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import threading
 import time
 from collections import deque
@@ -10,6 +11,7 @@ from typing import Any, Callable, Deque, Dict, NamedTuple, Optional
 
 from PIL import Image
 
+from ..errors import UserError
 from ..images.decode import ImageError, Source, open_image
 from ..images.live import Stop
 from .models import Busy, Classified, Reloading
@@ -114,17 +116,21 @@ class Live:
                 if hasattr(item, "came"):
                     self._classify(item)
                 else:
-                    self._event(_told(item.name, item.about), None)
+                    self._event(_without_paths(item.name, item.about.get("error", "")), None)
                 self.changed()
         except Exception as error:  # the camera's or the network's: the endpoint goes on, and the page says it
-            reason = f"{type(error).__name__}: {error}" if not isinstance(error, ImageError) else str(error)
+            said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            print(f"the live image has ended: {said}", file=sys.stderr, flush=True)
+            reason = said if "/" not in said else "an error that the server's log names"
         with self._lock:
             self.ended = reason or self.stop.reason or "the source has ended"
         self.changed()
 
     def _classify(self, item: Any) -> None:
+        name = item.name.replace("\\", "/").rpartition("/")[2]  # a folder's files have their whole path
+        about = {**item.about, "file": name} if "file" in item.about else item.about
         try:
-            found = self.models.classify(item[1], item.name, 5)
+            found = self.models.classify(item[1], name, 5)
         except Busy:  # requests fill the queue: the next frame is a newer one
             return
         except ImageError as error:
@@ -134,7 +140,7 @@ class Live:
             return
         with self._lock:
             self.number += 1
-            self._frame, self._about, self._found = item[1], item.about, found
+            self._frame, self._about, self._found = item[1], about, found
             second = int(time.monotonic())
             if self._seconds and self._seconds[-1].second == second:
                 last = self._seconds.pop()
@@ -156,10 +162,9 @@ class Live:
             self.events.append(Event(number, time.time(), text, thumbnail))
 
 
-def _told(name: str, about: Dict[str, Any]) -> str:
-    """An event of the source as the page may show it: without paths, which are nobody's business."""
-    said = about.get("error", "")
-    return f"{name}: {said}" if said and "/" not in str(said) else name
+def _without_paths(name: str, said: object) -> str:
+    """What happened, as the page may show it: without paths, which are nobody's business."""
+    return f"{name}: {said}" if str(said) and "/" not in str(said) else name
 
 
 def _jpeg(source: Source, longer: int) -> bytes:

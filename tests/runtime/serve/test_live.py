@@ -85,14 +85,18 @@ def test_what_happens_to_the_camera_is_an_event_without_paths() -> None:
 
 
 def test_a_frame_that_is_no_image_is_counted_and_the_next_is_classified() -> None:
-    bad = Frame({"file": "x"}, b"no image", "x", 0.0)
-    live = run(bad, frame(2, 240))
-    assert live.failed == 1 and live.number == 1 and "not an image" in live.events[0].text
+    bad = Frame({"file": "/home/me/x.jpg"}, b"no image", "/home/me/x.jpg", 0.0)
+    live = run(bad, frame(2, 240), frame(3, 240)._replace(name="/home/me/y.jpg", about={"file": "/home/me/y.jpg"}))
+    assert live.failed == 1 and live.number == 2
+    assert live.events[0].text.startswith("x.jpg: not an image") and live.state()["about"] == {"file": "y.jpg"}
+    assert "/home" not in str(live.state())
 
 
 def test_a_source_that_breaks_is_said_and_the_server_lives() -> None:
     state = run(frame(1, 9), OSError("the cable is out")).state()
     assert state["ended"] == "OSError: the cable is out" and state["frame"] == 1
+    gone = run(FileNotFoundError(2, "No such file", "/home/me/video.avi")).state()["ended"]
+    assert gone == "an error that the server's log names"
 
 
 def test_events_and_timings_are_bounded() -> None:

@@ -322,6 +322,21 @@ def test_a_busy_server_says_so_and_when_to_ask_again() -> None:
     assert asyncio.run(ask()) == (503, "1") and (shut.refused, shut.served) == (1, 0)
 
 
+def test_an_error_of_ours_is_in_the_log_and_not_in_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    fake: Any = FakeClassifier()
+    fake.artifact.path, fake.failing = Path("none.onnx"), True
+    broken = Server(Reloading(lambda: fake), None, "why")
+
+    async def ask() -> Tuple[int, str, str]:
+        async with TestClient(TestServer(broken.app())) as client:
+            answer = await client.post("/classify", data=CORGI)
+            return answer.status, await answer.text(), answer.headers["X-Frame-Options"]
+
+    assert asyncio.run(ask()) == (500, "The server failed at this request; its log says how.\n", "DENY")
+    assert "the GPU fell off the bus" in capsys.readouterr().err
+    assert b'requests_total{status="500"} 1.0' in broken.metrics.text()
+
+
 def test_a_replaced_artifact_answers_and_no_request_is_lost(artifacts: Path, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "artifacts"
     shutil.copytree(artifacts, folder)
