@@ -159,7 +159,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--model",
         metavar="PATH",
-        help="an exported .onnx file, an .engine built from one, a folder of them, or a bundle",
+        help="an exported .onnx file, an .engine built from one, a folder of them, a bundle, or a network's name",
     )
     model.add_argument("--variant", metavar="NAME", help="an exported variant (default: the one exported last)")
     parser.add_argument(

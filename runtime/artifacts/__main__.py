@@ -14,7 +14,7 @@ from ..command import run
 from ..errors import UserError
 from ..invocation import typed, without_make
 from ..table import aligned
-from .artifact import PRECISIONS, PROJECT, artifacts_folder, latest
+from .artifact import PRECISIONS, PROJECT, artifacts_folder, head_named, latest
 from .facts import Facts, facts_of
 from .identity import why_stale
 from .onnx_metadata import read_metadata
@@ -95,7 +95,7 @@ def _row(
     if agreement is None and "calibration" in metadata:
         with contextlib.suppress(ValueError, KeyError, IndexError, TypeError):
             agreement = float(json.loads(metadata["calibration"])["scores"][-1]["same_class"])
-    network = "third-party" if facts.third_party else facts.more.get("network", facts.variant)
+    network = "third-party" if facts.third_party else facts.more.get("network", head_named(facts.variant)[0])
     return [
         facts.variant if first else "",
         network if first else "",

@@ -13,7 +13,7 @@ from typing import Optional, Union
 
 from ..digest import sha256_of
 from ..errors import UserError
-from .artifact import PRECISIONS, find_artifact, latest
+from .artifact import PRECISIONS, artifact_path, find_artifact, latest
 
 _ARTIFACT = re.compile(rf"(?P<name>.+)\.(?P<precision>{'|'.join(map(re.escape, PRECISIONS))})\.onnx")
 _PACKED = (".tar.gz", ".tgz", ".tar")
@@ -25,8 +25,8 @@ _MOST_BYTES = 8 << 30
 
 def model_file(model: Union[str, Path], precision: Optional[str] = None) -> Path:
     """The ONNX file or engine that `model` means. A folder is artifacts/, one of its folders, a bundle that was unpacked, or one
-    that `make card` wrote; `precision` chooses in it. A packed bundle is unpacked into the user's cache, where engines that are
-    built for it stay.
+    that `make card` wrote; where there is none, the network of that name. `precision` chooses in it. A packed bundle is unpacked
+    into the user's cache, where engines that are built for it stay.
 
     Raises UserError for a folder without artifacts or with several networks, and for an archive that is no bundle.
     """
@@ -35,6 +35,8 @@ def model_file(model: Union[str, Path], precision: Optional[str] = None) -> Path
         return _in_folder(path, precision)
     if path.name.endswith(_PACKED) and path.is_file():
         return _in_folder(_unpacked(path), precision)
+    if not path.exists() and path.name == str(model) and artifact_path(path.name, "fp32").parent.is_dir():
+        return find_artifact(path.name, precision)
     if precision:
         raise UserError(
             "--precision goes with a variant, a folder or a bundle: the file that --model names has its own."

@@ -61,6 +61,15 @@ def test_a_folder_of_artifacts_and_an_unpacked_bundle_say_which_answers(tmp_path
     assert model_file(tmp_path) == int8 == model_file(tmp_path / "artifacts")
 
 
+def test_a_name_is_what_was_exported_under_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.chdir(tmp_path)
+    fp32, int8 = (put(tmp_path / "artifacts" / "birds" / f"birds.{precision}.onnx") for precision in ("fp32", "int8"))
+    assert (model_file("birds"), model_file("birds", "int8")) == (fp32, int8)
+    assert model_file("cats") == Path("cats")  # which whoever opens it does not find
+    assert model_file(put(tmp_path / "birds")) == tmp_path / "birds"  # a file of that name
+
+
 def test_a_packed_bundle_is_unpacked_once_and_nothing_beside_it(tmp_path: Path, cache: Path) -> None:
     files = {
         "b1-int8/artifacts/latest": b"b1 int8\n",
