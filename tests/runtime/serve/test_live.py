@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any, Iterator, List
 
@@ -13,10 +14,12 @@ from PIL import Image
 pytest.importorskip("prometheus_client", reason="the server's libraries are not installed (the extra named serve)")
 
 from runtime.images.live import Event, Frame, Stop
+from runtime.serve import metrics
 from runtime.serve.live import SHOWN, Live
 from runtime.serve.models import Reloading
 from tests.patience import until
 from tests.runtime.fake_classifier import FakeClassifier
+from tests.runtime.serve.running import ROOT
 
 
 class Source:
@@ -97,6 +100,31 @@ def test_a_source_that_breaks_is_said_and_the_server_lives() -> None:
     assert state["ended"] == "OSError: the cable is out" and state["frame"] == 1
     gone = run(FileNotFoundError(2, "No such file", "/home/me/video.avi")).state()["ended"]
     assert gone == "an error that the server's log names"
+
+
+def test_temperature_and_power_are_told_where_the_machine_reports_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"thermal/thermal_zone0": {"type": "cpu-thermal", "temp": "48500"}}
+    files["hwmon/hwmon0"] = {"name": "ina3221", "in1_label": "VDD_IN", "in1_input": "5000", "curr1_input": "1300"}
+    for folder, contents in files.items():
+        (tmp_path / "sys/class" / folder).mkdir(parents=True)
+        for name, content in contents.items():
+            (tmp_path / "sys/class" / folder / name).write_text(content)
+    monkeypatch.setattr(metrics, "_PERIOD", 0.1)
+    told = metrics.Metrics()
+    sensors = metrics.Sensors(told, tmp_path)
+    until(lambda: sensors.temperatures and sensors.watts is not None)
+    sensors.stop.pull("seen")
+    assert sensors.state() == {"temperatures": {"cpu-thermal": 48.5}, "watts": 6.5}
+    text = told.text().decode()
+    assert 'efficientnet_temperature_celsius{zone="cpu-thermal"} 48.5' in text and "efficientnet_power_watts{" in text
+
+
+def test_the_dashboard_asks_for_what_there_is() -> None:
+    asked = set(re.findall(r"efficientnet_\w+", (ROOT / "docs" / "grafana.json").read_text()))
+    told = metrics.Metrics().text().decode()
+    assert asked and all(f"# TYPE {name.replace('_bucket', '')} " in told for name in asked)
 
 
 def test_events_and_timings_are_bounded() -> None:
