@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from typing import TYPE_CHECKING, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import UserError
@@ -10,6 +11,7 @@ from ..invocation import install, typed
 from .backend import ANY_ENGINE, BACKENDS, TENSORRT, Backend, Engines, Say, to_stderr
 from .cuda.driver import Gpus, gpus
 from .processor import SATURATES, SLOW_INT8, saturates
+from .trial import CLEAR, FP32, fp32_beside, obvious, tried
 
 if TYPE_CHECKING:
     from ..artifacts.artifact import Artifact
@@ -90,6 +92,8 @@ def _best(asked: Asked) -> Backend:
     there += ["openvino"] if importlib.util.find_spec("openvino") is not None else []
     fp32 = asked.artifact.path.with_name(f"{asked.artifact.variant}.fp32.onnx")
     backends, said = choice(asked.artifact.precision, found, there, saturates(), fp32.name if fp32.is_file() else "")
+    if not found.found and not (saturates() and asked.artifact.asked == "int8"):
+        backends, said = _on_processor(asked, Choice(backends, said), "openvino" in there)
     failed: Dict[str, str] = (
         {} if set(there) & set(TENSORRT) else {"tensorrt": "neither tensorrt nor tensorrt_rtx is installed"}
     )
@@ -105,6 +109,39 @@ def _best(asked: Asked) -> Backend:
             asked.say(sentence)
         return backend
     raise AssertionError("the last one is returned or raises")
+
+
+def _on_processor(asked: Asked, choice: Choice, openvino: bool) -> Choice:
+    """`choice`, or what a trial found to be fastest where that is not obvious. Says what is slower than it need be."""
+    artifact = asked.artifact
+    if obvious(artifact.precision, openvino):
+        return choice
+    alone = asked._replace(lanes=1, shared=False)
+    names = ["onnxruntime", *(["openvino"] if openvino else [])]
+    openers = {name: partial(_OPENERS[name], alone) for name in names}
+    fp32 = fp32_beside(artifact)
+    if fp32 is not None:
+        openers[FP32] = partial(_onnxruntime, alone._replace(artifact=fp32))
+    if len(openers) == 1:
+        return choice
+    took = tried(artifact, openers, asked.threads)
+    order = sorted((name for name in names if name in took), key=took.__getitem__)
+    if not order:
+        return choice
+    if took.get("onnxruntime", float("inf")) < CLEAR * took[order[0]]:
+        order.sort(key=names.index)  # it starts faster
+    best = order[0]  # what was measured is said in place of what others measured
+    said = [sentence for sentence in choice.said if FP32 not in took or not sentence.startswith(SLOW_INT8)]
+    if fp32 is not None and took[best] > CLEAR * took.get(FP32, float("inf")):
+        remedy = f", or {install('openvino')}" if artifact.asked == "int8" and not openvino else ""
+        said.append(
+            f"in a trial on this processor {artifact.path.name} took {took[best]:.1f} ms an image in {best}, and "
+            f"{fp32.path.name} {took[FP32]:.1f}: take --precision fp32{remedy}."
+        )
+    elif best == "openvino" and artifact.precision == "fp16":
+        told = f"; onnxruntime took {took['onnxruntime']:.1f}" if "onnxruntime" in took else ""
+        said.append(f"in OpenVINO, which took {took[best]:.1f} ms an image in a trial on this processor{told}.")
+    return Choice((*order, *(name for name in choice.backends if name not in order)), tuple(said))
 
 
 def _reason(name: str, error: Exception) -> str:

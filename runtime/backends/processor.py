@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import TYPE_CHECKING, List, Optional, Tuple
+from typing import TYPE_CHECKING, Optional, Set, Tuple
 
 if TYPE_CHECKING:
     from ..artifacts.artifact import Artifact
@@ -28,17 +28,26 @@ def saturates() -> bool:
     """Whether this processor's INT8 kernels, in onnxruntime and OpenVINO alike, lose what does not fit into 16 bits: x86 without
     VNNI. Intel, "Lower numerical precision deep learning inference and training", 2018. Unknown processors count as good.
     """
-    flags = _cpu_flags()
-    return platform.machine().lower() in ("x86_64", "amd64") and bool(flags) and not _WIDE_SUMS & set(flags)
+    flags = vector_flags()
+    return platform.machine().lower() in ("x86_64", "amd64") and bool(flags) and not _WIDE_SUMS & flags
 
 
-def _cpu_flags() -> List[str]:
-    """What an x86 processor can do, in Linux's words; [] where that isn't told."""
+def vector_flags() -> Set[str]:
+    """What an x86 processor can do, in Linux's words; none where that isn't told."""
+    return set(_told("flags").split())
+
+
+def model_name() -> str:
+    """Of the processor, as far as it is told."""
+    return _told("model name") or platform.processor() or platform.machine()
+
+
+def _told(what: str) -> str:
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            return next((line.split(":", 1)[1] for line in file if line.startswith("flags")), "").split()
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith(what)), "")
     except OSError:
-        return []
+        return ""
 
 
 def share_cores(threads: Optional[int], lanes: int) -> Tuple[Optional[int], int]:

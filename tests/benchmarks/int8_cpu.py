@@ -3,8 +3,8 @@
     python tests/benchmarks/int8_cpu.py --variant b0 [--artifacts artifacts] [--data photos/] [--seconds 20] [--json FILE]
 
 Rows: bare onnxruntime on the FP32 file (ratio 1); Classifier on it; bare OpenVINO, compiled for one image, on the FP32 file in
-FP32 and in bf16 (its default where the processor has it), and on our INT8 file; Classifier in OpenVINO on both files. bf16 changes
-answers too: with --data, top-1 agreement with FP32 is measured for bf16 and for INT8. Times are the fastest tenth of the turns.
+FP32 and in bf16 (its default where the processor has it), and on our INT8 file; Classifier in OpenVINO on both files. bf16
+changes answers too: with --data, top-1 agreement with FP32 is measured for bf16 and INT8. Times: the fastest tenth of the turns.
 A turn begins when the one before is idle: onnxruntime's workers spin for 25 to 50 ms on cores that the next needs.
 """
 

@@ -205,6 +205,7 @@ def test_a_processor_that_saturates_gets_int8_in_fp32_and_is_told(precisions, mo
         assert backends.open_backend(artifact, "openvino", say=said.append).name == "openvino"
         assert "no VNNI" in said[1]
         monkeypatch.setattr(backends, "saturates", lambda: False)
+        monkeypatch.setattr(backends, "obvious", lambda *_: True)
         assert backends.open_backend(artifact, say=said.append).name == "openvino" and len(said) == 2
 
 
@@ -220,7 +221,7 @@ def test_a_processor_that_saturates_gets_int8_in_fp32_and_is_told(precisions, mo
 )
 def test_which_processors_saturate(machine, flags, saturates, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr(processor, "_cpu_flags", lambda: flags.split())
+    monkeypatch.setattr(processor, "vector_flags", lambda: set(flags.split()))
     assert processor.saturates() is saturates
 
 
@@ -228,6 +229,9 @@ def test_int8_without_openvino_says_what_it_costs(precisions, monkeypatch):
     artifact, said = read_artifact(precisions / "lite0.int8.onnx"), []
     monkeypatch.setattr(backends, "saturates", lambda: False)
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(
+        backends, "fp32_beside", lambda artifact: None
+    )  # with it, what a trial measured is said instead
     assert backends.open_backend(artifact, say=said.append).name == "onnxruntime"
     assert len(said) == 1 and "2.1 to 3.9 times as long as FP32" in said[0] and "pip install openvino" in said[0]
     assert backends.open_backend(read_artifact(precisions / "lite0.fp32.onnx"), say=said.append).name == "onnxruntime"
