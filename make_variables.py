@@ -26,25 +26,28 @@ def taken_by(makefile, settings, renamed):
     return taken
 
 
-def mistake(goals, given, taken):
-    """The sentence, or "" if each of `given` is taken by one of `goals`. A goal without a help line takes any known one."""
+def mistake(goals, given, taken, hidden=()):
+    """The sentence, or "" if each of `given` is taken by one of `goals`. A goal without a help line takes any known one.
+    `hidden`: old names, which it does not show."""
     known = set().union(*taken.values())
     fitting = set().union(*(taken.get(goal, known) for goal in goals))
+    shown = fitting - ALWAYS - set(hidden)
     for name in given:
         if name in fitting:
             continue
         if name in known:
             said = f"make {' '.join(goals)} does not take {name}."
         else:
-            near = difflib.get_close_matches(name, sorted(fitting), 1) or difflib.get_close_matches(name, known, 1)
+            near = difflib.get_close_matches(name, sorted(shown), 1) or difflib.get_close_matches(
+                name, known - set(hidden), 1
+            )
             said = f"There is no variable {name}{', did you mean ' + near[0] + '?' if near else '.'}"
-        return f"{said} make {' '.join(goals)} takes {', '.join(sorted(fitting - ALWAYS)) or 'none'}"
+        return f"{said} make {' '.join(goals)} takes {', '.join(sorted(shown)) or 'none'}"
     return ""
 
 
 if __name__ == "__main__":
     goals, given, settings, renamed = (words.split() for words in sys.argv[1:])
     makefile = Path(__file__).with_name("Makefile").read_text(encoding="utf-8")
-    print(
-        mistake(goals or ["help"], given, taken_by(makefile, set(settings), dict(pair.split("=") for pair in renamed)))
-    )
+    old = dict(pair.split("=") for pair in renamed)
+    print(mistake(goals or ["help"], given, taken_by(makefile, set(settings), old), old))

@@ -29,6 +29,11 @@ def make(*words: str, folder: Path = REPOSITORY, **environment: str) -> subproce
         (("evaluate", "DATA=x", "CALIB=y"), "make evaluate does not take CALIB. make evaluate takes "),
         (("compare", "A=x", "B=y", "NMAE=z"), "There is no variable NMAE, did you mean NAME? make compare takes A, B."),
         (("VARIANT=b1",), "make help does not take VARIANT."),
+        (("engine", "LABELS=x"), "make engine takes BACKEND, BATCH, CLASSES, CLASS_NAMES,"),
+        (
+            ("sweep", "FRISH=1"),
+            "There is no variable FRISH. make sweep takes BACKENDS, BATCHES, CALIB",
+        ),  # not FRESH, BATCH
         (("test-python", "TETS=x"), "There is no variable TETS, did you mean TESTS?"),
     ],
 )
