@@ -46,7 +46,7 @@ _NETWORK = (
 )
 
 # What a device does not run. Of the fleet it keeps what tells infer and evaluate that there is none.
-_NOT_ON_A_DEVICE = ("serving", "sweep", "advise.py", "fleet", "remote.py", "demo.py", "html_page.py")
+_NOT_ON_A_DEVICE = ("serving", "sweep", "advise.py", "fleet", "remote.py", "demo.py")
 _KEPT = ("runtime/fleet/__init__.py", "runtime/fleet/options.py")
 
 _YEAR_2000 = 946_684_800  # in seconds, as tar counts

@@ -25,7 +25,7 @@ from tests.runtime.backends.test_tensorrt_build import install
 
 REPOSITORY = Path(__file__).parents[2]
 CORGI = REPOSITORY / "tests" / "data" / "corgi.jpg"
-PYTHONS = ("3.8", "3.12")  # of JetPack 5 and 7
+OLDEST = "3.8"  # JetPack 5's; 3.12 is JetPack 7's
 
 FACTS = {
     "variant": "b1",
@@ -213,13 +213,18 @@ def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("version", PYTHONS)
-@pytest.mark.parametrize("precision", PARTS)
-def test_runs_where_nothing_else_is(lite0: Path, tmp_path: Path, version: str, precision: str) -> None:
-    """The commands of its README, but for pip's, on a Python with numpy, Pillow and onnxruntime, which make test sets up."""
+def python_of(version: str) -> Path:
+    """A Python with numpy, Pillow and onnxruntime, which make test sets up."""
     python = Path(os.environ.get("EFFICIENTNET_TEST_PYTHONS", ""), f"python{version}", "bin", "python3")
     if not python.is_file():
         pytest.skip(f"there is no environment of Python {version} (make test sets up those that are installed)")
+    return python
+
+
+@pytest.mark.parametrize(("version", "precision"), list(zip((OLDEST, "3.12", OLDEST), PARTS)))
+def test_runs_where_nothing_else_is(lite0: Path, tmp_path: Path, version: str, precision: str) -> None:
+    """The commands of its README, but for pip's."""
+    python = python_of(version)
     top = unpacked(bundle("lite0", precision, lite0), tmp_path / "there")
     shutil.copy(CORGI, top / "photo.jpg")
     commands = (top / "README.md").read_text().split("```")[1].strip().splitlines()
@@ -252,12 +257,9 @@ def test_runs_where_nothing_else_is(lite0: Path, tmp_path: Path, version: str, p
     assert json.loads(judged.stdout)["top1"] == 100, judged.stderr
 
 
-@pytest.mark.parametrize("version", PYTHONS)
-def test_every_command_is_whole_and_offers_no_cluster(folder: Path, tmp_path: Path, version: str) -> None:
+def test_every_command_is_whole_and_offers_no_cluster(folder: Path, tmp_path: Path) -> None:
     """Nothing that a kept module imports at its start is left out, and what was left out is not in a command's help."""
-    python = Path(os.environ.get("EFFICIENTNET_TEST_PYTHONS", ""), f"python{version}", "bin", "python3")
-    if not python.is_file():
-        pytest.skip(f"there is no environment of Python {version} (make test sets up those that are installed)")
+    python = python_of(OLDEST)
     top = unpacked(bundle("b1", "fp32", folder), tmp_path / "there")
     modules = [p.relative_to(top).with_suffix("").as_posix().replace("/", ".") for p in top.rglob("*.py")]
     modules = [name for name in modules if not name.endswith(("builder_process", "__main__"))]  # these run at once
