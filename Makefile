@@ -250,6 +250,15 @@ build/triton/.ready: # the stub needs a Python 3.8 to 3.13 with a shared libpyth
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  nvidia-pytriton==0.7.0 'tritonclient[http,grpc]' onnxruntime Pillow pytest && touch $@
 
+.PHONY: test-images
+test-images: build/pillow/.ready $(VENV)/.test ## are Pillow's own 700 test images decoded as Pillow decodes them? (its source is fetched once)
+	@PILLOW_TEST_IMAGES='$(CURDIR)/build/pillow/images' $(PY) -m pytest tests/runtime/images/test_pillow_files.py
+
+build/pillow/.ready: $(VENV)/.test
+	@rm -rf $(@D) && mkdir -p $(@D) && $(PY) -m pip download --quiet --disable-pip-version-check --no-deps --no-binary pillow --dest $(@D) \
+	  "pillow==$$($(PY) -c 'import PIL; print(PIL.__version__)')" && \
+	 tar -xzf $(@D)/pillow-*.tar.gz -C $(@D) --strip-components=2 --wildcards '*/Tests/images' && rm $(@D)/pillow-*.tar.gz && touch $@
+
 .PHONY: test-ray
 test-ray: build/ray/.ready test-artifacts ## tests jobs on a local Ray cluster of several nodes, one of which is killed (Ray is fetched once)
 	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/ray/bin/python -m pytest tests/fleet tests/runtime/fleet/test_fleet.py

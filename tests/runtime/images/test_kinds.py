@@ -307,6 +307,23 @@ def test_rows_that_are_missing_from_a_tiff_show_no_memory(compression: str, capf
     assert capfd.readouterr().err == ""  # nothing of libtiff's
 
 
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt"])
+def test_rows_that_end_within_a_byte_are_whole(compression: str) -> None:
+    """Faxes have any width; what fills up the last byte of a row is no row that is missing."""
+    fax = RAMP[:, :251] > 127
+    data = encode(fax, "TIFF", compression=compression)
+    np.testing.assert_array_equal(pixels(data)[..., 0], fax * 255)
+    if compression != "tiff_ccitt":  # which reports it
+        with pytest.raises(ImageError, match="rows are missing|damaged"):
+            pixels(higher(data, 1024))
+
+
+def test_signed_16_bits_are_15() -> None:
+    samples = (SIXTEEN >> 1).astype("<i2").tobytes()
+    data = tiff(samples, 16, 1).replace(struct.pack("<HHII", 277, 4, 1, 1), struct.pack("<HHII", 339, 4, 1, 2))
+    assert np.abs(pixels(data) - RAMP[..., None]).max() <= 1
+
+
 def test_pages_of_a_tiff_and_the_first_is_taken() -> None:
     stream = io.BytesIO()
     Image.fromarray(RAMP).save(stream, "TIFF", save_all=True, append_images=[Image.new("L", (9, 9))])
