@@ -45,7 +45,7 @@ def meaning(image: Image.Image) -> Tuple[Optional[int], bool]:
         bits = max(8, most.bit_length())
     elif isinstance(stated, tuple) and stated and 8 < stated[0] < 16:
         bits = stated[0]
-    elif tags.get(_KIND, (1,))[0] == 2 and max(image.getextrema()) >= 1 << 12:  # type: ignore[type-var]  # signed
+    elif tags.get(_KIND, (1,))[0] == 2 and int(np.asarray(image).max()) >= 1 << 12:  # signed
         bits = 15
     return bits, tags.get(_PHOTOMETRIC) == 0
 
