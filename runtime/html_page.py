@@ -40,7 +40,7 @@ th[aria-sort=ascending] button::after { content: " \\2191" } th[aria-sort=descen
   body { margin-top: 1rem } dl { display: block } dd { margin-bottom: .5rem } table { font-size: .9rem } td, th { padding-right: .3rem } .broad { display: none } .thin { display: block }
   .cards, .cards tbody { display: block } .cards tbody tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.2rem; padding: .5rem 0; border-bottom: 1px solid var(--line) }
   .cards td { border: 0; padding: .05rem 0; display: flex; justify-content: space-between; gap: .6rem; text-align: left } .cards td:empty { display: none }
-  .cards td[data-label]::before { content: attr(data-label); color: var(--muted) } .cards td:not([data-label]) { grid-column: 1 / -1; font-weight: 600 }
+  .cards td[data-label]::before { content: attr(data-label); color: var(--muted) } .cards td.whole { grid-column: 1 / -1 } .cards td:not([data-label]) { grid-column: 1 / -1; font-weight: 600 }
   .cards .broad { display: none } .cards tbody th { grid-column: 1 / -1 }
   .cards thead:not(.broad), .cards thead tr { display: flex; flex-wrap: wrap; gap: 0 .8rem } .cards th button { text-decoration: underline dotted; font-weight: 400 } .cards th { border: 0; padding: .1rem 0 }
 }

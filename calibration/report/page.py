@@ -13,7 +13,6 @@ from calibration.collect.ranges import METHODS, Histogram, Range
 from calibration.layer_graph import LayerGraph
 from calibration.quantise.placement import Quantised
 from calibration.quantise.prepare import Prepared
-from calibration.report.judge import Score
 from calibration.report.result import Result, share_of, summary, written
 from calibration.report.speed import verdict
 from runtime.html_page import (
@@ -30,6 +29,7 @@ from runtime.html_page import (
     key,
     round_axis,
     scrolled,
+    tag,
 )
 from runtime.whole_file import write_whole
 
@@ -48,7 +48,7 @@ _CUTS["mse"] = ("the least square error", GREEN)
 
 _STYLE = f"""
 tr.ours td {{ font-weight: 600 }} .bar {{ display: inline-block; height: .7rem; background: {BLUE}; max-width: 30vw }}
-.kept {{ background: var(--shade) }} .kept .bar {{ background: {ORANGE} }} td:first-child {{ overflow-wrap: anywhere }}
+.kept {{ background: var(--shade) }} .kept .bar {{ background: {ORANGE} }} td:first-child {{ overflow-wrap: break-word }}
 @media (max-width: 40rem) {{ .noise {{ display: none }} td, th {{ padding-right: .5rem }} }}
 """
 
@@ -122,27 +122,24 @@ def _layers(result: Result, network: LayerGraph, prepared: Prepared) -> list[dic
 
 def _scores(result: Result) -> str:
     labelled = any(score.top1 is not None for score in result.scores)
-    rows = []
+    heads = [*(["top-1"] if labelled else []), "top-1 agreement", "logit SQNR", "of FP16's bytes", "kernels"]
+    rows = ""
     for score in result.scores:
-        top1 = f'<td class="n">{score.top1:.1f} %' if score.top1 is not None else ""
-        sqnr = "exact" if score.sqnr >= EXACT else f"{score.sqnr:.1f} dB"
-        kind = ' class="ours"' if score is result.scores[-1] else ""
-        rows.append(
-            f'<tr{kind}><td>{escape(score.name)}{top1}<td class="n">{score.agreement:.1f} % [{score.interval[0]:.1f}, {score.interval[1]:.1f}]<td class="n">{sqnr}{_moved(score)}'
+        cells = [f"{score.top1:.1f} %" if score.top1 is not None else ""] if labelled else []
+        cells.append(f"{score.agreement:.1f} % [{score.interval[0]:.1f}, {score.interval[1]:.1f}]")
+        cells.append("exact" if score.sqnr >= EXACT else f"{score.sqnr:.1f} dB")
+        cells += ["", ""] if score.moved is None else [f"{score.moved:.2f}", str(score.kernels)]
+        row = "".join(
+            tag("td", cell, class_="n whole" if "[" in cell else "n", data_label=head)
+            for head, cell in zip(heads, cells)
         )
-    head = '<th class="n">top-1' if labelled else ""
-    rows.insert(
-        0,
-        f'<tr><th>network{head}<th class="n">top-1 agreement<th class="n">logit SQNR<th class="n">of FP16\'s bytes<th class="n">kernels',
-    )
-    return scrolled("what it keeps", "".join(rows)) + (
+        rows += tag("tr", tag("td", escape(score.name)) + row, class_="ours" if score is result.scores[-1] else None)
+    head = tag("tr", tag("th", "network") + "".join(tag("th", head, class_="n") for head in heads))
+    table = tag("thead", head, class_="broad") + tag("tbody", rows)
+    return scrolled("what it keeps", table, "cards") + (
         "<p>Bytes of activations and kernels are predicted from the graph, for an engine of TensorRT 10.15 or later. "
         "Nothing was timed.</p>"
     )
-
-
-def _moved(score: Score) -> str:
-    return "<td><td>" if score.moved is None else f'<td class="n">{score.moved:.2f}<td class="n">{score.kernels}'
 
 
 def _speeds(result: Result) -> str:
@@ -161,9 +158,10 @@ def _table(result: Result, network: LayerGraph, prepared: Prepared) -> str:
         level = _decibel(result.damages[name])
         width = max(2, 200 * 10 ** (-(level - _decibel(result.damages[names[0]])) / 20))
         kept = ' class="kept"' if name in result.best.kept else ""
+        shown = escape(_short(name)).replace("/", "/<wbr>")  # may break there
         kind = network.layer(name).kind + (", smoothed" if prepared.layers[name].factors is not None else "")
         rows.append(
-            f'<tr{kept}><td>{escape(_short(name))}<td>{kind}<td class="n">{share_of(network, name):.2%}'
+            f'<tr{kept}><td>{shown}<td>{kind}<td class="n">{share_of(network, name):.2%}'
             f'<td class="n">{level:.1f} dB<td class="noise"><span class="bar" style="width:{width:.0f}px"></span>'
         )
     head = '<tr><th>layer<th>kind<th class="n">MACs<th class="n">SQNR alone<th class="noise">amplitude of noise'
