@@ -31,8 +31,8 @@ def make(*words: str, folder: Path = REPOSITORY, **environment: str) -> subproce
         (("VARIANT=b1",), "make help does not take VARIANT."),
         (("engine", "LABELS=x"), "make engine takes BACKEND, BATCH, CLASSES, CLASS_NAMES,"),
         (
-            ("sweep", "FRISH=1"),
-            "There is no variable FRISH. make sweep takes BACKENDS, BATCHES, CALIB",
+            ("sweep", "QQ=1"),
+            "There is no variable QQ. make sweep takes BACKENDS, BATCHES, CALIB",
         ),  # not FRESH, BATCH
         (("test-python", "TETS=x"), "There is no variable TETS, did you mean TESTS?"),
     ],
