@@ -196,6 +196,7 @@ def _measured(
             model = measured.subject
             joules = _joules(meter, model, images, options.seconds * _ENERGY) if meter else None
             cold = None
+            _say(f"cold start: {model.artifact.path.name} on {model.backend.name}, in new processes")
             try:
                 cold = cold_start(_file(model), model.backend.name, batch, options.threads)
             except UserError as error:

@@ -16,6 +16,7 @@ TOP = 5
 _LEAST = 50  # repetitions, however quiet the machine: p99 of fewer says nothing
 _WARM = 5  # repetitions that don't count: caches, clocks, CUDA graphs (captured at the third)
 _SETTLING = 0.05  # of the time, that is spent on them at least: a GPU takes its time to raise its clocks
+_PAUSE = 10  # s, between two lines that say how far a long measurement is
 _GROWTH = 1.2  # between two looks at whether it is enough; looking every time would stop at lucky moments
 
 Pass = Callable[[Network, Sequence[bytes]], Dict[str, float]]
@@ -112,7 +113,7 @@ def measure(
     rows: List[Measured] = []
     for batch in batches:
         say(f"batch {batch}: {len(subjects)} in turns, at most {seconds * len(subjects):.0f} s")
-        times = _in_turns(subjects, images[:batch], seconds * len(subjects), run, clock, settle)
+        times = _in_turns(subjects, images[:batch], seconds * len(subjects), run, clock, settle, say)
         totals = [[each[TOTAL] for each in own] for own in times]
         for subject, own, total in zip(subjects, times, totals):
             stages = {name: summary([each[name] for each in own]) for name in STAGES if name in own[0]}
@@ -127,6 +128,7 @@ def _in_turns(
     run: Pass,
     clock: Callable[[], float],
     settle: Callable[[], None],
+    say: Callable[[str], None],
 ) -> List[List[Dict[str, float]]]:
     """Stage times of each subject, equally many of each: the n-th of all stand for one moment."""
 
@@ -144,10 +146,14 @@ def _in_turns(
             break
     times: List[List[Dict[str, float]]] = [[] for _ in subjects]
     began, enough = clock(), _LEAST
+    told = began
     while True:
         for subject, own in zip(subjects, times):
             own.append(turn(subject))
         count = len(times[0])
+        if clock() - told >= _PAUSE:  # between two turns
+            told = clock()
+            say(f"batch {len(images)}: {clock() - began:.0f} of at most {seconds:.0f} s")
         if count >= enough:
             if not any(summary([each[TOTAL] for each in own]).noisy for own in times):
                 return times

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -46,9 +47,10 @@ def run_module(name: str, *arguments: object) -> str:
         try:
             assert process.stderr is not None
             for line in process.stderr:
-                if line not in _SAID or line.startswith(" "):
+                if line not in _SAID:
                     print(f"  {line.rstrip()}", file=sys.stderr, flush=True)
-                _SAID.add(line)
+                if re.search(r"[^.]\.$", line):  # a sentence, not a step
+                    _SAID.add(line)
                 lines.append(line.rstrip())
                 del lines[:-50]
             status = process.wait()

@@ -21,6 +21,7 @@ class Machine:
 
     def __init__(self, **milliseconds: Any) -> None:
         self.now, self.turns, self.settled = 0.0, "", 0
+        self.said: List[str] = []
         self.milliseconds = {name: iter(series) for name, series in milliseconds.items()}
 
     def run(self, subject: Any, pictures: Sequence[bytes]) -> Dict[str, float]:
@@ -41,7 +42,7 @@ class Machine:
             run=self.run,
             clock=lambda: self.now,
             settle=self.settle,
-            say=lambda _: None,
+            say=self.said.append,
         )
 
 
@@ -76,6 +77,7 @@ def test_goes_on_while_any_is_noisy_until_the_time_is_up() -> None:
     quiet, noisy = machine.measure(["a", "b"], [1], 10)
     assert not quiet.total.noisy and noisy.total.noisy and quiet.total.n == noisy.total.n > 50
     assert 20 <= machine.now < 23  # 10 s for each
+    assert machine.said[:2] == ["batch 1: 2 in turns, at most 20 s", "batch 1: 10 of at most 20 s"]
 
 
 def test_batches() -> None:
