@@ -292,7 +292,7 @@ bench-calibration: exported ## VARIANT=v2-b0 [export's]: time of calibration's p
 bench-peers: $(VENV)/.test ## [VARIANT=b0] [IMAGE=photo.jpg] [DATA=photos/] [SECONDS=] [THREADS=] [JSON=file]: torch eager, torch.compile, onnxruntime, OpenVINO and ours on the CPU, end to end, interleaved; then INT8 and bf16 in OpenVINO, with their agreement on DATA
 	@$(PY) tests/benchmarks/peers_cpu.py $(call options,VARIANT) $(call options,IMAGE SECONDS THREADS JSON)
 	@$(call made,$(NAMED),int8) || { echo "INT8 and bf16 were not measured: 'make calibrate VARIANT=$(NAMED) TARGET=cpu' makes the INT8 file"; exit; }; \
-	 echo && $(PY) tests/benchmarks/int8_cpu.py $(call options,VARIANT DATA SECONDS) $(call option,json,$(addsuffix .int8.json,$(basename $(JSON))))
+	 echo && $(PY) tests/benchmarks/int8_cpu.py $(call options,VARIANT DATA SECONDS) $(if $(JSON),--json $(call quote,$(value JSON).int8))
 
 .PHONY: bench-throughput
 bench-throughput: exported ## [VARIANT=b0] [export's] [IMAGES=photos/] [JSON=file]: decoding, the network, infer and evaluate, interleaved; memory over 10,000 images

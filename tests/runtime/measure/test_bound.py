@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Dict
 
 import pytest
 
+from runtime.artifacts.artifact import read_artifact
 from runtime.errors import UserError
 from runtime.measure.bound import (
     DEVICES,
+    KEY,
     LAUNCH,
     Kernel,
     all_int8,
@@ -28,6 +31,8 @@ def test_each_kernel_takes_its_memory_or_its_arithmetic_and_a_launch() -> None:
     found = bound([MOVES, COMPUTES], ORIN)
     assert found.ms == pytest.approx(0.11 + 1 + 2 * LAUNCH / 1e3, rel=1e-4)
     assert (found.memory, found.arithmetic) == (pytest.approx(0.11, rel=1e-4), pytest.approx(1, rel=1e-4))
+    both = MOVES._replace(macs=1_062_500_000)  # 0.05 ms of arithmetic, meanwhile
+    assert bound([both], ORIN).ms == pytest.approx(0.11 + LAUNCH / 1e3)
     assert bound([MOVES], ORIN, batch=8).ms == pytest.approx(0.81 + LAUNCH / 1e3), "weights are read once a run"
     assert bound([MOVES], ORIN, fp32=True).ms == pytest.approx(0.22 + LAUNCH / 1e3)
     assert bound([COMPUTES], ORIN, fp32=True).ms == pytest.approx(2 + LAUNCH / 1e3), "TF32 has half of FP16's rate"
@@ -40,6 +45,12 @@ def test_kernels_go_through_metadata_and_damage_is_none() -> None:
     assert kernels_in(kernels_fact(kernels)) == kernels
     assert [kernels_in({"kernels": text}) for text in ("[[1,2]]", "{", "[1]", '[["a",1,1,0]]')] == [[]] * 4
     assert kernels_in({}) == []
+
+
+def test_kernels_belong_to_one_file(model: Path) -> None:
+    """What is made of it, as INT8, has others."""
+    artifact = read_artifact(model)
+    assert len(kernels_in(artifact.metadata)) == 51 and KEY not in artifact.more
 
 
 def jetson(model: str, memory: float, mode: str = "") -> Dict[str, Any]:
