@@ -198,7 +198,7 @@ def open_as(
     return kind(
         model or options.model,
         variant=options.variant,
-        precision=options.precision,
+        precision=None if model else options.precision,  # a file that was found already has its own
         backend=options.backend,
         threads=options.threads,
         engines=engines_of(options),
