@@ -112,6 +112,7 @@ def export(
     tensors = tensors_sha256(whole)
     if not replace:
         require_same_weights(request.name, pretrained.sha256, folder, tensors)
+    say_what_goes(request.name, folder, say)
     outputs = outputs_of(whole, request.head)
     classes, told = _gives(request, pretrained, outputs)
     network = with_head(whole, request.head)  # the same layers
@@ -190,6 +191,13 @@ def export(
         f"took         {time.perf_counter() - began:.1f} s, peak memory {(peak_bytes() or 0) / 1e9:.2f} GB",
     ]
     return Exported(files, lines)
+
+
+def say_what_goes(name: str, folder: Path | None, say: Callable[[str], None]) -> None:
+    """Tells, before the work, that there is something under `name` which the new export will replace."""
+    path = artifact_path(name, "fp32", folder)
+    if path.is_file():
+        say(f"{path} will be replaced")
 
 
 @dataclass(frozen=True)

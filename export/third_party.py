@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.stage import Exported, classes_named, code_digest, hub_facts, slashed
+from export.stage import Exported, classes_named, code_digest, hub_facts, say_what_goes, slashed
 from models.hub import HUB, fetch
 from models.variants import VARIANTS
 from models.weights import RANDOM, Weights
@@ -69,6 +69,7 @@ def _from_onnx(request: ThirdParty, folder: Path, say: Say, force: bool) -> tupl
     own = ours(path)
     if not force:
         require_same_weights(name, own.weights_sha256 if own else source, folder)
+    say_what_goes(name, folder, say)
     from export.conversion import convert
     from export.ends import ends, usual_for
     from export.pixels import without_pixels
@@ -123,6 +124,7 @@ def _from_timm(request: ThirdParty, folder: Path, say: Say, force: bool, offline
     made = load_timm(request.timm, weights, request.overrides, request.classes, offline)
     if not force:
         require_same_weights(name, made.sha256 or None, folder)
+    say_what_goes(name, folder, say)
     classes_named(made.classes, request.labels)  # a file that does not fit is found before the work
     say("tracing")
     try:

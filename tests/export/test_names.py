@@ -67,6 +67,7 @@ def test_other_weights_need_a_name_and_live_under_it(
 def test_other_settings_export_again_and_move_aside_what_was_made_before(artifacts: Path, run_export) -> None:
     done = run_export(*SMALL[:4], "--resolution", "96", "--artifacts", artifacts)
     assert done.status == 0, done.err
+    assert "b0.fp32.onnx will be replaced" in done.err.partition("b0: tracing")[0]
     assert "moved        b0.calibration.html, b0.int8.onnx to " in done.out
     assert read_artifact(artifacts / "b0" / "b0.fp32.onnx").preprocessing.resolution == 96
     (aside,) = (artifacts / "b0").glob("replaced-*")
