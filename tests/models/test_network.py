@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,20 @@ def test_lites_size_and_cost_are_as_published(name):
     assert macs_of(network, VARIANTS[name].resolution) / 1e6 == pytest.approx(
         cost, rel=0.06
     )  # they count more than products
+
+
+def test_the_familys_table_shows_each_row_as_it_is_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All rows take seconds."""
+    import models.__main__ as family
+
+    counted = mock.Mock(side_effect=[386e6, 687e6, KeyboardInterrupt])
+    monkeypatch.setattr(family, "macs_of", counted)
+    with pytest.raises(KeyboardInterrupt):
+        family.main([])
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown] == ["parameters", "variant", "b0", "b1"]
 
 
 def test_cost_follows_classes_and_leaves_the_network_alone():
