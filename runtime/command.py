@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import logging
 import math
 import os
 import re
@@ -45,6 +46,8 @@ def run(main: Callable[[], int]) -> None:
     sys.unraisablehook = _interrupt_again
     # Pillow warns of oddities (damaged EXIF in a good image) with paths of its source: what matters comes as an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    # Its log, of errors too, goes to stderr where nobody listens.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     warnings.filterwarnings("ignore", message=".*: random weights: ")  # commands say so themselves
     try:
         check_signature()
@@ -59,6 +62,8 @@ def run(main: Callable[[], int]) -> None:
             known = _status_of(error)
             if known is None:
                 raise
+            if isinstance(error, UserError) and f"{__package__}.images.find" in sys.modules:
+                _left_out()  # a folder may have nothing but files of other formats
             status = known
     sys.exit(status)
 

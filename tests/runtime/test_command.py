@@ -46,6 +46,15 @@ def test_ctrl_c_within_an_import_that_wraps_it_is_an_interruption(capsys: pytest
         assert "interrupted" in capsys.readouterr().err
 
 
+def test_a_folder_of_nothing_but_other_formats_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(find, "LEFT_OUT", find.LeftOut())
+    (tmp_path / "clip.MOV").write_bytes(b"")
+    assert ended(lambda: len(find.find_images([str(tmp_path)]))) == 2
+    assert "has no images" in (said := capsys.readouterr().err) and "1 file left out" in said and "1 .mov" in said
+
+
 def test_ctrl_c_in_a_destructor_still_ends_the_command() -> None:
     """Python only reports what a destructor raises: without more, the command would go on."""
     code = """

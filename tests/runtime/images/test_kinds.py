@@ -403,6 +403,10 @@ def test_commands_show_no_warnings_of_pillow(tmp_path: Path) -> None:
     code += f"run(lambda: open_image({str(tmp_path / 'it.jpg')!r}) and 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
+    many = tiff(b"", 8, 2).replace(struct.pack("<HHII", 277, 4, 1, 1), struct.pack("<HHII", 277, 4, 1, 65535))
+    (tmp_path / "it.jpg").write_bytes(many)  # of which Pillow's log says something too
+    done = subprocess.run([sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True, timeout=300)
+    assert done.returncode and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_heic_of_a_phone() -> None:
