@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from export.stage import Request, export
-from models.checkpoints import HALF, IMAGENET
+from models.checkpoints import GREY, HALF, IMAGENET
+from models.reader import read_checkpoint
 from runtime.errors import UserError
 from runtime.measure.evaluation import evaluate, read_samples
 from runtime.networks.classifier import Classifier
@@ -41,9 +42,13 @@ def try_recipes(request: Request, data: Path, say: Callable[[str], None] = lambd
 
     `data`: labelled images, as runtime.evaluate takes them. Nothing is left behind. Raises UserError without labels.
     """
+    if not data.is_dir():  # said before the work
+        raise UserError(f"There is no folder {data}.")
+    path = request.weights.path
+    statistics = (GREY, HALF) if path and read_checkpoint(path, request.variant).greyscale else STATISTICS
     named = {name: value for name, value in request.overrides.items() if value is not None}
     found: list[Tried] = []
-    candidates = [{**padding, "mean": mean, "std": std, **named} for padding in PADDINGS for mean, std in STATISTICS]
+    candidates = [{**padding, "mean": mean, "std": std, **named} for padding in PADDINGS for mean, std in statistics]
     candidates = [each for i, each in enumerate(candidates) if each not in candidates[:i]]
     for number, settings in enumerate(candidates, 1):
         say(f"recipe {number} of {len(candidates)}")

@@ -18,6 +18,7 @@ from runtime.images.preprocess import Preprocessing
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and std of channels in 0..1
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+GREY: Statistics = ((0.449,) * 3, (0.226,) * 3)  # IMAGENET's over the colours
 
 
 @dataclass(frozen=True)

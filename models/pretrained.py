@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.checkpoints import CHANGED, HALF, Recipe, default_recipe, recipe_of
+from models.checkpoints import CHANGED, GREY, HALF, Recipe, default_recipe, recipe_of
 from models.dead_leaves import dead_leaves
 from models.network import EfficientNet, settle
 from models.reader import CheckpointFile, classes_of, load_into, own_recipe, read_checkpoint
@@ -51,7 +51,7 @@ def load_pretrained(
         images = dead_leaves(6, min(_SETTLING_RESOLUTION, recipe.preprocessing.resolution))
         settle(network, torch.from_numpy(images - np.float32(0.5)) * 4)
         return Pretrained(network, recipe, None, None, weights.origin, "random")
-    file = read_checkpoint(weights.path)
+    file = read_checkpoint(weights.path, variant)
     own = own_recipe(file)
     recipe, labels = own or (recipe_of(variant, weights.path.name, file.form, weights.checkpoint, file.stated), None)
     if file.greyscale:
@@ -74,8 +74,10 @@ def load_pretrained(
 
 def _alike(recipe: Recipe) -> Recipe:
     """The recipe with one mean and one std for all channels, which greyscale has."""
-    mean, std = (round(sum(each) / 3, 3) for each in (recipe.preprocessing.mean, recipe.preprocessing.std))
-    return replace(recipe, preprocessing=recipe.preprocessing._replace(mean=(mean,) * 3, std=(std,) * 3))
+    mean, std = recipe.preprocessing.mean, recipe.preprocessing.std
+    if len(set(mean)) > 1 or len(set(std)) > 1:
+        mean, std = GREY
+    return replace(recipe, preprocessing=recipe.preprocessing._replace(mean=mean, std=std))
 
 
 def _unsure(variant: Variant, file: CheckpointFile, recipe: Recipe, chosen: Mapping[str, Any]) -> list[str]:

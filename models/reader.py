@@ -157,15 +157,15 @@ class CheckpointFile:
     notes: tuple[str, ...] = ()  # for the user: what else it holds
 
 
-def read_checkpoint(path: Path) -> CheckpointFile:
-    """Tensors and format of `path` (.safetensors, or anything torch.save wrote).
+def read_checkpoint(path: Path, variant: Variant | None = None) -> CheckpointFile:
+    """Tensors and format of `path` (.safetensors, or anything torch.save wrote). `variant` tells which of several is meant.
 
     Raises UserError if the file is damaged, would need code to be run, or names its tensors in no way that is known.
     """
     path = Path(path)
     held, metadata, digest = _read(path)
     tensors = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors_in(held)}
-    chosen = _network_in(tensors)
+    chosen = _network_in(tensors, variant)
     if chosen is None:
         found = ", ".join(list(tensors)[:3]) or "no tensors at all"
         raise UserError(
@@ -182,9 +182,12 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     return CheckpointFile(path, digest, form, own, metadata, greyscale, stated(held, path), notes)
 
 
-def _network_in(tensors: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], tuple[str, ...]] | None:
+def _network_in(
+    tensors: dict[str, Tensor], variant: Variant | None
+) -> tuple[str, dict[str, Tensor], tuple[str, ...]] | None:
     """(format, tensors by that format's names, notes) of the network in a file: the one under the prefix where a whole one lies,
-    an averaged copy first, as timm does. None if there is none."""
+    an averaged copy first, as timm does; of networks of several sizes, as of a student and its teacher, `variant`'s. None if
+    there is none."""
     found: list[tuple[str, str, dict[str, Tensor]]] = []  # prefix, format, tensors
     for form, names in NAMES.items():
         for key in tensors:
@@ -196,6 +199,8 @@ def _network_in(tensors: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], tup
             found.append((prefix, form, own))
     if not found:
         return None
+    if len(found) > 1 and variant is not None:
+        found = [(prefix, form, own) for prefix, form, own in found if _has_blocks_of(variant, form, own)] or found
     most = max(len(own) for _, _, own in found)
     whole = [each for each in found if len(each[2]) >= 0.9 * most]  # else parts of one, as a momentum of some layers
 
@@ -216,6 +221,16 @@ def _network_in(tensors: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], tup
         more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
         notes.append(f"not of the network, and left out: {', '.join(rest[:3])}{more}")
     return form, own, tuple(notes)
+
+
+def _has_blocks_of(variant: Variant, form: str, tensors: dict[str, Tensor]) -> bool:
+    if not {block.kind for stage in variant.blocks() for block in stage} <= NAMES[form].parts.keys():
+        return False
+    root = NAMES[form].block.partition(".")[0]
+    wanted = {name for name in tensor_names(variant, form).values() if name.startswith(f"{root}.")}
+    return wanted == {
+        name for name in tensors if name.startswith(f"{root}.") and not name.endswith("num_batches_tracked")
+    }
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:

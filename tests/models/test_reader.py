@@ -278,6 +278,17 @@ def test_config_json_counts_for_weights_of_any_name_that_are_alone(timms, tmp_pa
     assert not read_checkpoint(path).stated.where
 
 
+def test_of_a_student_and_its_teacher_the_one_that_is_asked_for(timms, network, tmp_path):
+    larger = tensor_names(VARIANTS["b1"], "timm")
+    teacher = {
+        larger[name]: each for name, each in EfficientNet(VARIANTS["b1"], 7).state_dict().items() if name in larger
+    }
+    path = written(tmp_path / "kd.pth", {"student": timms, "teacher": teacher})
+    assert same(load_pretrained(B0, Weights(path, "a file")).network, network)
+    found = load_pretrained(VARIANTS["b1"], Weights(path, "a file"))
+    assert torch.equal(found.network.classifier.weight, teacher["classifier.weight"])
+
+
 def test_greyscale(timms, network, tmp_path):
     """Its first layer gets the greyscale that Pillow makes of the colours, exactly; other channels can't be had from images."""
     stem = timms["conv_stem.weight"]
