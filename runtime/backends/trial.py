@@ -58,7 +58,7 @@ def tried(artifact: Artifact, openers: Openers, threads: Optional[int]) -> Dict[
             found[name] = _milliseconds(opener(), artifact)
     if _busy():
         return found
-    with contextlib.suppress(OSError):  # a folder that can't be written: tried again next time
+    with contextlib.suppress(UserError):  # a folder that can't be written: tried again next time
         write_whole(file, (json.dumps({"key": key, "milliseconds": found, **_site()}, indent=1) + "\n").encode())
     return found
 

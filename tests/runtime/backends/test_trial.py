@@ -130,3 +130,6 @@ def test_what_fails_is_left_out_and_a_busy_machine_is_not_remembered(
         "onnxruntime": 5.0,
         "fp32": 5.0,
     }
+    (world.home / "lite0.fp16.trial.json").unlink()
+    (world.home / "lite0.fp16.trial.json").mkdir()  # can't be written: tried again
+    assert world.open("fp16") == "onnxruntime" and len(world.tried) == 2
