@@ -48,7 +48,7 @@ def tried(artifact: Artifact, openers: Openers, threads: Optional[int]) -> Dict[
     processor and threads."""
     file = artifact.path.with_suffix(".trial.json")
     key = sha256_of_facts([artifact.metadata.get("sha256"), sorted(openers), threads, _site()])
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         known = json.loads(file.read_text(encoding="utf-8"))
         if known["key"] == key:
             return {str(name): float(ms) for name, ms in known["milliseconds"].items()}
