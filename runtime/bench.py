@@ -97,6 +97,8 @@ def _bench(
         for subject in subjects:
             subject.model.close()
     failed += late
+    if device_of(before) is None and any(row.backend_name in GPU_BACKENDS for row in rows):
+        _say(f"no bound beside these times: this GPU is not in the table of devices ({', '.join(DEVICES)})")
     after = machine()
     said = warnings(before, after) + _pieces(rows) + _doubts(rows)
     print(table(rows), flush=True)

@@ -109,6 +109,9 @@ def test_beside_a_gpus_time_stands_its_bound(
     assert row["bound_device"] == "agx-orin" and row["bound_ms"] == pytest.approx(0.386, abs=0.002)  # FP32
     out = capsys.readouterr().out
     assert f"{row['stages']['compute']['p50'] / row['bound_ms']:.1f} x the bound" in out and "204.8 GB/s" in out
+    monkeypatch.setattr(bench, "machine", lambda: {"gpus": [{"name": "Tesla T4"}]})
+    assert run_here(monkeypatch, "--json", "b.json") == 0
+    assert "this GPU is not in the table of devices (orin-nano-15w, " in capsys.readouterr().err
     monkeypatch.undo()
     monkeypatch.chdir(here)
     monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(artifacts))
