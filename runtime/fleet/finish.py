@@ -14,6 +14,7 @@ from ..backends.backend import Engines
 from ..errors import UserError
 from ..images.decode import Decoding
 from ..networks.pipeline import recipes_of
+from ..printable import printable
 from .actor import Answering, Form, Job, Model
 from .bulk import Running, answering_of, share_of
 from .cluster import joined
@@ -96,9 +97,9 @@ def _advance(
     job = Job(models, task.decoding, task.growing, _nothing)
     share = share_of(task.fleet)
     answering = answering_of(job, task.fleet, share)
-    print(
-        f"{share.actors} x {answering.description} ({answering.processor}), {answering.batch} a time", file=sys.stderr
-    )
+    network = printable(task.artifacts[0].told)
+    where = f"{share.actors} x {answering.description} ({answering.processor}), {answering.batch} a time"
+    print(f"answering: {network} on {where}", file=sys.stderr)
     recipes = recipes_of(task.artifacts)
     if not state:
         groups = cut(count, answering.batch, recipes, share.actors, task.growing)

@@ -43,7 +43,9 @@ def require_each_once(out: Path, alone: Done) -> None:
 def test_prints_what_one_machine_prints(nodes, model, photographs, alone, tmp_path):
     done = run(tmp_path, "runtime.infer", photographs, "--json", "--model", model, "--ray", nodes.address)
     assert (done.status, done.out) == (1, alone.out), done.err
-    assert [line for line in done.err.splitlines() if line.startswith("error")] == alone.err.splitlines()
+    network, *errors = alone.err.splitlines()
+    assert done.err.startswith(f"{network.partition(' on ')[0]} on 2 x onnxruntime")
+    assert [line for line in done.err.splitlines() if line.startswith("error") or "images failed" in line] == errors
     assert not any(tmp_path.glob("reports/.infer*")), "what was only for the time of the job is left"
 
 
