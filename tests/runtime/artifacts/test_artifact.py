@@ -145,7 +145,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="can't be read"):
         read_artifact(tmp_path)
     for content in (b"", b"a text\n", b"\x89PNG\r\n\x1a\n" + bytes(100)):
-        with pytest.raises(UserError, match="not an ONNX file"):
+        with pytest.raises(UserError, match="not an ONNX file|is empty"):
             read_artifact(written(tmp_path, content))
     for content in (GRAPH, with_metadata(GRAPH, {"author": "somebody else"})[0]):
         with pytest.raises(UserError, match="not one that this project exported.*make export"):
