@@ -22,7 +22,7 @@ from ...whole_file import write_whole
 from .generations import NAMES, Generation, compute_capability, load
 from .layers import Layer, from_log
 from .log import log_of
-from .network import macs_of
+from .network import Product, products_of, put_back
 from .options import ANY, BuildOptions
 
 MEMORY_HINT = (
@@ -64,7 +64,8 @@ class Built(NamedTuple):
     engine: bytes
     timing_cache: bytes  # b"" where there is none
     fallbacks: Dict[str, str]  # with DLA: layers that run on the GPU, and their kind
-    macs: Dict[str, int]  # by node, see macs_of
+    products: Dict[str, Product]  # by node, as they are computed
+    put_back: List[str]  # the layers of them that were INT8 in the file
     layers: List[Layer]  # where the log tells them
 
 
@@ -102,7 +103,10 @@ def build(
     if not parser.parse(onnx):
         errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
         raise BuildError(_sentence("can't read the network", " ".join([*errors, log.said()])))
-    macs = macs_of(trt, network)
+    products = products_of(trt, network)
+    back = _higher(generation, options, products)
+    held = put_back(trt, network, back) if back else []  # arrays that the network refers to until it is built
+    products = {name: each._replace(int8=each.int8 and name not in back) for name, each in products.items()}
     config = builder.create_builder_config()
     if not typed:
         if options.precision != "fp32":
@@ -134,6 +138,7 @@ def build(
         _use_timing_cache(config, timing_cache)
 
     serialized = builder.build_serialized_network(network, config)
+    del held
     if serialized is None:
         raise BuildError(_sentence("can't build the network", log.said()))
     cache = config.get_timing_cache() if generation.timing_cache else None
@@ -141,9 +146,20 @@ def build(
         bytes(serialized),
         bytes(cache.serialize()) if cache is not None else b"",
         fallbacks,
-        macs,
-        from_log(log.layers, macs) if generation.layer_log else [],
+        products,
+        back,
+        from_log(log.layers, {name: each.macs for name, each in products.items()}) if generation.layer_log else [],
     )
+
+
+def _higher(generation: Generation, options: BuildOptions, products: Dict[str, Product]) -> List[str]:
+    """The INT8 layers that are put back: those that were asked for, or, if nobody asked, depthwise ones with SiLU where there
+    is no INT8 kernel for the two."""
+    if options.higher is not None:
+        return [name for name in options.higher if name in products and products[name].int8]
+    if generation.depthwise_silu:
+        return []
+    return [name for name, each in products.items() if each.int8 and each.depthwise and each.silu]
 
 
 def _check(generation: Generation, options: BuildOptions) -> None:
@@ -233,7 +249,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
 def answer(request: Dict[str, Any], say: Callable[..., None]) -> int:
     """Builds what `request` says: {"module", "onnx", "engine", "timing_cache", "options", "verbose", "details"}. The exit
     status. `say` gets {"phase", "done", "of"} now and then, at last {"error", "status"} or {"version", "fallbacks",
-    "peak_memory", "macs", "layers"}."""
+    "peak_memory", "products", "put_back", "layers"}."""
     last = 0.0
 
     def progress(phase: str, done: int, of: int) -> None:
@@ -270,7 +286,8 @@ def answer(request: Dict[str, Any], say: Callable[..., None]) -> int:
         version=str(trt.__version__),
         fallbacks=built.fallbacks,
         peak_memory=peak_bytes() or 0,
-        macs=built.macs,
+        products=built.products,
+        put_back=built.put_back,
         layers=[layer._asdict() for layer in built.layers],
     )
     return 0

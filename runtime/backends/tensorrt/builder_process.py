@@ -19,6 +19,7 @@ from ...progress import Line
 from .build import MEMORY_HINT, BuildError
 from .layers import Cost, Layer
 from .manifest import Manifest, Wanted, write_engine
+from .network import Product
 from .options import BuildOptions
 
 
@@ -26,7 +27,11 @@ class Told(NamedTuple):
     """What a build tells about an engine, beside its manifest."""
 
     layers: List[Layer]  # none where the log does not list them
-    macs: Dict[str, int]  # by node
+    products: Dict[str, Product]  # by node
+
+    @property
+    def macs(self) -> Dict[str, int]:
+        return {name: each.macs for name, each in self.products.items()}
 
 
 def build_engine(
@@ -62,7 +67,10 @@ def build_engine(
     finally:
         with contextlib.suppress(OSError):
             raw.unlink()
-    told = Told([Layer(**{**each, "nodes": tuple(each["nodes"])}) for each in answer["layers"]], answer["macs"])
+    told = Told(
+        [Layer(**{**each, "nodes": tuple(each["nodes"])}) for each in answer["layers"]],
+        {name: Product(*each) for name, each in answer["products"].items()},
+    )
     manifest = Manifest(
         hashlib.sha256(content).hexdigest(),
         len(content),
@@ -76,6 +84,7 @@ def build_engine(
         round(time.monotonic() - began, 1),
         answer["peak_memory"],
         answer["fallbacks"],
+        answer["put_back"],
         Cost.of(told.layers) if told.layers else None,
     )
     write_engine(engine, content, manifest)

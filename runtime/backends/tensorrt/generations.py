@@ -46,6 +46,8 @@ class Generation(NamedTuple):
     dla: bool = False
     targets: bool = False  # builds for GPUs that are not there, and without one
     kernel_cache: bool = False  # compiles kernels at an engine's first runs, and can keep them
+    depthwise_silu: bool = True  # has an INT8 kernel for a depthwise convolution with SiLU
+    implicit_int8: bool = False  # may choose INT8 by itself, from ranges of tensors, without Q/DQ
     layer_log: bool = False  # its builder logs which layers it made; else a loaded engine tells, on a GPU
 
     def source(self, precision: str) -> str:
@@ -64,6 +66,8 @@ GENERATIONS = (
         libraries=True,
         profiles=2,
         dla=True,
+        depthwise_silu=False,
+        implicit_int8=True,
     ),
     Generation(
         "tensorrt",
@@ -74,9 +78,14 @@ GENERATIONS = (
         libraries=True,
         profiles=2,
         dla=True,
+        depthwise_silu=False,
+        implicit_int8=True,
     ),
-    Generation("tensorrt", (10, 0), libraries=True, dla=True),
-    Generation("tensorrt", (10, 8), libraries=True),  # NVIDIA's release notes: 10.7 was the last with DLA
+    Generation("tensorrt", (10, 0), libraries=True, dla=True, depthwise_silu=False, implicit_int8=True),
+    # NVIDIA's release notes: 10.7 was the last with DLA.
+    Generation("tensorrt", (10, 8), libraries=True, depthwise_silu=False, implicit_int8=True),
+    # By the names of the kernels in its libraries; 8.5.3 has none (NVIDIA/TensorRT#3385), what lies between is unknown.
+    Generation("tensorrt", (10, 15), libraries=True, implicit_int8=True),
     # Flags, calibrators and weak typing are gone. 11.4.1 has DLA again, for strongly typed networks on an AGX Orin: not
     # tried here, so not offered.
     Generation("tensorrt", (11, 0)),

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 from ...artifacts.artifact import StaleError
 from ...artifacts.onnx_metadata import read_metadata
@@ -41,7 +41,9 @@ class Manifest(NamedTuple):
     seconds: float  # the build took
     peak_memory: int  # bytes, of the process that built it
     fallbacks: Dict[str, str]  # with DLA: layers that run on the GPU
+    put_back: Sequence[str] = ()  # layers in FP16 that the artifact has in INT8
     cost: Optional[Cost] = None  # what the builder made of it, where it told
+    tuning: Optional[Dict[str, Any]] = None  # of PRECISION=best: which candidates were timed, see tune.Record
 
     def to_json(self) -> bytes:
         values = {"schema": SCHEMA, **self._asdict(), "options": self.options.as_dict()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from ...errors import UserError
 
@@ -31,6 +31,7 @@ class BuildOptions(NamedTuple):
     workspace: Optional[int] = None  # bytes of device memory that kernels may use while they are tried and run
     opt_level: Optional[int] = None  # 0 to 5: seconds of building against speed
     dla: Optional[int] = None  # core of the deep learning accelerator; what it can't do falls back to the GPU
+    higher: Optional[Tuple[str, ...]] = None  # INT8 layers that are put back to FP16; None: as the generation wants it
     target: Optional[str] = None  # "sm_89", for a GPU that is not in this machine, or ANY; TensorRT-RTX only
 
     def as_dict(self) -> Dict[str, Any]:
@@ -39,7 +40,12 @@ class BuildOptions(NamedTuple):
     @classmethod
     def from_dict(cls, values: Dict[str, Any]) -> BuildOptions:
         """Raises ValueError, TypeError or KeyError where `values` are not what `as_dict` gives."""
-        made = cls(**{**values, "batch": Batch(*values["batch"])})
+        higher = values.get("higher")
+        if higher is not None:
+            higher = tuple(higher)
+            if not all(isinstance(name, str) for name in higher):
+                raise ValueError(f"impossible layers {higher!r:.80}")
+        made = cls(**{**values, "batch": Batch(*values["batch"]), "higher": higher})
         numbers = (*made.batch, *(n for n in (made.workspace, made.opt_level, made.dla) if n is not None))
         if made.precision not in PRECISIONS or any(type(n) is not int or n < 0 for n in numbers):
             raise ValueError(f"impossible options {values!r:.200}")

@@ -531,7 +531,7 @@ from runtime.backends.tensorrt import build
 def noisy(trt, row, onnx, *rest):
     os.write(1, b"[TRT] a native library prints where it pleases\\n")
     print("and so does a plugin")
-    return build.Built(b"the engine", b"", {}, {}, [])
+    return build.Built(b"the engine", b"", {}, {}, [], [])
 build.load = lambda module: (type("trt", (), {"__version__": "10.3.0"}), None)
 build.build = noisy
 sys.exit(build.main())
