@@ -90,11 +90,11 @@ finetune: $(VENV)/.finetune $(VENV)/.demo $(HUB) ## DATA=photos/ [VARIANT=lite0]
 .PHONY: engine
 engine: PRECISION ?= best
 engine: override NEEDED = $(patsubst best,fp16,$(PRECISION))
-engine: ## VARIANT=b1 [export's] [PRECISION=best|fp32|fp16|int8] [BATCH=1,8,32] [GPU=sm_89|any] [WORKSPACE=512M] [OPT_LEVEL=0..5] [DLA=0] [BACKEND=] [EXPLAIN=1] [VERBOSE=1] [FORCE=1]
+engine: ## VARIANT=b1 [export's] [PRECISION=best|fp32|fp16|int8] [BATCH=1,8,32] [GPU=sm_89|any] [WORKSPACE=512M] [OPT_LEVEL=0..5] [DLA=0] [BACKEND=] [TUNE_SECONDS=1800] [EXPLAIN=1] [VERBOSE=1] [FORCE=1]
 	@$(call made,$(NAMED),$(NEEDED)) || $(MAKE) --no-print-directory $(if $(filter int8,$(PRECISION)),calibrated,exported)
 	@python=$(PYTHON); $(if $(GPU),false,$(PYTHON) -c 'import tensorrt' 2>/dev/null) || \
 	 { $(MAKE) --quiet --no-print-directory $(VENV)/.engine && python=$(PY); } && \
-	 $$python -m runtime.engine $(call options,VARIANT PRECISION BATCH GPU WORKSPACE OPT_LEVEL DLA BACKEND) $(call switch,EXPLAIN VERBOSE FORCE)
+	 $$python -m runtime.engine $(call options,VARIANT PRECISION BATCH GPU WORKSPACE OPT_LEVEL DLA BACKEND TUNE_SECONDS) $(call switch,EXPLAIN VERBOSE FORCE)
 
 .PHONY: bundle
 bundle: PRECISION ?= fp16

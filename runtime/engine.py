@@ -11,7 +11,9 @@ from .command import parse_size, run
 from .invocation import typed
 
 if TYPE_CHECKING:
+    from .artifacts.artifact import Artifact
     from .backends.tensorrt.manifest import Manifest
+    from .backends.tensorrt.options import BuildOptions
     from .backends.tensorrt.site import Site
 
 
@@ -41,6 +43,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--target", dest="gpu", help=argparse.SUPPRESS)  # its name until 2026
     parser.add_argument("--backend", choices=("auto", *TENSORRT), default="auto")
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to read and write (default: artifacts)")
+    parser.add_argument(
+        "--tune-seconds",
+        type=float,
+        metavar="S",
+        help="of --precision best on a GPU: begin no candidate after this (1800)",
+    )
     parser.add_argument("--explain", action="store_true", help="show what the builder made, beside FP16")
     parser.add_argument("--no-compare", action="store_true", help="don't time INT8 against FP16 afterwards")
     parser.add_argument("--force", action="store_true", help="build even if a fitting engine is there")
@@ -57,9 +65,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         parse_size(given.workspace) if given.workspace else None,
         given.opt_level,
         given.dla,
-        target,
+        target=target,
     )
     artifact = read_artifact(find_artifact(given.variant, site.generation.source(precision), folder))
+    if given.precision == BEST and site.gpu is not None and not site.generation.layer_log and given.dla is None:
+        return _tuned(artifact, site, options, given.tune_seconds, given.force)
     engine = engine_of(artifact, site, precision)
     if given.explain:
         from .backends.tensorrt.explain import explain
@@ -73,6 +83,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"{engine.path}: {told(manifest)}")
         memory = f", at most {manifest.peak_memory / 2**20:.0f} MB" if manifest.peak_memory else ""
         print(f"built in {manifest.seconds:.1f} s{memory}")
+    if manifest.put_back and options.higher is None:
+        print(
+            f"{len(manifest.put_back)} depthwise layers compute in FP16: {site.library} has no INT8 kernel for them together "
+            "with SiLU."
+        )
     if manifest.fallbacks:
         layers = ", ".join(f"{name} ({kind})" for name, kind in manifest.fallbacks.items())
         print(f"{len(manifest.fallbacks)} layers that the DLA can't do run on the GPU: {layers}")
@@ -89,6 +104,23 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         from .backends.tensorrt.compare import compare_with_fp16
 
         print("\n".join(compare_with_fp16(artifact, site, options)))
+    return 0
+
+
+def _tuned(artifact: Artifact, site: Site, options: BuildOptions, seconds: Optional[float], anew: bool) -> int:
+    """Finds the fastest engine on this GPU, or says what an earlier search found."""
+    from .artifacts.artifact import set_latest
+    from .backends.backend import to_stderr
+    from .backends.tensorrt.tune import SECONDS, before, tune
+    from .backends.tensorrt.tuned import lines
+
+    known = None if anew else before(artifact, site, options)
+    found = known or tune(artifact, site, options, seconds or SECONDS, to_stderr)
+    print(f"{found.engine.path}: {told(found.manifest)}")
+    if known:
+        print("up to date; --force times the candidates again. They were:")
+    print("\n".join(lines(found.record)))
+    set_latest(artifact.variant, artifact.path.parent.parent, found.engine.precision)
     return 0
 
 

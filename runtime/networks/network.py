@@ -19,7 +19,7 @@ from ..artifacts.artifact import (
 )
 from ..artifacts.model_path import model_file
 from ..backends import open_backend
-from ..backends.backend import ANY_ENGINE, Engines
+from ..backends.backend import ANY_ENGINE, TENSORRT, Engines, to_stderr
 from ..errors import UserError
 from ..images.decode import DECODING, Decoding, ImageError, Source
 from ..images.preprocess import preprocess
@@ -39,6 +39,22 @@ def not_finite(output: np.ndarray, artifact: Artifact, name: str) -> Optional[No
     what = "NaN" if np.isnan(output).any() else "infinity"
     remedy = "use its FP32 file" if artifact.precision != "fp32" else "the network is numerically unstable for it"
     return NotFiniteError(f"{name}: the network's {artifact.precision} answer to this image holds {what}: {remedy}.")
+
+
+def _measured(path: Path) -> Path:
+    """Of the artifact `path` of a network, taken since no precision was named, the one that was measured to be fastest on the
+    GPU of this machine. It says which, and why."""
+    from ..backends.tensorrt.tuned import fastest_here
+
+    variant, found = path.name.split(".")[0], fastest_here(path.parent, path.name.split(".")[0])
+    if found is None:
+        return path
+    precision, why = found
+    fastest = path.with_name(f"{variant}.{precision}.onnx")
+    if path.name not in (f"{variant}.fp32.onnx", fastest.name) or not fastest.is_file():
+        return path  # artifacts/latest names another one
+    to_stderr(f"{fastest.name}: {why} (--precision takes another)")
+    return fastest
 
 
 class Network:
@@ -71,6 +87,8 @@ class Network:
         Raises UserError if there is no such artifact, no backend for it, or it has another head."""
         self.decoding = decoding
         path = model_file(model, precision) if model is not None else find_artifact(variant, precision)
+        if model is None and precision is None and backend in ("auto", *TENSORRT):
+            path = _measured(path)
         if path.suffix == ".engine":
             from ..backends.tensorrt.engine import artifact_of
 

@@ -22,7 +22,7 @@ from ...whole_file import write_whole
 from .generations import NAMES, Generation, compute_capability, load
 from .layers import Layer, from_log
 from .log import log_of
-from .network import Product, products_of, put_back
+from .network import Product, any_ranges, products_of, put_back
 from .options import ANY, BuildOptions
 
 MEMORY_HINT = (
@@ -55,9 +55,10 @@ _LIBRARIES = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 class BuildError(UserError):
     """TensorRT refused the network, or could not be run."""
 
-    def __init__(self, text: str, status: int = 1) -> None:
+    def __init__(self, text: str, status: int = 1, products: Optional[Dict[str, Product]] = None) -> None:
+        """`products`: what is known of the network, see products_of."""
         super().__init__(text)
-        self.status = status
+        self.status, self.products = status, products or {}
 
 
 class Built(NamedTuple):
@@ -95,7 +96,7 @@ def build(
     if generation.explicit_batch:
         flags |= 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
     # DLA chooses kernels by flags, and takes no strongly typed network.
-    typed = generation.strongly_typed and options.dla is None
+    typed = generation.strongly_typed and options.dla is None and not options.implicit
     if typed:
         flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
@@ -113,6 +114,8 @@ def build(
             config.set_flag(trt.BuilderFlag.FP16)
         if options.precision == "int8":
             config.set_flag(trt.BuilderFlag.INT8)
+    if options.implicit:
+        any_ranges(network)
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if options.opt_level is not None:
@@ -140,7 +143,7 @@ def build(
     serialized = builder.build_serialized_network(network, config)
     del held
     if serialized is None:
-        raise BuildError(_sentence("can't build the network", log.said()))
+        raise BuildError(_sentence("can't build the network", log.said()), products=products)
     cache = config.get_timing_cache() if generation.timing_cache else None
     return Built(
         bytes(serialized),
@@ -248,7 +251,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
 
 def answer(request: Dict[str, Any], say: Callable[..., None]) -> int:
     """Builds what `request` says: {"module", "onnx", "engine", "timing_cache", "options", "verbose", "details"}. The exit
-    status. `say` gets {"phase", "done", "of"} now and then, at last {"error", "status"} or {"version", "fallbacks",
+    status. `say` gets {"phase", "done", "of"} now and then, at last {"error", "status", "products"} or {"version", "fallbacks",
     "peak_memory", "products", "put_back", "layers"}."""
     last = 0.0
 
@@ -272,7 +275,7 @@ def answer(request: Dict[str, Any], say: Callable[..., None]) -> int:
         if built.timing_cache and built.timing_cache != content:
             write_whole(cache, built.timing_cache)
     except UserError as error:
-        say(error=str(error), status=error.status)
+        say(error=str(error), status=error.status, products=getattr(error, "products", {}))
         return error.status
     except (
         Exception

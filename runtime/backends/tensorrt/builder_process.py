@@ -69,7 +69,7 @@ def build_engine(
             raw.unlink()
     told = Told(
         [Layer(**{**each, "nodes": tuple(each["nodes"])}) for each in answer["layers"]],
-        {name: Product(*each) for name, each in answer["products"].items()},
+        _products(answer["products"]),
     )
     manifest = Manifest(
         hashlib.sha256(content).hexdigest(),
@@ -123,10 +123,14 @@ def _run(request: Dict[str, Any], name: str) -> Dict[str, Any]:
         if process.stdout is not None:
             process.stdout.close()
     if "error" in answer:
-        raise BuildError(answer["error"], answer["status"])
+        raise BuildError(answer["error"], answer["status"], _products(answer.get("products", {})))
     if status != 0 or "version" not in answer:
         raise BuildError(_ended(status))
     return answer
+
+
+def _products(told: Dict[str, List[Any]]) -> Dict[str, Product]:
+    return {name: Product(*each) for name, each in told.items()}
 
 
 def _ended(status: int) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import statistics
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 import numpy as np
 
@@ -38,26 +39,35 @@ def compare_with_fp16(artifact: Artifact, site: Site, options: BuildOptions) -> 
                 engine.build(wanted)
         except UserError as error:
             return [f"INT8 was not compared with FP16: {error}"]
-    images = {precision: noise(engine.source.preprocessing, best) for precision, engine in engines.items()}
-    device = open_device()
+    with running(engines) as runners:
+        images = {name: noise(engine.source.preprocessing, best) for name, engine in engines.items()}
+        rounds = in_turns({name: runner.timed for name, runner in runners.items()}, images)
+        times = {name: statistics.median(values) for name, values in rounds.items()}
+        lines = verdict(times, best)
+        if times["fp16"] < FASTER * times["int8"]:
+            layers = {name: runner.profiled(images[name], ROUNDS, WARM) for name, runner in runners.items()}
+            lines += blame(layers["int8"], layers["fp16"])
+    return lines
+
+
+@contextlib.contextmanager
+def running(engines: Mapping[str, Engine]) -> Iterator[Dict[str, Runner]]:
+    """A runner for each of `engines`, which are there, on the GPU at the same time."""
+    device, loaded, runners = open_device(), {}, {}  # type: Any, Dict[str, Any], Dict[str, Runner]
     try:
         with device:
-            loaded = {name: engine.load(engine.fitting(rebuild=False)) for name, engine in engines.items()}
-            runners = {name: Runner(site.trt, it, device) for name, it in loaded.items()}
             try:
-                times = in_turns({name: runner.timed for name, runner in runners.items()}, images)
-                lines = verdict(times, best)
-                if times["fp16"] < FASTER * times["int8"]:
-                    layers = {name: runner.profiled(images[name], ROUNDS, WARM) for name, runner in runners.items()}
-                    lines += blame(layers["int8"], layers["fp16"])
+                for name, engine in engines.items():
+                    loaded[name] = engine.load(engine.content())
+                    runners[name] = Runner(engine.site.trt, loaded[name], device)
+                yield dict(runners)
             finally:
                 for runner in runners.values():
                     runner.close()
-            runners.clear()
-            loaded.clear()
+                runners.clear()
+                loaded.clear()
     finally:
         device.close()
-    return lines
 
 
 def noise(preprocessing: Preprocessing, count: int) -> np.ndarray:
@@ -67,13 +77,13 @@ def noise(preprocessing: Preprocessing, count: int) -> np.ndarray:
     return batch
 
 
-def in_turns(runs: Dict[str, Any], images: Dict[str, np.ndarray]) -> Dict[str, float]:
-    """Median milliseconds that the GPU computes, of each of `runs` (Runner.timed) on its `images`, called A B A B."""
+def in_turns(runs: Dict[str, Any], images: Dict[str, np.ndarray]) -> Dict[str, List[float]]:
+    """Milliseconds that the GPU computes in each round, of each of `runs` (Runner.timed) on its `images`, called A B A B."""
     times: Dict[str, List[float]] = {name: [] for name in runs}
     for _ in range(WARM + ROUNDS):
         for name, timed in runs.items():
             times[name].append(timed(images[name])[1].compute)
-    return {name: statistics.median(values[WARM:]) for name, values in times.items()}
+    return {name: values[WARM:] for name, values in times.items()}
 
 
 def verdict(times: Dict[str, float], batch: int) -> List[str]:

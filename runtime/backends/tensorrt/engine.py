@@ -77,20 +77,25 @@ class Engine(NamedTuple):
 
         `rebuild=False`: raises UserError instead of building. `trust`: takes one that has no manifest as it is.
         """
-        options = BuildOptions(self.precision)
+        options, tuning = BuildOptions(self.precision), None
         if self.path.is_file():
             try:
                 return self.content(trust)
             except UserError as error:
                 reason = str(error)
                 with contextlib.suppress(UserError):  # without a manifest it is built as usual
-                    options = read_manifest(self.path).options._replace(target=None)
+                    before = read_manifest(self.path)
+                    options, tuning = before.options._replace(target=None), before.tuning
         else:
             reason = f"{self.path} is not there yet"
         if not rebuild:
             raise UserError(f"{reason.rstrip('.')}. --no-rebuild forbids building it; '{typed('engine')}' does it.")
         say(f"building {self.path.name}: {reason}")
-        return read_engine(self.path, self.build(options))
+        manifest = self.build(options)
+        if tuning is not None:  # the layers that were put back are put back again: the next search begins with them
+            manifest = manifest._replace(tuning=tuning)
+            self.remember(manifest, {})
+        return read_engine(self.path, manifest)
 
     def load(self, content: bytes) -> Loaded:
         """`content` in TensorRT's hands. The GPU's context must be current. Raises UserError if TensorRT refuses it."""

@@ -11,13 +11,12 @@ from ...errors import UserError
 from ...table import aligned
 from ...whole_file import write_together
 from ..cuda import open_device
-from .compare import noise
+from .compare import noise, running
 from .engine import Engine, engine_of
 from .layers import Cost, Layer, from_json
 from .layers_page import layers_page
 from .manifest import Manifest
 from .options import BuildOptions
-from .runner import Runner
 from .site import Site
 
 ROUNDS, WARM = 50, 10
@@ -75,7 +74,7 @@ def explained(engine: Engine, options: BuildOptions, verbose: bool = False, anew
         manifest, told = engine.build_telling(options, verbose)
         layers = told.layers
         if engine.site.gpu is not None:
-            layers = _asked(engine, options.batch.best, layers, told.macs)
+            layers = asked(engine, options.batch.best, layers, told.macs)
         if not layers:
             raise UserError(f"{engine.site.library} told nothing of the layers of {engine.path.name}.")
         manifest = manifest._replace(cost=Cost.of(layers))
@@ -120,25 +119,12 @@ def advice(costs: Mapping[str, Cost]) -> str:
     return f"{said}. Which of the two is faster, only a measurement on the GPU says."
 
 
-def _asked(engine: Engine, batch: int, layers: Sequence[Layer], macs: Mapping[str, int]) -> List[Layer]:
-    """What a loaded engine tells on its GPU, with the time of each layer; `layers` instead, where the log listed them."""
-    device = open_device()
-    try:
-        with device:
-            loaded: Any = engine.load(engine.content())
-            told = "" if layers else _inspected(engine, loaded, batch)
-            runner: Optional[Runner] = Runner(engine.site.trt, loaded, device)
-            try:
-                assert runner is not None
-                images = noise(engine.source.preprocessing, batch)
-                times = runner.profiled(images, ROUNDS, WARM)
-            finally:
-                if runner is not None:
-                    runner.close()
-                runner = None
-            loaded = None
-    finally:
-        device.close()
+def asked(engine: Engine, batch: int, layers: Sequence[Layer], macs: Mapping[str, int]) -> List[Layer]:
+    """What a loaded engine tells on its GPU, with the time of each layer; `layers` instead, where the log listed them. Raises
+    UserError if it tells too little."""
+    told = "" if layers else _inspected(engine, batch)
+    with running({"": engine}) as runners:
+        times = runners[""].profiled(noise(engine.source.preprocessing, batch), ROUNDS, WARM)
     if layers:
         return [layer._replace(milliseconds=times.get(layer.name)) for layer in layers]
     try:
@@ -147,14 +133,23 @@ def _asked(engine: Engine, batch: int, layers: Sequence[Layer], macs: Mapping[st
         raise UserError(f"{engine.site.library} tells too little of {engine.path.name}'s layers: {error}.") from None
 
 
-def _inspected(engine: Engine, loaded: Any, batch: int) -> str:
+def _inspected(engine: Engine, batch: int) -> str:
     """JSON. With an execution context whose shapes are set: without one, types and sizes are "N/A due to dynamic shapes"."""
-    context = loaded.new_context()
-    inspector = loaded.engine.create_engine_inspector()
-    name = loaded.engine.get_tensor_name(0)
-    context.set_input_shape(name, (batch, *tuple(loaded.engine.get_tensor_shape(name))[1:]))
-    inspector.execution_context = context
-    return str(inspector.get_engine_information(engine.site.trt.LayerInformationFormat.JSON))
+    device = open_device()
+    try:
+        with device:
+            loaded: Any = engine.load(engine.content())
+            context, inspector = loaded.new_context(), loaded.engine.create_engine_inspector()
+            name = loaded.engine.get_tensor_name(0)
+            context.set_input_shape(name, (batch, *tuple(loaded.engine.get_tensor_shape(name))[1:]))
+            inspector.execution_context = context
+            told = str(inspector.get_engine_information(engine.site.trt.LayerInformationFormat.JSON))
+            del inspector
+            del context
+            loaded = None
+            return told
+    finally:
+        device.close()
 
 
 def _read(path: Path, manifest: Optional[Manifest]) -> Optional[List[Layer]]:

@@ -97,6 +97,8 @@ def read_manifest(engine: Path) -> Manifest:
             raise ValueError("another version of this project wrote it")
         values["options"] = BuildOptions.from_dict(values["options"])
         values["cost"] = Cost(**values["cost"]) if values.get("cost") else None
+        if not isinstance(values.get("tuning"), (dict, type(None))) or not isinstance(values.get("put_back", []), list):
+            raise ValueError("what was tuned is no record")
         for name, kind in _KINDS.items():
             if not isinstance(values[name], kind) or isinstance(values[name], bool):
                 raise ValueError(f"{name} is {values[name]!r:.80}")

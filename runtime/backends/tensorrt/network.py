@@ -20,11 +20,13 @@ class Product(NamedTuple):
     int8: bool
     depthwise: bool
     silu: bool  # its output is read twice: by a sigmoid, and by the product with it
+    expands: bool  # what it gives is, behind its activation, what a depthwise convolution reads
+    side: int  # of the map that it gives, 1 for a vector
 
 
 def products_of(trt: Any, network: Any) -> Dict[str, Product]:
     """By the name of the node."""
-    made, readers = _producers(network), _readers(network)
+    made, readers, expanding = _producers(network), _readers(network), set()
     found = {}
     for layer in _layers(network):
         kind = layer.type
@@ -39,10 +41,12 @@ def products_of(trt: Any, network: Any) -> Dict[str, Product]:
             each = inputs // groups * prod(tuple(layer.kernel_size_nd))
         before = made.get(source.name)
         int8 = before is not None and before.type == trt.LayerType.DEQUANTIZE
-        found[layer.name] = Product(
-            each * channels * prod(rest), int8, groups > 1 and groups == channels, len(readers.get(output.name, [])) > 1
-        )
-    return found
+        depthwise, silu = groups > 1 and groups == channels, len(readers.get(output.name, [])) > 1
+        if depthwise:
+            expanding.add(_convolution_behind(source, made, trt.LayerType))
+        side = rest[0] if rest else 1
+        found[layer.name] = Product(each * channels * prod(rest), int8, depthwise, silu, False, side)
+    return {name: product._replace(expands=name in expanding) for name, product in found.items()}
 
 
 def put_back(trt: Any, network: Any, names: Collection[str]) -> List[Any]:
@@ -60,14 +64,11 @@ def put_back(trt: Any, network: Any, names: Collection[str]) -> List[Any]:
                 continue
             if kind == kinds.CONVOLUTION:
                 wanted = layer.name in names
-            elif kind == kinds.ELEMENTWISE and any(
-                _made_by_one_of(layer.get_input(other), made, kinds, names)
-                for other in range(layer.num_inputs)
-                if other != index
-            ):
-                wanted = True  # a sum with a convolution that is put back
             else:
-                wanted = _comes_from_one_of(dequantise, made, kinds, names)
+                others = [layer.get_input(other) for other in range(layer.num_inputs) if other != index]
+                added = [made.get(other.name) for other in others if other is not None]
+                sums = [each.name for each in added if each is not None and each.type == kinds.CONVOLUTION]
+                wanted = bool({*sums} & {*names}) if sums else _convolution_behind(tensor, made, kinds) in names
             if not wanted:
                 continue
             source = made.get(dequantise.get_input(0).name)
@@ -78,6 +79,14 @@ def put_back(trt: Any, network: Any, names: Collection[str]) -> List[Any]:
                 kept.append(values)
                 layer.set_input(index, network.add_constant(values.shape, values).get_output(0))
     return kept
+
+
+def any_ranges(network: Any) -> None:
+    """Gives every tensor a range, the same for all, so that the builder may take INT8 wherever it is fastest."""
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    tensors += [layer.get_output(at) for layer in _layers(network) for at in range(layer.num_outputs)]
+    for tensor in tensors:
+        tensor.set_dynamic_range(-4.0, 4.0)
 
 
 def _layers(network: Any) -> Iterator[Any]:
@@ -98,25 +107,15 @@ def _readers(network: Any) -> Dict[str, List[Any]]:
     return found
 
 
-def _made_by_one_of(tensor: Any, made: Dict[str, Any], kinds: Any, names: Collection[str]) -> bool:
+def _convolution_behind(tensor: Any, made: Dict[str, Any], kinds: Any) -> str:
+    """The name of the convolution that gives `tensor`, behind its activation and Q/DQ; "" if anything else does."""
+    between = (kinds.ACTIVATION, kinds.ELEMENTWISE, kinds.QUANTIZE, kinds.DEQUANTIZE)
     layer = made.get(tensor.name) if tensor is not None else None
-    return layer is not None and layer.type == kinds.CONVOLUTION and layer.name in names
-
-
-def _comes_from_one_of(dequantise: Any, made: Dict[str, Any], kinds: Any, names: Collection[str]) -> bool:
-    """Whether what is quantised is what one of `names` gives, behind its activation."""
-    quantise = made.get(dequantise.get_input(0).name)
-    if quantise is None or quantise.type != kinds.QUANTIZE:
-        return False
-    tensor = quantise.get_input(0)
-    for _ in range(3):  # SiLU is two layers
-        if _made_by_one_of(tensor, made, kinds, names):
-            return True
-        layer = made.get(tensor.name)
-        if layer is None or layer.type not in (kinds.ACTIVATION, kinds.ELEMENTWISE):
-            return False
-        tensor = layer.get_input(0)
-    return False
+    for _ in range(5):  # SiLU is two layers, smoothing one more
+        if layer is None or layer.type not in between:
+            break
+        layer = made.get(layer.get_input(0).name)
+    return str(layer.name) if layer is not None and layer.type == kinds.CONVOLUTION else ""
 
 
 def _dequantised(trt: Any, weights: Any, scale: Any, channels: int) -> Any:

@@ -32,6 +32,7 @@ class BuildOptions(NamedTuple):
     opt_level: Optional[int] = None  # 0 to 5: seconds of building against speed
     dla: Optional[int] = None  # core of the deep learning accelerator; what it can't do falls back to the GPU
     higher: Optional[Tuple[str, ...]] = None  # INT8 layers that are put back to FP16; None: as the generation wants it
+    implicit: bool = False  # INT8 from a file without Q/DQ, with ranges that mean nothing: to be timed, not to be used
     target: Optional[str] = None  # "sm_89", for a GPU that is not in this machine, or ANY; TensorRT-RTX only
 
     def as_dict(self) -> Dict[str, Any]:

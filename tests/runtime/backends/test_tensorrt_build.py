@@ -68,7 +68,8 @@ def install(version: str, monkeypatch: pytest.MonkeyPatch) -> Any:
         said: List[Any] = []
         build.answer(json.loads(json.dumps(request)), lambda **values: said.append(values))
         if "error" in said[-1]:
-            raise build.BuildError(said[-1]["error"], said[-1]["status"])
+            products = builder_process._products(said[-1].get("products", {}))
+            raise build.BuildError(said[-1]["error"], said[-1]["status"], products)
         return said[-1]
 
     for place in ("site", "build"):
