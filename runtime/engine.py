@@ -21,7 +21,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from .artifacts.artifact import artifacts_folder, find_artifact, read_artifact, set_latest
     from .backends.backend import TENSORRT
     from .backends.tensorrt.engine import engine_of
+    from .backends.tensorrt.explain import explain
     from .backends.tensorrt.options import ANY, BEST, PRECISIONS, BuildOptions, parse_batch, parse_target
+    from .backends.tensorrt.tuned import tuned_layers
 
     parser = argparse.ArgumentParser(
         prog=typed("engine"),
@@ -69,11 +71,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     )
     artifact = read_artifact(find_artifact(given.variant, site.generation.source(precision), folder))
     if given.precision == BEST and site.gpu is not None and not site.generation.layer_log and given.dla is None:
-        return _tuned(artifact, site, options, given.tune_seconds, given.force)
+        return _tuned(artifact, site, options, given)
     engine = engine_of(artifact, site, precision)
+    if precision == "int8" and not given.force:
+        options = options._replace(higher=tuned_layers(engine.path))
     if given.explain:
-        from .backends.tensorrt.explain import explain
-
         print("\n".join(explain(artifact, site, options, given.verbose, given.force)))
     manifest = engine.current(options) if given.explain or not given.force else None
     if manifest is not None and not given.explain:
@@ -91,7 +93,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if manifest.fallbacks:
         layers = ", ".join(f"{name} ({kind})" for name, kind in manifest.fallbacks.items())
         print(f"{len(manifest.fallbacks)} layers that the DLA can't do run on the GPU: {layers}")
-    if given.precision == BEST and site.generation.layer_log and not given.explain:
+    if given.precision == BEST and site.generation.layer_log:
         from .backends.tensorrt.best import why_fp16
 
         print("\n".join(why_fp16(artifact, site, options)))
@@ -107,19 +109,23 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
-def _tuned(artifact: Artifact, site: Site, options: BuildOptions, seconds: Optional[float], anew: bool) -> int:
+def _tuned(artifact: Artifact, site: Site, options: BuildOptions, given: argparse.Namespace) -> int:
     """Finds the fastest engine on this GPU, or says what an earlier search found."""
     from .artifacts.artifact import set_latest
     from .backends.backend import to_stderr
+    from .backends.tensorrt.explain import explain
     from .backends.tensorrt.tune import SECONDS, before, tune
     from .backends.tensorrt.tuned import lines
 
-    known = None if anew else before(artifact, site, options)
-    found = known or tune(artifact, site, options, seconds or SECONDS, to_stderr)
+    known = None if given.force else before(artifact, site, options)
+    found = known or tune(artifact, site, options, given.tune_seconds or SECONDS, to_stderr)
     print(f"{found.engine.path}: {told(found.manifest)}")
     if known:
         print("up to date; --force times the candidates again. They were:")
     print("\n".join(lines(found.record)))
+    if given.explain:
+        kept = options._replace(precision=found.engine.precision, higher=found.manifest.options.higher)
+        print("\n".join(explain(artifact, site, kept, given.verbose)))
     set_latest(artifact.variant, artifact.path.parent.parent, found.engine.precision)
     return 0
 

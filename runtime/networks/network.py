@@ -44,9 +44,12 @@ def not_finite(output: np.ndarray, artifact: Artifact, name: str) -> Optional[No
 def _measured(path: Path) -> Path:
     """Of the artifact `path` of a network, taken since no precision was named, the one that was measured to be fastest on the
     GPU of this machine. It says which, and why."""
+    variant = path.name.split(".")[0]
+    if not any(path.parent.glob(f"{variant}.*.engine")):
+        return path
     from ..backends.tensorrt.tuned import fastest_here
 
-    variant, found = path.name.split(".")[0], fastest_here(path.parent, path.name.split(".")[0])
+    found = fastest_here(path.parent, variant)
     if found is None:
         return path
     precision, why = found

@@ -65,8 +65,8 @@ class Built(NamedTuple):
     engine: bytes
     timing_cache: bytes  # b"" where there is none
     fallbacks: Dict[str, str]  # with DLA: layers that run on the GPU, and their kind
-    products: Dict[str, Product]  # by node, as they are computed
-    put_back: List[str]  # the layers of them that were INT8 in the file
+    products: Dict[str, Product]  # by node, as the file has them
+    put_back: List[str]  # the INT8 layers of them that are FP16 in the engine
     layers: List[Layer]  # where the log tells them
 
 
@@ -107,7 +107,6 @@ def build(
     products = products_of(trt, network)
     back = _higher(generation, options, products)
     held = put_back(trt, network, back) if back else []  # arrays that the network refers to until it is built
-    products = {name: each._replace(int8=each.int8 and name not in back) for name, each in products.items()}
     config = builder.create_builder_config()
     if not typed:
         if options.precision != "fp32":

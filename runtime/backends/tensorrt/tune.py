@@ -26,7 +26,7 @@ from .manifest import Manifest, read_manifest, write_engine
 from .network import Product
 from .options import BuildOptions
 from .site import Site
-from .tuned import Outcome, Record, faster
+from .tuned import Outcome, Record, faster, tuned_layers
 
 SECONDS = 1800.0  # after which no other candidate is begun
 WORTH = 1.03  # less than this, of what the builder gains when it may choose freely, is not worth looking for
@@ -139,7 +139,7 @@ class _Search:
         self.longest = self.clock() - self.began if gain is not None else 0.0
         if gain is not None and gain < WORTH:
             return f"even with INT8 wherever the builder likes, it is only {gain:.2f} times as fast as FP16"
-        before = self._last()
+        before = tuned_layers(self.int8.path)
         if before is not None and not self._try(Candidate("int8 as it was chosen last", "int8", before)):
             return ""
         if not self._try(Candidate("int8 as calibrated", "int8", ())):
@@ -172,14 +172,6 @@ class _Search:
         self._note(outcome)
         return outcome.speedup or None
 
-    def _last(self) -> Optional[Tuple[str, ...]]:
-        """The layers that were put back in the INT8 engine that an earlier search kept."""
-        with contextlib.suppress(UserError):
-            manifest = read_manifest(self.int8.path)
-            if manifest.tuning is not None:
-                return manifest.options.higher
-        return None
-
     def _try(self, candidate: Candidate) -> bool:
         """Builds and times `candidate`; False if there is no time for it."""
         spent = self.clock() - self.began
@@ -194,8 +186,8 @@ class _Search:
             found = self._timed(candidate.name, engine)._replace(put_back=len(manifest.put_back))
             outcome = self._judged(found, candidate)
             if self.best is None or outcome.speedup > self.best.speedup:
-                self.best = outcome
                 write_engine(self.int8.path, engine.content(), manifest)
+                self.best = outcome
                 with contextlib.suppress(OSError):
                     layers_path(self.int8.path).unlink()  # of another engine
         except UserError as error:

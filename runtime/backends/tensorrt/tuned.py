@@ -79,6 +79,14 @@ def lines(record: Record) -> Iterator[str]:
     yield f"{record.chosen} is kept for {record.gpu}: {record.why}."
 
 
+def tuned_layers(engine: Path) -> Optional[Tuple[str, ...]]:
+    """The layers that a search put back in `engine`; None if none did."""
+    with contextlib.suppress(UserError):
+        manifest = read_manifest(engine)
+        return manifest.options.higher if manifest.tuning is not None else None
+    return None
+
+
 def fastest_here(folder: Path, variant: str) -> Optional[Tuple[str, str]]:
     """The precision that was measured to be fastest for `variant`, whose engines are in `folder`, on the GPU of this machine, and
     how that is known; None where nothing was measured."""
