@@ -495,8 +495,9 @@ def test_options_as_people_write_them() -> None:
 def test_every_supported_version_has_its_row() -> None:
     assert generation("tensorrt", "8.6.1") is GENERATIONS[1] and generation("tensorrt", "10.3.0") is GENERATIONS[2]
     assert (
-        generation("tensorrt", "10.16.1.11") is GENERATIONS[3]
-        and generation("tensorrt", "11.4.0.106") is GENERATIONS[4]
+        generation("tensorrt", "10.13.3") is GENERATIONS[3]
+        and generation("tensorrt", "10.16.1.11") is GENERATIONS[4]
+        and generation("tensorrt", "11.4.0.106") is GENERATIONS[5]
     )
     with pytest.raises(UserError, match="8.4.1 is too old: the first .* 8.5"):
         generation("tensorrt", "8.4.1")
