@@ -40,11 +40,14 @@ class Ends:
     output: str  # name of the one that is kept
     classes: int
     outputs: tuple[str, ...]  # all of them
+    bgr: bool = False  # the order of colours
 
     def fed(self, images: np.ndarray) -> np.ndarray:
         """What the graph itself takes for `images`, float32 [N, 3, S, S] normalised."""
         if self.channels == 1:
             images = np.tensordot(images, np.array(GREY, np.float32), ([1], [0]))[:, None]
+        elif self.bgr:
+            images = images[:, ::-1]
         if self.layout == "NHWC":
             images = images.transpose(0, 2, 3, 1)
         return np.ascontiguousarray(images.round().clip(0, 255) if self.dtype == np.uint8 else images).astype(
@@ -182,6 +185,9 @@ def _prepend(graph: onnx.GraphProto, first: str, found: Ends) -> None:
         weights = np.array(GREY, np.float32).reshape(1, 3, 1, 1)
         graph.initializer.append(numpy_helper.from_array(weights, f"{INPUT}/grey"))
         then("Conv", f"{INPUT}/grey")
+    elif found.bgr:
+        graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0]), f"{INPUT}/bgr"))
+        then("Gather", f"{INPUT}/bgr", axis=1)
     if found.layout == "NHWC":
         then("Transpose", perm=[0, 2, 3, 1])
     if found.dtype == np.uint8:

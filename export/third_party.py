@@ -15,6 +15,7 @@ from models.variants import VARIANTS
 from models.weights import RANDOM, Weights
 from runtime.artifacts.artifact import Artifact, artifact_path, head_named, read_artifact
 from runtime.artifacts.facts import SIGMOID, Facts
+from runtime.artifacts.onnx_metadata import read_metadata
 from runtime.artifacts.third_party import USUAL, Overrides, name_of, ours, told_by
 from runtime.artifacts.write import fitting, require_same_weights, write
 from runtime.digest import sha256_of, sha256_of_facts
@@ -73,6 +74,7 @@ def _from_onnx(request: ThirdParty, folder: Path, say: Say, force: bool) -> tupl
     from export.conversion import convert
     from export.ends import ends, usual_for
     from export.pixels import without_pixels
+    from export.said import said_by
 
     say("reading the graph")
     model, overrides = read_onnx(path), request.overrides
@@ -85,9 +87,13 @@ def _from_onnx(request: ThirdParty, folder: Path, say: Say, force: bool) -> tupl
     try:
         found = ends(model, facts.preprocessing.resolution if own else overrides.resolution, request.output)
         if not own:
+            stated = said_by(read_metadata(path))
             usual, said = usual_for(model, found)
-            known = said or known
-            facts = replace(facts, preprocessing=overrides.over(usual)._replace(resolution=found.side))
+            if stated.settings:
+                usual, said = USUAL._replace(**stated.settings), "as its metadata says, where it was not set by hand"
+            known, found = said or known, replace(found, bgr=stated.bgr)
+            preprocessing = overrides.over(usual)._replace(resolution=found.side)
+            facts = replace(facts, preprocessing=preprocessing, labels=list(stated.labels))
         if found.channels == 1 and any(
             len({*each}) > 1 for each in (facts.preprocessing.mean, facts.preprocessing.std)
         ):

@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from export.said import said_by
 from export.third_party import ThirdParty, export_third_party
 from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact
 from runtime.artifacts.third_party import NO_OVERRIDES, Overrides, import_onnx
@@ -312,6 +313,25 @@ def test_what_a_graph_itself_takes_away_is_not_taken_away_twice(how: str, tmp_pa
     mean, std = (np.array(extra[name]).reshape(1, 3, 1, 1) for name in ("m", "s" if "s" in extra else "v"))
     own = (given - mean) / (std if "s" in extra else np.sqrt(std + 1e-5))
     np.testing.assert_allclose(scores(artifact.path), softmax(logits(own)), atol=1e-3)
+
+
+def test_what_the_metadata_says(tmp_path: Path) -> None:
+    """Of Ultralytics' classifiers, and by ONNX's own properties for images."""
+    ultralytics = {"author": "Ultralytics", "task": "classify", "names": str(dict(enumerate("abcdefghij")))}
+    windows = {"Image.BitmapPixelFormat": "Bgr8", "Image.NominalPixelRange": "NominalRange_0_255"}
+    for name, properties, std, order in (("net", ultralytics, 1, 1), ("win", windows, 1 / 255, -1)):
+        model = made(body(), {"z": NC})
+        for key, value in properties.items():
+            model.metadata_props.add(key=key, value=value)
+        artifact, told = exported(saved(tmp_path, name, model), tmp_path)
+        assert artifact.preprocessing.std[0] == pytest.approx(std) and artifact.preprocessing.mean == (0, 0, 0)
+        assert artifact.preprocessing.crop == (1 if name == "net" else 0.875)
+        assert "as its metadata says" in told and artifact.labels[3] == ("d" if name == "net" else "class 3")
+        np.testing.assert_allclose(scores(artifact.path), softmax(logits(fed(artifact)[:, ::order])), atol=1e-3)
+    uint8, _ = exported(tmp_path / "win.onnx", tmp_path, input="uint8", name="bytes")
+    np.testing.assert_allclose(scores(uint8.path), scores(artifact.path), atol=1e-3)
+    for names in ("{0: 'a', 2: 'b'}", "__import__('os')", "[1, 2]", "{0: '\\x1b[31m'}", "("):
+        assert said_by({"names": names}).labels == ()
 
 
 def test_files_that_are_no_network_are_called_what_they_are(tmp_path: Path) -> None:
