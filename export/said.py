@@ -24,8 +24,8 @@ class Said:
 
 
 def said_by(metadata: Mapping[str, str]) -> Said:
-    """The normalisation by ONNX's own properties, or that of Ultralytics' classifiers, which take colours of 0 to 1 and the whole of
-    the shorter side; and the names of classes as Ultralytics writes them."""
+    """The normalisation by ONNX's own properties, or that of Ultralytics' classifiers, which take colours of 0 to 1 and the whole
+    of the shorter side; and the names of classes as Ultralytics writes them."""
     settings: dict[str, Any] = {}
     known = _RANGES.get(metadata.get("Image.NominalPixelRange", "").lower())
     if metadata.get("author") == "Ultralytics" and metadata.get("task") == "classify":
