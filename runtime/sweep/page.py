@@ -37,7 +37,7 @@ _STAGES = {
 
 _STYLE = """
 body { max-width: 72rem } td, th { vertical-align: top; white-space: nowrap } td small, .published { color: var(--muted) }
-td.wrapped { white-space: normal } thead th { white-space: normal } table { font-size: .93rem } td, th { padding-right: .6rem }
+td.wrapped, td:first-child { white-space: normal } thead th { white-space: normal } table { font-size: .93rem } td, th { padding-right: .6rem }
 tr.best td:first-child { font-weight: 600 }
 .chart { margin: 0 } .chart svg { width: 100% } .chart svg text { font-family: system-ui, sans-serif !important }
 .narrow { display: none }
