@@ -21,7 +21,5 @@ def why_fp16(artifact: Artifact, site: Site, options: BuildOptions) -> List[str]
         rows, said = comparison(artifact, site, options._replace(precision="int8"))
     except UserError as error:
         return [f"PRECISION=best is FP16 here. {_RTX} (docs/engines.md). INT8 was not looked at: {error}"]
-    return [
-        *rows,
-        f"PRECISION=best is FP16 here. {said} {_RTX}. '{typed('engine')} --precision int8' builds it all the same.",
-    ]
+    build = f"{typed('engine')} --variant {artifact.variant} --precision int8"
+    return [*rows, f"PRECISION=best is FP16 here. {said} {_RTX}. '{build}' builds it all the same."]

@@ -115,7 +115,7 @@ def advice(costs: Mapping[str, Cost]) -> str:
     kernels = f"in {abs(more)} {'more' if more > 0 else 'fewer'} kernels" if more else "in as many kernels"
     said = f"INT8 moves {bytes_:.2f} times the bytes of FP16's activations, {kernels}"
     if bytes_ >= 1 and more >= 0:
-        return f"{said}, and is less accurate: use PRECISION=fp16 here."
+        return f"{said}, and is not more accurate: use PRECISION=fp16 here."
     return f"{said}. Which of the two is faster, only a measurement on the GPU says."
 
 

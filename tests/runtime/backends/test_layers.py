@@ -133,9 +133,9 @@ def test_an_engine_that_tells_nothing_is_a_sentence(
         (
             147,
             84.1e6,
-            "INT8 moves 1.78 times the bytes of FP16's activations, in 31 more kernels, and is less accurate: use",
+            "INT8 moves 1.78 times the bytes of FP16's activations, in 31 more kernels, and is not more accurate: use",
         ),
-        (116, 47.3e6, "1.00 times the bytes of FP16's activations, in as many kernels, and is less accurate: use"),
+        (116, 47.3e6, "1.00 times the bytes of FP16's activations, in as many kernels, and is not more accurate: use"),
         (
             110,
             24.0e6,
