@@ -118,13 +118,13 @@ def request(image: bytes) -> bytes:
 def load(port: int, orders: Any) -> None:
     """Answers each (clients, seconds) from `orders` with the seconds of each request and of all together. One thread for all."""
     image = request(CORGI.read_bytes())
-    every = [Client(port) for _ in range(8)]
     while True:
         count, seconds = orders.recv()
+        every = [Client(port) for _ in range(count)]  # anew: the server closes those that ask nothing for 10 s
         spent: List[float] = []
         began = time.perf_counter()
         with selectors.DefaultSelector() as waiting:
-            for client in every[:count]:
+            for client in every:
                 waiting.register(client.socket, selectors.EVENT_READ, client)
                 client.send(image)
             while waiting.get_map():
@@ -173,6 +173,7 @@ def compare(port: int, process: int, model: str, seconds: float) -> List[Dict[st
     orders, others = multiprocessing.Pipe()
     clients_of_http = multiprocessing.get_context("spawn").Process(target=load, args=(port, others), daemon=True)
     clients_of_http.start()
+    others.close()
 
     def http(clients: int, seconds: float) -> Tuple[List[float], float]:
         orders.send((clients, seconds))
