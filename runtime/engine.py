@@ -116,13 +116,14 @@ def _tuned(artifact: Artifact, site: Site, options: BuildOptions, given: argpars
     from .backends.tensorrt.explain import explain
     from .backends.tensorrt.tune import SECONDS, before, tune
     from .backends.tensorrt.tuned import lines
+    from .printable import printable
 
     known = None if given.force else before(artifact, site, options)
     found = known or tune(artifact, site, options, given.tune_seconds or SECONDS, to_stderr)
     print(f"{found.engine.path}: {told(found.manifest)}")
     if known:
         print("up to date; --force times the candidates again. They were:")
-    print("\n".join(lines(found.record)))
+    print("\n".join(map(printable, lines(found.record))))
     if given.explain:
         kept = options._replace(precision=found.engine.precision, higher=found.manifest.options.higher)
         print("\n".join(explain(artifact, site, kept, given.verbose)))

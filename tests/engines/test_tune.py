@@ -24,7 +24,7 @@ from runtime.backends.tensorrt.engine import engine_of
 from runtime.backends.tensorrt.manifest import read_manifest, write_engine
 from runtime.backends.tensorrt.options import Batch, BuildOptions
 from runtime.backends.tensorrt.site import open_site
-from runtime.backends.tensorrt.tune import Tuned, tune
+from runtime.backends.tensorrt.tune import Tuned, before, tune
 from runtime.backends.tensorrt.tuned import faster
 from runtime.networks.classifier import Classifier
 from tests.calibration.small_network import SIDE, small_model, write_artifact
@@ -240,6 +240,25 @@ def test_after_an_update_the_same_layers_are_put_back_and_the_next_search_begins
     again = search(trt, folder)
     assert names(again)[2:4] == ["int8 as it was chosen last", "int8 as calibrated"]
     assert again.record.chosen == "int8 as calibrated"
+
+
+@pytest.mark.parametrize(
+    "damage", [{}, {"chosen": "x"}, {"candidates": [{"name": "x", "milliseconds": "soon"}]}, {"why": ["\x1b[2J"]}]
+)
+def test_a_record_that_somebody_changed_is_none(
+    damage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trt = install("11.4.0", monkeypatch)
+    monkeypatch.setattr(generations, "installed", lambda name: name == "tensorrt")
+    trt.layer_time = times(0.25, 0.25)
+    found = search(trt, folder)
+    record = {**found.record.as_dict(), **damage} if damage else {}
+    found.engine.remember(found.manifest._replace(tuning=record), {})
+    spoilt = isinstance(damage.get("why"), list) or "candidates" in damage or not damage
+    with Classifier(variant="small") as classifier:
+        assert classifier.artifact.precision == ("fp32" if spoilt else "int8")
+    assert "\x1b" not in capsys.readouterr().err
+    assert (before(found.engine.source, found.engine.site, BuildOptions("fp16", Batch(1, 2, 4))) is None) == spoilt
 
 
 @pytest.mark.parametrize(("version", "back"), [("8.5.3", 2), ("10.3.0", 2), ("10.16.1", 0), ("11.4.0", 0)])

@@ -67,7 +67,7 @@ def tune(
 def before(artifact: Artifact, site: Site, options: BuildOptions) -> Optional[Tuned]:
     """What an earlier search with just `options` found, if its engine still fits and there is nothing to try since."""
     for precision in ("int8", "fp16"):
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError, ValueError, TypeError, KeyError):  # not there, not fitting, or damaged
             engine = engine_of(artifact, site, precision)
             manifest = read_manifest(engine.path)
             known, record = options._replace(precision=precision, higher=manifest.options.higher), manifest.tuning

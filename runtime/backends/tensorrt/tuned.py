@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...errors import UserError
+from ...printable import printable
 from ..cuda.driver import gpus
 from .manifest import read_manifest
 
@@ -41,11 +42,16 @@ class Record(NamedTuple):
 
     @classmethod
     def of(cls, values: Dict[str, Any]) -> Record:
-        """Raises UserError where `values` are not what `as_dict` gives."""
-        try:
-            return cls(**{**values, "candidates": [Outcome(**each) for each in values["candidates"]]})
-        except (TypeError, KeyError):
-            raise UserError("What PRECISION=best found earlier is damaged: --force searches again.") from None
+        """Raises ValueError, TypeError or KeyError where `values` are not what `as_dict` gives."""
+        made = cls(**{**values, "candidates": [Outcome(**each) for each in values["candidates"]]})
+        texts = [made.chosen, made.why, made.gpu, made.library, made.stopped]
+        numbers = [made.seconds]
+        for each in made.candidates:
+            texts += [each.name, each.judged, each.error]
+            numbers += [each.milliseconds or 0, each.speedup, each.at_least, each.agreement or 0, each.put_back]
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(n, (int, float)) for n in numbers):
+            raise ValueError("an impossible record")
+        return made
 
     def as_dict(self) -> Dict[str, Any]:
         return {**self._asdict(), "candidates": [each._asdict() for each in self.candidates]}
@@ -99,7 +105,8 @@ def fastest_here(folder: Path, variant: str) -> Optional[Tuple[str, str]]:
     here = gpus().found if measured else []
     for manifest in measured:
         if here and here[0].name == manifest.gpu:
-            found = manifest.tuning or {}
-            why = f"{found.get('chosen')}, {found.get('why')}, measured on this {manifest.gpu} with {found.get('library')}"
-            return manifest.options.precision, why
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                found = Record.of(manifest.tuning or {})
+                why = f"{found.chosen}, {found.why}, measured on this {manifest.gpu} with {found.library}"
+                return manifest.options.precision, printable(why)
     return None
