@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
 
+from export.bundle import bundle
 from models.network import EfficientNet
 from models.variants import VARIANTS
 from runtime.artifacts.artifact import latest, read_artifact
@@ -47,6 +49,10 @@ def test_other_weights_need_a_name_and_live_under_it(
     birds = read_artifact(artifacts / "birds" / "birds.fp16.onnx")
     assert (birds.variant, birds.more["network"], birds.classes) == ("birds", "b0", 5)
     assert latest(artifacts) == ["birds"]
+    for name in ("b0", "birds"):  # each on its way to a device
+        with tarfile.open(bundle(name, "fp16", artifacts)) as packed:
+            networks = [each for each in packed.getnames() if each.endswith(".onnx")]
+        assert networks == [f"{name}-fp16/artifacts/{name}/{name}.fp16.onnx"]
     done = run_export("--variant", "birds", "--artifacts", artifacts)
     assert done.status == 2 and "birds was exported from birds.pth" in done.err and "WEIGHTS=" in done.err
     # What follows is let go once it is known to be allowed: a trace takes seconds.
