@@ -179,6 +179,7 @@ class _Search:
             self.stopped = f"after {spent:.0f} of at most {self.seconds:.0f} s"
             return False
         engine = self.int8._replace(path=self._trial())
+        self.say(f"trying {candidate.name}, {spent:.0f} of at most {self.seconds:.0f} s spent")
         try:
             options = self.options._replace(precision="int8", higher=candidate.higher)
             manifest, told = engine.build_telling(options)
@@ -215,8 +216,8 @@ class _Search:
         form, pointwise = list(scores)[-1], "INT8, pointwise"  # the artifact's own is the last
         depthwise = {name for name, product in self.products.items() if product.depthwise}
         if pointwise in scores and set(candidate.higher or ()) | set(self.kept) == depthwise:
-            form = pointwise  # just what is in INT8 there
-        return outcome._replace(agreement=scores[form], judged=form)
+            return outcome._replace(agreement=scores[pointwise], judged=pointwise)  # just what is in INT8 there
+        return outcome._replace(agreement=scores[form], judged=f"at least that of {form}" if candidate.higher else form)
 
     def _slow_stages(self, int8: Mapping[str, Product]) -> Tuple[str, ...]:
         """The layers of the best so far that are put back, and those of the stages that are not faster than in FP16; () if there
