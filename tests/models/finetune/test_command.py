@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 from shlex import quote
 
 import numpy as np
 import pytest
 
+import export.__main__
+import models.finetune.__main__
 from models.finetune.report import confusions, per_class
+from runtime import evaluate, infer
+from tests.in_process import called
 from tests.models.finetune.colours import QUICK, fill
-
-REPOSITORY = Path(__file__).parents[3]
-
-
-def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900)
 
 
 def test_from_a_folder_to_an_answer_with_the_users_class_names(tmp_path):
     """Names with blanks and scripts go through training, export, infer and evaluate; the page is whole."""
     folder = fill(tmp_path / "my photos", 12, ("red", "<b>猫<i> two"))
-    done = run("models.finetune", "--data", folder, *QUICK, "--epochs", "1", "--output", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    (hint,) = (line for line in done.stdout.splitlines() if line.startswith("Next"))
+    done = called(
+        models.finetune.__main__.main, "--data", folder, *QUICK, "--epochs", "1", "--output", tmp_path / "out"
+    )
+    assert done.status == 0, done.err
+    (hint,) = (line for line in done.out.splitlines() if line.startswith("Next"))
     assert hint.endswith(
         f"make export VARIANT=lite0 NAME=out WEIGHTS={quote(str(tmp_path / 'out' / 'lite0.safetensors'))}"
     )
@@ -36,8 +32,8 @@ def test_from_a_folder_to_an_answer_with_the_users_class_names(tmp_path):
     Page().feed(page)
     assert "&lt;b&gt;猫" in page and "<b>猫" not in page and "http" not in page
 
-    done = run(
-        "export",
+    done = called(
+        export.__main__.main,
         "--variant",
         "lite0",
         "--weights",
@@ -45,12 +41,12 @@ def test_from_a_folder_to_an_answer_with_the_users_class_names(tmp_path):
         "--artifacts",
         tmp_path / "a",
     )
-    assert done.returncode == 0 and "named by the checkpoint" in done.stdout, done.stderr
+    assert done.status == 0 and "named by the checkpoint" in done.out, done.err
     model = tmp_path / "a" / "lite0" / "lite0.fp32.onnx"
-    done = run("runtime.infer", "--json", "--model", model, folder / "red" / "0.png")
-    assert {each["label"] for each in json.loads(done.stdout)["predictions"]} == {"red", "<b>猫<i> two"}, done.stderr
-    done = run("runtime.evaluate", "--model", model, "--data", folder, "--json")
-    assert json.loads(done.stdout)["labelled"] == 24, done.stderr
+    done = called(infer.main, "--json", "--model", model, folder / "red" / "0.png")
+    assert {each["label"] for each in json.loads(done.out)["predictions"]} == {"red", "<b>猫<i> two"}, done.err
+    done = called(evaluate.main, "--model", model, "--data", folder, "--json")
+    assert json.loads(done.out)["labelled"] == 24, done.err
 
 
 class Page(HTMLParser):
@@ -70,8 +66,8 @@ class Page(HTMLParser):
 
 
 def test_wrong_use_is_a_sentence():
-    done = run("models.finetune", "--weights", "random", "--data", "nowhere at all")
-    assert done.returncode == 2 and done.stderr.startswith("error: There is no folder nowhere at all: DATA= names")
+    done = called(models.finetune.__main__.main, "--weights", "random", "--data", "nowhere at all")
+    assert done.status == 2 and done.err.startswith("error: There is no folder nowhere at all: DATA= names")
 
 
 def test_precision_and_recall_by_hand():
