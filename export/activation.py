@@ -67,10 +67,6 @@ def ending(
     sums = outputs.sum(axis=1)
     whole = next((each for each in _WHOLES if classes > 1 and np.abs(sums / each - 1).max() < near), None)
     within_one = outputs.min() >= -1e-6 and outputs.max() <= 1 + 1e-5
-    if within_one and len(outputs) > 1 and np.ptp(outputs, axis=0).max() == 0:
-        raise UserError(
-            "It gives the same for every image, so there is nothing to tell apart: is its last Softmax over the classes?"
-        )
     for activation in (SOFTMAX, SIGMOID) if outputs.min() >= -1e-6 and classes > 1 else (SIGMOID,):
         found = _logits_before(model, images, outputs, ACTIVATE[activation], near)
         if found is None:

@@ -39,6 +39,7 @@ from runtime.images.preprocess import Preprocessing, normalize
 
 OLDEST = 13  # opset: the first whose DequantizeLinear takes a scale for each channel
 TOOLS = ("onnx", "onnxsim", "onnxruntime")
+_ALONE = 1e-2  # of an image alone against the same in a batch: kernels differ by 1e-6, in FP16 by 1e-3
 _FP16_TOLERANCE = 2e-2  # of a graph in FP32 against its source in FP16, relative to the largest output
 
 
@@ -74,6 +75,18 @@ def convert(
         expected = expected[: len(images)]
     if not np.isfinite(expected).all():
         raise UserError("The network gives logits that are not finite.")
+    if np.ptp(expected, axis=0).max() == 0:
+        raise UserError(
+            "It gives the same for every image, so there is nothing to tell apart: is its last Softmax over the classes, and was "
+            "it trained?"
+        )
+    if ends.batch is None and not _is_quantised(source):  # a dynamically quantised one's scales depend on the batch
+        alone = _file_outputs(source, ends, images[:1])
+        if not relative_error(alone, expected[:1]) <= _ALONE:
+            raise UserError(
+                "It answers the same image otherwise beside others: it was exported in training mode, or computes over the batch. "
+                "Call model.eval() before the export."
+            )
     if len(ends.outputs) > 1:
         notes.append(f"of its outputs {', '.join(ends.outputs)} the one kept is {ends.output}: OUTPUT= names another")
     model, quantised = source, _is_quantised(source)

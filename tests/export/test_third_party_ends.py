@@ -222,6 +222,20 @@ def test_what_can_not_be_shown_is_refused(tmp_path: Path) -> None:
             {},
             "None of its outputs is a vector of scores",
         ),
+        (
+            "dead",
+            [node("Mul", ["z", "zero"], ["a"]), node("Add", ["a", "fb"], ["y"])],
+            {"y": NC},
+            clip,
+            "same for every image",
+        ),
+        (
+            "training",
+            [node("ReduceMean", ["z"], ["m"], axes=[0]), node("Sub", ["z", "m"], ["y"])],
+            {"y": NC},
+            {},
+            "exported in training mode",
+        ),
         (  # class 0 would be the answer for every image
             "sorted",
             [node("Softmax", ["z"], ["s"]), node("TopK", ["s", "ten"], ["y", "i"], axis=1)],
