@@ -84,8 +84,8 @@ def convert(
         alone = _file_outputs(source, ends, images[:1])
         if not relative_error(alone, expected[:1]) <= _ALONE:
             raise UserError(
-                "It answers the same image otherwise beside others: it was exported in training mode, or computes over the batch. "
-                "Call model.eval() before the export."
+                "It answers the same image otherwise beside others: it was exported in training mode, or computes over the "
+                "batch. Call model.eval() before the export."
             )
     if len(ends.outputs) > 1:
         notes.append(f"of its outputs {', '.join(ends.outputs)} the one kept is {ends.output}: OUTPUT= names another")
