@@ -106,7 +106,28 @@ MUTANTS = [
         'sha256 = artifact.metadata["sha256"]',
         WRITE,
     ),
+    Mutant(
+        "an embedding of other weights than its classifier's is taken",
+        "runtime/artifacts/identity.py",
+        "if not same_weights(metadata, read_metadata(whole)):",
+        "if False:",
+        f"{IDENTITY}::test_the_embedding_of_other_weights_is_stale",
+    ),
+    Mutant(
+        "the same weights in another file pass for other ones",
+        "runtime/artifacts/identity.py",
+        'for name in ("weights_sha256", "tensors_sha256")',
+        'for name in ("weights_sha256",)',
+        "tests/export/test_names.py::test_other_weights_need_a_name_and_live_under_it",
+    ),
     # identity of engines
+    Mutant(
+        "a stale engine is published",
+        "runtime/backends/tensorrt/manifest.py",
+        "if sha256 != manifest.onnx_sha256:",
+        "if sha256 is None:",
+        "tests/runtime/serving/test_serving.py::test_a_stale_engine_is_not_published",
+    ),
     Mutant(
         "an engine of another network of that name is loaded",
         "runtime/backends/tensorrt/manifest.py",
@@ -159,8 +180,8 @@ MUTANTS = [
     Mutant(
         "an engine that must be built anew forgets its options",
         "runtime/backends/tensorrt/engine.py",
-        "options = read_manifest(self.path).options._replace(target=None)",
-        "read_manifest(self.path)",
+        "options, tuning = before.options._replace(target=None), before.tuning",
+        "tuning = before.tuning",
         f"{ENGINES}::test_what_does_not_fit_is_built_anew_with_the_reason_before_tensorrt_sees_it",
     ),
     Mutant(
