@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.labels import is_name
+from models.labels import names_in
 
 # (mean, std) that give the values which Image.NominalPixelRange names, by onnx/docs/MetadataProps.md: WinML and Custom Vision
 # write them
@@ -33,17 +32,4 @@ def said_by(metadata: Mapping[str, str]) -> Said:
     if known is not None:
         settings.update(mean=(known[0],) * 3, std=(known[1],) * 3)
     bgr = metadata.get("Image.BitmapPixelFormat", "").lower().startswith("bgr")
-    return Said(settings, _names(metadata.get("names", "")), bgr)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    """Of {0: 'cat', 1: 'dog'} or ['cat', 'dog']."""
-    try:
-        held = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return ()
-    named = dict(enumerate(held)) if isinstance(held, list) else held
-    if not isinstance(named, dict) or sorted(named, key=str) != sorted(range(len(named)), key=str):
-        return ()
-    names = tuple(named[index] for index in range(len(named)))
-    return names if all(is_name(name) and name.strip() for name in names) else ()
+    return Said(settings, tuple(names_in(metadata.get("names", ""))), bgr)
