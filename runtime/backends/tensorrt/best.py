@@ -12,7 +12,7 @@ from .options import BuildOptions
 from .site import Site
 
 # Seen in what its builder makes of every placement that was tried (docs/engines.md), on all GPUs that it builds for.
-_RTX = "TensorRT-RTX has no kernels that read INT8 and write INT8: each INT8 convolution writes floats, which another rounds"
+_RTX = "In TensorRT-RTX each INT8 convolution writes floats, which another kernel rounds"
 
 
 def why_fp16(artifact: Artifact, site: Site, options: BuildOptions) -> List[str]:
