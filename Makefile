@@ -151,9 +151,9 @@ sweep: $(TIMM) ## [VARIANTS=b0..b7 PRECISIONS=fp32,fp16,int8 BACKENDS=auto DATA=
 
 .PHONY: advise
 advise: NEEDS := DATA
-advise: ## DATA=photos/ [MAX_MS= MIN_TOP1= MAX_MB=] [VARIANTS=lite0,b0] [PRECISIONS=fp32,int8] [LIMIT=]: times and judges what is here on your images, and names what to deploy
+advise: ## DATA=photos/ [MAX_MS= MIN_TOP1= MAX_MB=] [VARIANTS=lite0,b0] [PRECISIONS=fp32,int8] [LIMIT=] [FORCE=1]: times and judges what is here on your images, and names what to deploy
 	@$(foreach variable,$(NEEDS),$(call needs,$(variable)))
-	@$(call on_device,--quiet $(VENV)/.sweep) -m runtime.advise $(call options,DATA MAX_MS MIN_TOP1 MAX_MB VARIANTS PRECISIONS LIMIT)
+	@$(call on_device,--quiet $(VENV)/.sweep) -m runtime.advise $(call options,DATA MAX_MS MIN_TOP1 MAX_MB VARIANTS PRECISIONS LIMIT) $(call switch,FORCE)
 
 .PHONY: compare
 compare: ## A=reports/before B=reports/after: compares two sweeps and says which differences exceed the noise

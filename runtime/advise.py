@@ -53,6 +53,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         seconds=SECONDS,
         threads=None,
     )
+    if options.force:
+        (REPORT / "sweep.json").unlink(missing_ok=True)
     entries = _entries(timed(gather(plan), plan, REPORT), options.data, options.limit)
     labelled = entries[0].samples[0].label is not None
     if not labelled and limits.min_top1 is not None:
@@ -141,8 +143,19 @@ def _lines(
     for entry in sorted(entries, key=lambda entry: (bool(entry.candidate.out), entry.candidate.ms)):
         each = entry.candidate
         figures = f"{each.share:.1f} ({each.interval[0]:.1f} to {each.interval[1]:.1f})" if each.right else "-"
-        rows.append([each.name, f"{each.ms:.2f}", f"{each.mb:.1f}", str(len(each.right)), figures, each.out])
-    lines = [aligned(rows, right=(1, 2, 3)), "In parentheses: 95 % confidence intervals.", ""]
+        rows.append(
+            [
+                each.name,
+                f"{each.ms:.2f}{'!' if each.noisy else ''}",
+                f"{each.mb:.1f}",
+                str(len(each.right)),
+                figures,
+                each.out,
+            ]
+        )
+    lines = [*aligned(rows, right=(1, 2, 3)).splitlines(), "In parentheses: 95 % confidence intervals.", ""]
+    if any(entry.candidate.noisy for entry in entries):
+        lines += ["!: timed while other programs ran, not known to 2 %. Close them, and give FORCE=1 (--force).", ""]
     if judge is not None:
         lines += [
             f"The images in {data} have no labels: how often a network answers as {judge.candidate.name}, the largest, stands "
@@ -210,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--precisions", default="fp32,fp16,int8", metavar="P", help="fp32,fp16,int8 (default)")
     parser.add_argument("--limit", type=positive, metavar="N", help="about N of the images")
+    parser.add_argument("--force", action="store_true", help="time all candidates again")
     return parser
 
 

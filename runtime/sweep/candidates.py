@@ -86,6 +86,7 @@ def timed(artifacts: Sequence[Artifact], plan: Plan, report: Path) -> List[Timed
                 say(f"{name} is left out: {row.reason}")
                 continue
             latency = row.latency
-            candidate = Candidate(name, latency.total.p50, latency.file_mb, latency.multiply_adds or 0, latency.backend)
+            macs = latency.multiply_adds or 0
+            candidate = Candidate(name, latency.total.p50, latency.file_mb, macs, latency.backend, latency.noisy)
             found.append(Timed(artifact, candidate))
     return found

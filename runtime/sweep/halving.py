@@ -8,6 +8,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 from ..measure.accuracy import mcnemar, paired_difference, wilson
 
 FIRST = 64  # images of the first round; each later one has twice as many
+ALIKE = 256  # images that two must have answered alike: then, with 95 % confidence, less than 1.5 % of others differ
 BY_CHANCE = (
     0.001  # a candidate is out if chance alone would make it look so much worse less often: there are many looks
 )
@@ -30,6 +31,7 @@ class Candidate:
     mb: float
     macs: int = 0
     backend: str = ""
+    noisy: bool = False  # whether `ms` is not known to 2 %
     answers: List[int] = field(default_factory=list)  # class of each image so far; -1: none that is a number
     right: List[bool] = field(default_factory=list)  # whether it is what the label, or the largest network, says
     out: str = ""  # why it is no longer in question
@@ -79,7 +81,7 @@ def drop(candidates: Sequence[Candidate], limits: Limits) -> List[Candidate]:
 
     - more accurate beats it beyond chance, unless `min_top1` says that less accuracy will do and it is the faster one;
     - faster and sure to reach `min_top1` is there;
-    - faster answers just as it does;
+    - faster has answered all images as it did, ALIKE at least;
 
     or if it can't reach `min_top1` any more.
     """
@@ -102,7 +104,7 @@ def _why_out(each: Candidate, others: Sequence[Candidate], limits: Limits) -> st
     for other in faster:
         if floor is not None and other.interval[0] >= floor:
             return f"slower than {other.name}, which has {floor:g} %"
-        if other.answers == each.answers:
+        if other.answers == each.answers and len(each.answers) >= ALIKE:
             return f"answers as {other.name} does, which is faster"
     return ""
 

