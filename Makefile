@@ -192,8 +192,8 @@ $(TESTED): $(SOURCES)
 	@touch $@
 
 .PHONY: all-tests
-all-tests: lint test-artifacts $(OTHER_PYTHONS:%=build/python%/.ready)
-	@$(MAKE) --no-print-directory -j2 --output-sync=line test-python test-runtime $(addprefix test-python,$(OTHER_PYTHONS)) test-aarch64
+all-tests: lint test-artifacts $(OTHER_PYTHONS:%=build/python%/.ready) # two at a time: torch with threads for all cores in each would wait for itself
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(MAKE) --no-print-directory -j2 --output-sync=line test-python test-runtime $(addprefix test-python,$(OTHER_PYTHONS)) test-aarch64
 
 .PHONY: lint
 lint: $(VENV)/.test

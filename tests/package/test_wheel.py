@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = os.environ.get("EFFICIENTNET_TEST_PYTHONS", "")
-VERSIONS = ("3.8", "3.10", "3.12", "3.13")
+VERSIONS = ("3.8", "3.12")  # of JetPack 5 and 7; one file is for all that lie between
 CORGI = ROOT / "tests" / "data" / "corgi.jpg"
 TWO_THREADS = """
 import sys, threading
