@@ -132,10 +132,11 @@ def _on_processor(asked: Asked, choice: Choice, openvino: bool) -> Choice:
         order.sort(key=names.index)  # it starts faster
     best = order[0]  # what was measured is said in place of what others measured
     said = [sentence for sentence in choice.said if FP32 not in took or not sentence.startswith(SLOW_INT8)]
+    title = "OpenVINO" if best == "openvino" else best
     if fp32 is not None and took[best] > CLEAR * took.get(FP32, float("inf")):
         remedy = f", or {install('openvino')}" if artifact.asked == "int8" and not openvino else ""
         said.append(
-            f"in a trial on this processor {artifact.path.name} took {took[best]:.1f} ms an image in {best}, and "
+            f"in a trial on this processor {artifact.path.name} took {took[best]:.1f} ms an image in {title}, and "
             f"{fp32.path.name} {took[FP32]:.1f}: take --precision fp32{remedy}."
         )
     elif best == "openvino" and artifact.precision == "fp16":

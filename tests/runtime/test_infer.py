@@ -49,9 +49,11 @@ def infer(*arguments: Argument, stdin: bytes = b"", **environment: str) -> Done:
 
 
 def after_the_first(done: Done) -> Done:
-    """What infer said after the line that names the network."""
-    first, _, rest = done.err.partition("\n")
-    return done._replace(err=rest) if first.startswith("answering: ") else done
+    """What infer said after the line that names the network; before it, a trial of the processor may have said how it went."""
+    before, found, rest = done.err.partition("answering: ")
+    if not found or any("in a trial on this processor" not in line for line in before.splitlines()):
+        return done
+    return done._replace(err=rest.partition("\n")[2])
 
 
 def finished(process: subprocess.Popen[bytes], stdin: bytes = b"") -> Done:
