@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from runtime.artifacts.variant_names import mentioned
 
 _NAMES = ("architecture", "arch", "model", "model_name", "backbone", "encoder", "encoder_name", "variant", "net")
@@ -114,7 +112,7 @@ def _settings(config: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _three(values: Any) -> tuple[float, ...] | None:
     """Numbers for red, green and blue; one stands for all three, as of a network of greyscale. None for anything else."""
-    values = values.tolist() if isinstance(values, Tensor) else values
+    values = values.tolist() if hasattr(values, "tolist") else values  # a tensor, without importing torch for it
     values = list(values) if isinstance(values, list | tuple) else [values]
     finite = all(isinstance(each, int | float) and math.isfinite(each) for each in values)
     return tuple(float(each) for each in values * (3 // len(values))) if finite and len(values) in (1, 3) else None
