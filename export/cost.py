@@ -83,14 +83,6 @@ class Cost:
             sum(kernel.weights for kernel in kernels),
         )
 
-    def microseconds(self, batch: int = 1, bandwidth: float = 204.8, launch: float = 8.0) -> float:
-        """Memory traffic and launches of a run of `batch` images: what placements are compared by, not a latency.
-
-        `bandwidth` in GB/s and `launch` in microseconds a kernel are an AGX Orin 64 GB's: NVIDIA's data sheet, and published
-        kernel times of this family at batch 1, which launches bound.
-        """
-        return (self.activations * batch + self.weights) / (bandwidth * 1e3) + self.kernels * launch
-
 
 def cost(model: onnx.ModelProto, generation: Generation = NEWEST) -> Cost:
     """`Cost` of `model`, a float or Q/DQ graph of any tool."""
