@@ -107,7 +107,7 @@ def test_int8_that_is_slower_than_fp32_is_said_with_what_was_measured(
     file = world.home / "lite0.int8.trial.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "milliseconds": []}))  # damaged: tried again
     world.ms["openvino int8"] = 4.0
-    assert world.open("int8") == "openvino" and "int8.onnx took 4.0 ms an image in openvino" in world.said[0]
+    assert world.open("int8") == "openvino" and "int8.onnx took 4.0 ms an image in OpenVINO" in world.said[0]
 
 
 def test_no_trial_where_it_is_obvious(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
