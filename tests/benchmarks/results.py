@@ -250,6 +250,8 @@ def overview(folder: Path) -> str:
         "| machine | rows measured | fastest | most accurate | steps on the GPU: done, below the bar, not measured |",
         "|---|---|---|---|---|",
     ]
+    if not boards(folder):
+        lines.append("| none yet | | | | |")
     for name, collected in boards(folder):
         report, gpu = report_of(collected), collected["gpu"]
         known = measured(report.rows)
