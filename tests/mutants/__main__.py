@@ -20,16 +20,9 @@ from tests.mutants.table import MUTANTS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COPIED = (
-    "models",
-    "export",
-    "calibration",
-    "runtime",
-    "tests",
-    "docs",
-    "examples",
-    "pyproject.toml",
-    "Makefile",
-    "README.md",
+    *("models", "export", "calibration", "runtime", "tests", "docs", "examples", "deploy"),
+    *("pyproject.toml", "setup.py", "make_variables.py", "Makefile", "mkdocs.yml"),
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"),
 )
 
 
