@@ -10,6 +10,7 @@ from models.checkpoints import CHECKPOINTS, LICENCES
 from runtime.artifacts.artifact import Artifact
 from runtime.artifacts.facts import CLASSIFIER
 from runtime.errors import UserError
+from runtime.invocation import install
 from runtime.printable import printable
 from runtime.sweep.rows import Row, failures
 
@@ -86,7 +87,7 @@ def _metadata(artifacts: Sequence[Artifact], measured: Sequence[Measured], origi
     try:
         from huggingface_hub import EvalResult, ModelCardData
     except ImportError as error:
-        raise UserError(f"A model card needs the hub's library ({error}): pip install huggingface_hub.") from None
+        raise UserError(f"A model card needs the hub's library ({error}): {install('huggingface_hub')}.") from None
     one = artifacts[0]
     quantised = any(each.precision.startswith("int8") for each in artifacts)
     results = [

@@ -11,6 +11,7 @@ from typing import Any, Callable, List, NamedTuple
 from unittest import mock
 
 from runtime.command import run
+from runtime.images import find
 
 
 class Done(NamedTuple):
@@ -30,6 +31,7 @@ def called(main: Callable[[List[str]], int], *arguments: Any, stdin: bytes = b""
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ, environment))
         stack.enter_context(mock.patch.object(sys, "stdin", given))
+        stack.enter_context(mock.patch.object(find, "LEFT_OUT", find.LeftOut()))  # a process of its own has its own
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         try:

@@ -17,6 +17,7 @@ from runtime import Embedder, Features, embed
 from runtime.artifacts.artifact import read_artifact, sealed
 from runtime.command import run
 from runtime.errors import UserError
+from runtime.images import find
 from runtime.networks import contact_sheet, embeddings
 from runtime.networks.contact_sheet import Cell
 from runtime.networks.embeddings import Embeddings, Origin, nearest
@@ -85,6 +86,7 @@ def command(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
 
     def called(*arguments: object) -> Tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["embed", *map(str, arguments)])
+        monkeypatch.setattr(find, "LEFT_OUT", find.LeftOut())  # a process of its own has its own
         with pytest.raises(SystemExit) as left:
             run(embed.main)
         said = capsys.readouterr()
