@@ -118,7 +118,7 @@ def test_export_of_weights_under_such_a_name(
 ) -> None:
     from export.__main__ import main
 
-    def exported(request: export.stage.Request, folder: Path, *rest: object) -> export.stage.Exported:
+    def exported(request: export.stage.Request, folder: Path, say: object, *_: object) -> export.stage.Exported:
         say(f"reading weights: {request.weights.origin}")  # type: ignore[operator]
         return export.stage.Exported({}, [f"weights      {request.weights.origin}"])
 
