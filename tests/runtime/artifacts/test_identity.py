@@ -94,6 +94,8 @@ def folder(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def run(reader: str, folder: Path) -> Done:
     name = reader.split()[0]
     module = MODULES.get(name, f"runtime.{name}")
+    if name == "bundle" and sys.version_info < (3, 10):
+        pytest.skip("export/ needs Python 3.10")
     if name == "engine":
         pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
     try:
@@ -109,6 +111,7 @@ def test_every_command_refuses_int8_of_another_network(
     reader: str, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "--ray" in reader:  # which would come after the artifact
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
         monkeypatch.setattr(
             importlib.import_module(f"runtime.{reader.split()[0]}"), "require_ray", lambda address: None
         )
