@@ -47,9 +47,9 @@ class OpenVino:
         self._path, self._core, self._local = artifact.path, openvino.Core(), threading.local()
         self._compiled: Dict[int, Any] = {}  # by batch size
         self._compiling = threading.Lock()
-        # The first tensor that a process makes sets up what all share. Two lanes at that wait for each other for ever: one holds
+        # The first look at a tensor's type sets up what all share. Two lanes at that wait for each other for ever: one holds
         # Python's lock, the other OpenVINO's guard (seen with OpenVINO 2026.4.1).
-        openvino.Tensor(np.zeros(1, np.float32), shared_memory=True)
+        openvino.Type.f32.to_dtype()
         try:
             self._graph = self._core.read_model(str(artifact.path))
             batch = self._graph.input(0).partial_shape[0]
