@@ -25,7 +25,7 @@ class Placement:
     identities: bool  # Q/DQ on the identity of a residual Add, so that the Add fuses into an int8 Conv
     pooled: bool  # layers on one vector an image: nothing to gain from int8 there
     offsets: bool  # an offset in front of rounding, where it costs nothing
-    smoothing: bool  # a factor for each channel of a depthwise layer's input, where the layer would else stay in float
+    smoothing: bool  # a factor for each channel of a depthwise layer's input, where the layer would else stay in higher precision
 
 
 TARGETS = {
