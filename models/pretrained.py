@@ -96,6 +96,8 @@ def _unsure(variant: Variant, file: CheckpointFile, recipe: Recipe, chosen: Mapp
         ]
     if not recipe.because.startswith("convention of") or chosen or file.form not in ("timm", "lukemelas"):
         return []
+    if file.form == "lukemelas" and variant.name.startswith("lite"):
+        return []  # only the packages in PACKAGES have Lite in this form, all normalised alike
     half, imagenet = "MEAN=0.5,0.5,0.5 STD=0.5,0.5,0.5", "MEAN=0.485,0.456,0.406 STD=0.229,0.224,0.225"
     other = imagenet if recipe.preprocessing.mean == HALF[0] else half
     padding = "PADDING=same EPS=0.001 (timm's tf_ models), or " if recipe.padding == "symmetric" else ""

