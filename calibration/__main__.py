@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from calibration.budget import DEFAULT_BUDGET as default
-    from calibration.budget import read_budget
+    from calibration.budget import DEFAULT_BUDGETS, read_budget
     from calibration.collect.images import read_built_in, read_folder
     from calibration.quantise.blocks import FORMS
-    from calibration.quantise.placement import TARGETS
-    from calibration.stage import SEARCH, Request, calibrate, up_to_date
+    from calibration.stage import SEARCH, TARGETS, Request, calibrate, up_to_date
     from runtime.artifacts.artifact import artifacts_folder, find_artifact, read_artifact, require_classes
 
+    defaults = " or ".join(f"{budget.sqnr:g}dB for {target}" for target, budget in DEFAULT_BUDGETS.items())
     parser = argparse.ArgumentParser(
         prog="python -m calibration",
         description="Writes artifacts/<variant>/<variant>.int8.onnx and .int8-fp16.onnx, and a report beside them.",
@@ -40,18 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--budget",
         metavar="GOAL",
-        help="what INT8 must keep, with as few layers in higher precision as that takes: the logits' signal to noise, as "
-        "25dB; a top-1 agreement with FP32, as 99%%; or points of top-1 that may be lost, as 0.5. Shares of images are "
-        f"known no better than their number allows, dB are (default: {default.sqnr:g}dB, and layers that give half a dB "
-        f"more for a percent of the MACs, at most {100 * default.allowance:g}%% of them)",
+        help="what INT8 must keep, in as little predicted time as that takes: the logits' signal to noise, as 25dB; a top-1 "
+        "agreement with FP32, as 99%%; or points of top-1 that may be lost, as 0.5. Shares of images are known no better than "
+        f"their number allows, dB are (default: {defaults})",
     )
     parser.add_argument(
         "--placement",
         choices=(SEARCH, *(name for name in FORMS if name != "fp16")),
         default=SEARCH,
-        help="which tensors are INT8. search: layer by layer, with the least loss of accuracy (default); the others alike in "
-        "every block. chain: all, so that TensorRT 10.15 and later (Lite: any) goes from INT8 to INT8; pointwise: the inputs "
-        "of 1x1 convolutions; project: the inputs of projections",
+        help="which tensors are INT8. search: each block in one of the forms below or in FP16, as the budget allows (default); "
+        "the others alike in every block. chain: all, so that TensorRT 10.15 and later (Lite: any) goes from INT8 to INT8; "
+        "pointwise: the inputs of 1x1 convolutions; project: the inputs of projections",
     )
     parser.add_argument(
         "--qat",
@@ -59,12 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="leave no layer in higher precision, train all with INT8's roundings in place (without labels: FP32 teaches)",
     )
     parser.add_argument("--epochs", type=int, metavar="N", help="of --qat (default 3)")
-    parser.add_argument("--target", choices=sorted(TARGETS), default="tensorrt")
+    parser.add_argument(
+        "--target", choices=TARGETS, default="tensorrt", help="cpu: also time it on this machine (default: tensorrt)"
+    )
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="where to read and write (default: artifacts)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of onnxruntime (default: all cores)")
     parser.add_argument("--force", action="store_true", help="calibrate anew, without anything that earlier runs left")
     options = parser.parse_args(argv)
-    budget = read_budget(options.budget) if options.budget is not None else default
+    budget = read_budget(options.budget) if options.budget is not None else None
     training = _schedule(parser, options)
 
     folder = options.artifacts or artifacts_folder()
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         images = read_built_in(pre, progress)
     judging = read_folder(options.evaluation, pre, classes, progress) if options.evaluation else None
-    if budget.points is not None and images.labels is None:
+    if budget and budget.points is not None and images.labels is None:
         why = f": {images.warnings[0]}" if images.warnings else " (a labels.csv in the folder of --calib)"
         parser.error(f"--budget in points of top-1 needs labels{why}; without any give dB, as 25dB")
     request = Request(artifact, images, judging, budget, options.target, training, options.placement)
@@ -109,7 +109,9 @@ def _lines(result: Result, folder: Path) -> list[str]:
     from calibration.report.speed import verdict
 
     best, training = result.best, result.training
-    how = f"{len(best.kept)} layers chosen for higher precision"
+    how = (
+        f"{len(best.kept)} layers in higher precision; predicted bytes of activations {best.activations:.2f} of FP16's"
+    )
     if result.placement != "search":
         how = f"every block in the form {result.placement}"
     if training:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from runtime.errors import UserError
 from runtime.measure.accuracy import wilson
-
-ALLOWANCE = 0.05  # of the MACs, that may stay in higher precision where no budget is given
-ENOUGH = 25.0  # dB, where no budget is given
-NOISE = 10 ** (-ENOUGH / 10)  # that is, as a share of the logits' power
 
 
 @dataclass(frozen=True)
@@ -28,10 +24,11 @@ class Budget:
     agreement: float = 0.0  # least share of images with FP32's top-1 class
     points: float | None = None  # largest loss of top-1, percentage points; needs labels
     sqnr: float = 0.0  # least, dB, of the held-out images
-    allowance: float = 1.0  # largest share of MACs in higher precision
-    worth: float | None = (
-        None  # damage for a share of the MACs: a layer that does more is not quantised though it could be
-    )
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is a share of images, which takes as many as there are."""
+        return bool(self.agreement) or self.points is not None
 
     def met(self, point: Point) -> bool:
         lost = 0.0 if self.points is None else point.least_lost
@@ -48,14 +45,11 @@ class Budget:
         parts = [f"{self.sqnr:g} dB at the logits"] if self.sqnr else []
         parts += [f"{100 * self.agreement:g} % top-1 agreement"] if self.agreement else []
         parts += [f"at most {self.points:g} points of top-1 lost"] if self.points is not None else []
-        text = " and ".join(parts) or "nothing asked"
-        return (
-            f"{text} with at most {self.allowance:.0%} of the MACs in higher precision" if self.allowance < 1 else text
-        )
+        return " and ".join(parts) or "nothing asked"
 
 
-# A layer that takes half a dB off 25 dB's noise for a percent of the MACs is worth it: depthwise layers, mostly.
-DEFAULT_BUDGET = Budget(sqnr=ENOUGH, allowance=ALLOWANCE, worth=NOISE * (1 - 10**-0.05) / 0.01)
+# Where no budget is given: what the frontiers of B0 and V2-B0 rise steeply to, over time on either target (docs/int8.md).
+DEFAULT_BUDGETS = {"tensorrt": Budget(sqnr=28), "cpu": Budget(sqnr=25)}
 
 
 @dataclass(frozen=True)
@@ -64,10 +58,13 @@ class Point:
 
     kept: tuple[str, ...]  # besides those that the placement never quantises
     share: float  # of MACs in int8
-    agreement: float  # top-1 with FP32, over all calibration images
-    lost: float  # top-1, percentage points over all calibration images; 0 without labels
+    agreement: float  # top-1 with FP32
+    lost: float  # top-1, percentage points; 0 without labels
     sqnr: float  # dB, over the held-out ones
-    images: int = 0  # that agreement and loss were counted on; 0: taken as exact
+    images: int = 0  # of calibration, that agreement and loss were counted on; 0: taken as exact
+    forms: Mapping[str, str] = field(default_factory=dict)  # by block; a block that is not there is in chain
+    activations: float = 1.0  # bytes of activations, predicted, as a share of FP16's
+    time: float = 1.0  # predicted, as a share of what it takes without INT8
 
     @property
     def best_agreement(self) -> float:
@@ -99,8 +96,8 @@ def read_budget(text: str) -> Budget:
 def forecast(
     budget: Budget, damages: Mapping[str, float], costs: Mapping[str, float], reference: np.ndarray
 ) -> tuple[int, float]:
-    """(layers, share of the MACs) that `budget` will take in higher precision, from the damage of single layers and their
-    `costs`, each a share of the MACs. `reference`: FP32's logits.
+    """(blocks, share of the predicted time) that `budget` will cost, from the damage of single blocks and their `costs`, each
+    a share of the time. `reference`: FP32's logits.
 
     Damages add up at the logits, within 1 dB. For a top-1 agreement the noise is taken as normal, alike in every logit: an
     image keeps its class while its margin is above the noise of a difference of two logits.

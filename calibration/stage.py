@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,25 +15,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from calibration.budget import DEFAULT_BUDGET, Budget, Point, forecast
+from calibration.budget import DEFAULT_BUDGETS, Budget, Point, forecast
 from calibration.cache import Cache, code_digest
 from calibration.collect.images import BUILT_IN, FEW, CalibrationImages, split
 from calibration.layer_graph import LayerGraph, logits_of, open_session
-from calibration.quantise.blocks import FORMS, blocks, higher_precision
-from calibration.quantise.placement import TARGETS, quantised_graph, share_in_int8, to_half, with_float_weights
+from calibration.quantise.blocks import higher_precision
+from calibration.quantise.placement import share_in_int8, to_half, with_float_depthwise, with_float_weights
 from calibration.quantise.prepare import Prepared
 from calibration.report.judge import judge, min_max
 from calibration.report.page import write_report
 from calibration.report.result import Result, summary
 from calibration.report.speed import Speed, measure_speed
 from calibration.run import Run, told
-from calibration.search.fitting import prepared_layers, refined
-from calibration.search.sensitivity import Measured, costs, measured, search
-from export.cost import fact
+from calibration.search.fitting import damages_of, fitted
+from calibration.search.predicted import BATCH, time_in_float
+from calibration.search.sensitivity import Measured, Move, measured, moves, point_of, search
+from export.cost import GENERATIONS, Generation, cost, fact
 from export.pixels import with_pixels, without_pixels
 from runtime.artifacts.artifact import Artifact, artifact_path
 from runtime.artifacts.onnx_metadata import require_one_file, verify
 from runtime.artifacts.write import Graph, fitting, write
+from runtime.backends.tensorrt.tuned import EARLIER
 from runtime.errors import UserError
 from runtime.progress import Report, silent
 from runtime.whole_file import require_room
@@ -42,7 +44,8 @@ if TYPE_CHECKING:  # it imports torch
     from calibration.train.training import Schedule
 
 PRECISIONS = ("int8", "int8-fp16")
-SEARCH = "search"  # layer by layer, what INT8 costs least accuracy in
+TARGETS = ("cpu", "tensorrt")
+SEARCH = "search"  # each block in the form that saves most predicted time for what the logits may lose
 TOOLS = ("numpy", "onnx", "onnxruntime")
 
 
@@ -51,14 +54,13 @@ class Request:
     """All that a calibration depends on, besides the code and the tools.
 
     Ranges and weights come from `images`, three quarters of them; choices are made on the rest; `judging`, if given, is
-    only looked at in the end. With `training`, no layer is left in higher precision: all are trained with INT8's roundings
-    in place instead.
+    only looked at in the end. With `training`, no block leaves the chain: all are trained with INT8's roundings in place instead.
     """
 
     artifact: Artifact  # FP32
     images: CalibrationImages
     judging: CalibrationImages | None = None
-    budget: Budget = DEFAULT_BUDGET
+    budget: Budget | None = None  # the target's, if blocks are searched
     target: str = "tensorrt"
     training: Schedule | None = None
     placement: str = SEARCH  # or the form of every block, a name of FORMS
@@ -69,7 +71,6 @@ class Request:
         made_from = {
             "network": verify(self.artifact.path),
             "pictures": self.images.digest(),
-            "placement": asdict(TARGETS[self.target]),
             "tools": {tool: version(tool) for tool in TOOLS},
             "code": code_digest(),
         }
@@ -80,7 +81,9 @@ class Request:
         """Sha256 of what everything is made from."""
         judging = self.judging.digest() if self.judging else ""
         schedule = [asdict(self.training)] if self.training else []
-        rest = json.dumps([self.steps, self.target, self.placement, asdict(self.budget), judging, *schedule])
+        rest = json.dumps(
+            [self.steps, self.target, self.placement, asdict(self.budget) if self.budget else None, judging, *schedule]
+        )
         return hashlib.sha256(rest.encode()).hexdigest()
 
 
@@ -128,42 +131,46 @@ def calibrate(
     """
     began, artifact, training = time.perf_counter(), request.artifact, request.training
     searched = training is None and request.placement == SEARCH
-    budget = Budget() if request.budget == DEFAULT_BUDGET and not searched else request.budget
+    budget = request.budget or (DEFAULT_BUDGETS[request.target] if searched else Budget())
     home = artifact_path(artifact.variant, "int8", folder).parent
     require_room(home, 2 * artifact.path.stat().st_size)  # INT8 with weights in FP32, the same in FP16, and the cache
     run = _begun(request, folder, threads, progress, anew)
-    prepared = prepared_layers(run)
-    damages = refined(run, prepared)
-    measure, calibrated, kept_training = measured(run), prepared, False
+    prepared = fitted(run)
+    damages = damages_of(run, prepared)
+    measure, calibrated, kept_training = measured(run, budget), prepared, False
     if training is not None:
         trained = _trained(run, prepared, training, request.placement)
-        points = [_whole(one, request.placement, measure) for one in (calibrated, trained)]
+        points = [_whole(one, request, measure) for one in (calibrated, trained)]
         kept_training = points[1].sqnr > points[0].sqnr
         prepared, best = (trained, points[1]) if kept_training else (calibrated, points[0])
     elif searched:
-        if budget != DEFAULT_BUDGET:
-            _say_cost(run, budget, damages)
-        best, points, met = search(prepared, damages, budget, measure)
+        ordered = moves(prepared, damages, request.target)
+        if request.budget:
+            _say_cost(run, budget, damages, ordered)
+        best, points, met = search(prepared, ordered, budget, measure, request.target)
     else:
-        points = [best := _whole(prepared, request.placement, measure)]
+        points = [best := _whole(prepared, request, measure)]
     if not searched:
         met = budget.met(best)
-    graph = placed(prepared, request.placement, best.kept)
+    graph = prepared.graph(best.forms)
     onnx.checker.check_model(graph, full_check=True)
     half = to_half(graph)
 
     forms = [("INT8, min-max", min_max(calibrated))]
     if training is None:
-        forms += _other_forms(calibrated, request.placement)
+        forms += _whole_chain(calibrated, request.placement)
     notes = [*_skipped(request.images), *_unfit_layers(run.network)]
     if training is not None:
         name, other = ("calibrated", calibrated) if kept_training else ("trained", trained)
-        forms.append((f"INT8, {name}", placed(other, request.placement)))
+        forms.append((f"INT8, {name}", other.graph(best.forms)))
         if not kept_training:
             notes.append(
                 f"training did harm ({points[0].sqnr:.1f} -> {points[1].sqnr:.1f} dB on the images held out): the weights "
                 "are those that calibration found"
             )
+    earlier = with_float_depthwise(graph) if prepared.outputs else None
+    if earlier is not None:
+        forms.append((EARLIER, earlier))
     as_taken = "calibrated" if request.placement == SEARCH else request.placement
     forms.append((f"INT8, {'trained' if kept_training else as_taken}", graph))
     scores, judged_on = judge(run, artifact, forms, request.judging)
@@ -187,6 +194,7 @@ def calibrate(
         images=len(request.images),
         skipped=request.images.skipped,
         origin=request.images.origin,
+        earlier=_predicted(run.network, earlier or graph, GENERATIONS["8.5"]),
         warnings=_warnings(artifact, request.images),
         notes=notes,
         speeds=speeds,
@@ -216,52 +224,50 @@ def _begun(request: Request, folder: Path | None, threads: int, progress: Report
     return Run(network, request.target, images, fit, held_out, reference, cache, threads, progress)
 
 
-def _say_cost(run: Run, budget: Budget, damages: Mapping[str, float]) -> None:
+def _say_cost(run: Run, budget: Budget, damages: Mapping[str, Mapping[str, float]], ordered: Sequence[Move]) -> None:
     """Tells, before it is spent, about what `budget` costs."""
-    layers, share = forecast(budget, damages, costs(run.network), run.reference)
+    whole = time_in_float(run.network, run.target)
+    costs = {name: max(1e-9, sum(move.price for move in ordered if move.block == name) / whole) for name in damages}
+    count, share = forecast(budget, {name: found["chain"] for name, found in damages.items()}, costs, run.reference)
     run.progress(
         0,
         0,
-        f"{budget.goal}: from the damage of single layers, about {layers} of {len(damages)} layers and {share:.0%} of the "
-        "MACs in higher precision",
+        f"{budget.goal}: from the damage of single blocks, about {count} of {len(damages)} blocks leave the chain, for "
+        f"{share:.0%} of the predicted time without INT8",
     )
 
 
 def _trained(run: Run, prepared: Prepared, training: Schedule, placement: str) -> Prepared:
     from calibration.train.training import train
 
-    kept, chain = kept_by(prepared.network, placement), placement == "chain"
-    return train(prepared, run.images, run.fit, kept, training, run.threads, run.progress, outputs=chain)
+    forms = uniform(prepared, placement)
+    kept = higher_precision(prepared.blocks, forms)
+    settled = prepared.settled() if placement in (SEARCH, "chain") else prepared
+    return train(settled, run.images, run.fit, kept, training, run.threads, run.progress)
 
 
-def kept_by(network: LayerGraph, placement: str) -> tuple[str, ...]:
-    """The layers that stay in higher precision where every block has the form `placement`; none for SEARCH."""
-    if placement == SEARCH:
-        return ()
-    units = blocks(network)
-    return tuple(higher_precision(units, dict.fromkeys((unit.name for unit in units), placement)))
+def uniform(prepared: Prepared, placement: str) -> dict[str, str]:
+    """Every block in the form `placement`; for SEARCH none, that is, all in chain."""
+    return {} if placement == SEARCH else dict.fromkeys((block.name for block in prepared.blocks), placement)
 
 
-def placed(prepared: Prepared, placement: str, kept: Collection[str] = ()) -> onnx.ModelProto:
-    """`prepared` in INT8 but for `kept` (SEARCH), or with every block in the form `placement`."""
-    if placement == SEARCH:
-        return quantised_graph(prepared.network, prepared.layers, prepared.identities, kept)
-    return prepared.graph(dict.fromkeys((unit.name for unit in blocks(prepared.network)), placement))
+def _whole_chain(prepared: Prepared, taken: str) -> list[tuple[str, onnx.ModelProto]]:
+    """What every block in chain would give, where that is not what was asked for."""
+    return [] if taken == "chain" else [("INT8, chain", prepared.graph())]
 
 
-def _other_forms(prepared: Prepared, taken: str) -> list[tuple[str, onnx.ModelProto]]:
-    """What the forms of blocks would give that were not asked for, of those that differ for this network."""
-    if not any(unit.depthwise for unit in blocks(prepared.network)):
-        return []
-    return [(f"INT8, {form}", placed(prepared, form)) for form in FORMS if form not in (taken, "fp16")]
+def _whole(prepared: Prepared, request: Request, measure: Callable[[onnx.ModelProto], Measured]) -> Point:
+    """All in INT8 that the placement asked for allows."""
+    return point_of(prepared, uniform(prepared, request.placement), measure, request.target)
 
 
-def _whole(prepared: Prepared, placement: str, measure: Callable[[onnx.ModelProto], Measured]) -> Point:
-    """All that `placement` allows in INT8."""
-    kept = kept_by(prepared.network, placement)
-    never = {layer.name for layer in prepared.network.layers} - set(prepared.layers)
-    share = share_in_int8(prepared.network, never | set(kept))
-    return Point(kept, share, *measure(placed(prepared, placement)))
+def _predicted(network: LayerGraph, graph: onnx.ModelProto, generation: Generation) -> dict[str, float]:
+    """Bytes of activations and time of `graph`, predicted, as shares of FP16's."""
+    found, before = cost(graph, generation), cost(network.to_model(), generation)
+    return {
+        "activations": found.activations / before.activations,
+        "time": found.microseconds(BATCH) / before.microseconds(BATCH),
+    }
 
 
 def _warnings(artifact: Artifact, images: CalibrationImages) -> list[str]:

@@ -6,6 +6,7 @@ dumps (NVIDIA/TensorRT, tools/experimental/trt-engine-explorer/tests/inputs):
 
 - A convolution takes its activation with it, and the Q behind. Without an activation it takes a residual Add instead; in
   INT8 only if the other operand is INT8 too.
+- An FP16 convolution writes FP16. Where INT8 is wanted behind it, a kernel of its own converts.
 - An INT8 depthwise kernel writes INT8 or FP32, never FP16. With SiLU it is one kernel from some version on (`GENERATIONS`);
   before that SiLU is a kernel of its own, behind an output in FP32.
 - A chain of elementwise operators is one pointwise kernel, which takes the Q behind it with it.
@@ -82,6 +83,14 @@ class Cost:
             sum(kernel.activations for kernel in kernels),
             sum(kernel.weights for kernel in kernels),
         )
+
+    def microseconds(self, batch: int = 1, bandwidth: float = 204.8, launch: float = 8.0) -> float:
+        """Memory traffic and launches of a run of `batch` images: what placements are compared by, not a latency.
+
+        `bandwidth` in GB/s and `launch` in microseconds a kernel are an AGX Orin 64 GB's: NVIDIA's data sheet, and published
+        kernel times of this family at batch 1, which launches bound.
+        """
+        return (self.activations * batch + self.weights) / (bandwidth * 1e3) + self.kernels * launch
 
 
 def cost(model: onnx.ModelProto, generation: Generation = NEWEST) -> Cost:
@@ -189,7 +198,9 @@ class _Fusion:
                 if made and other not in self.constants and not depthwise:
                     chain, end = [*chain, add], add.output[0]
         wide = FP32 if int8 and depthwise else FP16
-        self._emit(*self._with_quantise(chain, end, wide), int8=int8)
+        if int8:
+            chain, end, wide = self._with_quantise(chain, end, wide)
+        self._emit(chain, end, wide, int8=int8)
 
     def _pointwise(self, chain: list[onnx.NodeProto], end: str) -> None:
         """Takes what follows as long as it is elementwise and its other operands have been made."""

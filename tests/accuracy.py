@@ -18,7 +18,7 @@ import onnx
 
 from calibration.collect.images import CalibrationImages, read_folder
 from calibration.layer_graph import sqnr, top1_agreement
-from calibration.quantise.placement import TARGETS, quantised_graph
+from calibration.quantise.placement import quantised_graph
 from calibration.quantise.prepare import prepare
 from calibration.search.sensitivity import simulate
 from calibration.stage import Request, calibrate, read_network
@@ -83,7 +83,7 @@ def judged(artifact: Artifact, images: Path, made: str, graph: onnx.ModelProto) 
 
 
 def int8(artifact: Artifact, images: Path, made: str, folder: Path) -> onnx.ModelProto:
-    """QUICK: every layer in INT8 with the ranges that the search starts from, a quarter of a minute's work. WHOLE: as `make
+    """QUICK: the input of every layer in INT8 with the ranges of the first pass, a quarter of a minute's work. WHOLE: as `make
     calibrate` gives it; taken from `folder` if it lies there."""
     if made == WHOLE:
         path = artifact_path(artifact.variant, "int8", folder)
@@ -91,7 +91,7 @@ def int8(artifact: Artifact, images: Path, made: str, folder: Path) -> onnx.Mode
             calibrate(Request(artifact, pick(images / "calibration", artifact, 256)), folder)
         return onnx.load(path)
     network, calibration = read_network(artifact), pick(images / "calibration", artifact, 48)
-    prepared = prepare(network, TARGETS["tensorrt"], calibration.batches)
+    prepared = prepare(network, calibration.batches)
     return quantised_graph(network, prepared.layers, prepared.identities, ())
 
 
@@ -120,7 +120,7 @@ def main() -> None:
     names = [name for name in sys.argv[1:] if not name.startswith("--")]
     made, folder = WHOLE if "--all" in sys.argv else QUICK, artifacts_folder()
     images = Path(os.environ["EFFICIENTNET_TEST_DATA"]) / "images"
-    for name in names or ["lite0", "b0", "v2-b0", *(["b4"] if made == WHOLE else [])]:
+    for name in names or dict.fromkeys(row["network"] for row in read_table() if row["made"] == made):
         artifact = read_artifact(artifact_path(name, "fp32", folder))
         for each in judged(artifact, images, made, int8(artifact, images, made, folder)):
             numbers = "\t".join(f"{value:.4g}" for value in each.figures().values())

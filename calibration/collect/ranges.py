@@ -48,6 +48,11 @@ class Histogram:
     def max(self) -> float:
         return max(abs(self.low), abs(self.high))
 
+    def means(self) -> np.ndarray:
+        """Mean of each channel, [channels]."""
+        edges = np.clip(_EDGES, self.low, self.high)
+        return self.counts @ ((edges[:-1] + edges[1:]) / 2) / np.maximum(self.counts.sum(1, dtype=np.float64), 1)
+
     def pooled(self) -> tuple[np.ndarray, np.ndarray]:
         """(edges, counts) over all channels, cut at the values that occur."""
         return np.clip(_EDGES, self.low, self.high), self.counts.sum(0, dtype=np.float64)
@@ -136,7 +141,6 @@ METHODS: dict[str, Callable[[Histogram], float]] = {
     "mse": least_square,
 }
 _FRACTIONS = np.geomspace(0.02, 1, 48)
-_PER_OCTAVE, _LEAST_FACTOR = 8, 8  # ranges tried for each halving; 2**-8 is the least factor
 
 
 @dataclass(frozen=True)
@@ -184,29 +188,11 @@ def choose(histogram: Histogram, gains: Sequence[np.ndarray], shifted: bool = Fa
     return _fitted(steps[best], offsets[best])
 
 
-def choose_factors(histogram: Histogram, gain: np.ndarray) -> tuple[Range, np.ndarray]:
-    """(range, factors float32 [channels]) with the least error where each channel is multiplied by its factor before rounding.
-
-    Factors are powers of two, at most 1, so that FP16 and the scales they are taken off by stay exact. `gain` as in `choose`.
-    """
-    if not histogram.max > 0:
-        return Range(1.0), np.ones(len(gain), np.float32)
-    powers = np.arange(_LEAST_FACTOR + 1)
-    least, found = np.inf, (Range(1.0), np.ones(len(gain), np.float32))
-    for part in range(_PER_OCTAVE):  # the largest range that any channel gets; the others' are halves of it
-        largest = _fitted(histogram.max / LEVELS * 2 ** (-part / _PER_OCTAVE), 0).scale
-        mean, square = histogram.errors(largest * 0.5**powers, np.zeros(len(powers)))
-        variance = np.maximum(square - mean**2, 0)
-        best = variance.argmin(0)
-        error = float(variance.min(0) @ gain)
-        if error < least:
-            smallest = int(best.max())
-            least, found = error, (_fitted(largest * 0.5**smallest, 0), (0.5 ** (smallest - best)).astype(np.float32))
-    return found
-
-
 def _fitted(scale: float, offset: float) -> Range:
-    return Range(*(float(half_precision(np.float64(value))) for value in (scale, offset)))
+    """As FP16 holds both. The offset is a whole number of steps, so that zero stays zero: much of what stands behind a gate is
+    zero, and its error would be the same everywhere."""
+    scale = float(half_precision(np.float64(scale)))
+    return Range(scale, float(half_precision(np.float64(round(offset / scale) * scale))) if offset else 0.0)
 
 
 def half_precision(values: np.ndarray | np.floating) -> np.ndarray:

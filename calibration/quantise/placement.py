@@ -1,6 +1,6 @@
-"""Where Q/DQ pairs go, a row for each target, and the graph that has them.
+"""The graph with its Q/DQ pairs.
 
-Activations are int8 with one scale and zero point 0, weights int8 with one scale an output channel; biases stay float,
+Activations are INT8 with one scale and zero point 0, weights INT8 with one scale an output channel; biases are not quantised,
 and nothing stands between a Conv and its activation: what TensorRT fuses and rounds itself.
 """
 
@@ -19,24 +19,6 @@ from calibration.quantise.blocks import depthwise_end
 
 
 @dataclass(frozen=True)
-class Placement:
-    """What a target wants quantised."""
-
-    identities: bool  # Q/DQ on the identity of a residual Add, so that the Add fuses into an int8 Conv
-    pooled: bool  # layers on one vector an image: nothing to gain from int8 there
-    offsets: bool  # an offset in front of rounding, where it costs nothing
-    smoothing: bool  # a factor for each channel of a depthwise layer's input, where the layer would else stay in higher precision
-
-
-TARGETS = {
-    "tensorrt": Placement(identities=True, pooled=False, offsets=True, smoothing=True),
-    "cpu": Placement(
-        identities=True, pooled=False, offsets=True, smoothing=True
-    ),  # OpenVINO's: it follows TensorRT's pattern
-}
-
-
-@dataclass(frozen=True)
 class Quantised:
     """A layer in int8: range of its input, its weights, and the bias that goes with both."""
 
@@ -44,9 +26,6 @@ class Quantised:
     weight: np.ndarray  # int8
     scale: np.ndarray  # float32 [outputs]
     bias: np.ndarray  # float32 [outputs], for inputs without the range's offset
-    factors: np.ndarray | None = (
-        None  # float32 [channels], powers of two: the input is multiplied by them before rounding
-    )
 
     @property
     def floats(self) -> np.ndarray:
@@ -76,29 +55,19 @@ def offset_site(network: LayerGraph, layer: Layer) -> onnx.NodeProto | None:
     return None
 
 
-def smoothing_site(network: LayerGraph, layer: Layer) -> bool:
-    """Whether the channels of `layer`'s input may get a factor each before rounding, for next to nothing.
-
-    A depthwise layer takes them off again in its weights' scales, exactly and without another rounding: it has one scale a
-    channel. The multiplication is one more operand of the activation's pointwise kernel, so there must be an activation.
-    """
-    weight, node = network.weights[layer.weight], network.producers.get(layer.input)
-    alone = layer.depthwise and weight.shape[1] == 1 and len(weight) == layer.groups
-    return alone and node is not None and node.op_type in ("Mul", "Clip", "Relu", "HardSwish")
-
-
 def quantised_graph(
     network: LayerGraph,
     layers: Mapping[str, Quantised],
     identities: Mapping[str, Range],
     kept: Collection[str] = (),
     outputs: Mapping[str, Range] | None = None,
+    floats: Mapping[str, np.ndarray] | None = None,
 ) -> onnx.ModelProto:
     """`network` with `layers` (by name) in INT8 except those `kept`, and Q/DQ on the identity of each Add named in
     `identities` whose branch ends in an INT8 layer. Opset and all else as in the network.
 
     `outputs`: ranges of what depthwise layers and their activations give, by layer. Whoever reads it reads it behind one
-    Q/DQ pair, so that the INT8 kernel can write INT8.
+    Q/DQ pair, so that the INT8 kernel can write INT8. `floats`: other weights for layers in higher precision, by name.
     """
     chosen = {name: quantised for name, quantised in layers.items() if name not in kept}
     ends = {
@@ -106,6 +75,8 @@ def quantised_graph(
     }
     branches = {residual.name: residual for residual in network.residuals}
     placing = _Placing(network)
+    for name, value in (floats or {}).items():
+        placing.constant(name, value.astype(np.float32))
     for node in list(placing.graph.node):
         quantised = chosen.get(node.name)
         if quantised is not None:
@@ -154,16 +125,14 @@ class _Placing:
 
     def layer(self, node: onnx.NodeProto, quantised: Quantised) -> None:
         """Input, weights and bias of `node` in INT8."""
-        tensor, bias, scale = node.input[0], quantised.bias, quantised.scale
+        tensor, bias = node.input[0], quantised.bias
         if offset := quantised.range.offset:
             bias = bias - np.float32(offset) * quantised.floats.reshape(len(bias), -1).sum(1, dtype=np.float64)
             tensor = self._offset(node, offset)
-        if quantised.factors is not None:
-            tensor, scale = self._smoothed(node, tensor, quantised.factors), scale / quantised.factors
         weight = stem = node.input[1]
         self.constant(weight, quantised.weight)
         names = [
-            self.constant(f"{stem}_scale", scale),
+            self.constant(f"{stem}_scale", quantised.scale),
             self.constant(f"{stem}_zero", np.zeros(len(quantised.scale), np.int8)),
         ]
         self._add("DequantizeLinear", [weight, *names], f"{stem}_dq", f"{stem}_dq", axis=0)
@@ -198,13 +167,32 @@ class _Placing:
         self._moved[self.network.producers[clip.input[0]].input[2]] = offset
         return tensor
 
-    def _smoothed(self, node: onnx.NodeProto, tensor: str, factors: np.ndarray) -> str:
-        by_channel = self.constant(f"{node.name}_factors", factors.reshape(1, -1, 1, 1))
-        return self._add("Mul", [tensor, by_channel], f"{tensor}_smoothed", f"{node.name}_factors")
-
     def _add(self, op: str, inputs: list[str], output: str, name: str, axis: int | None = None) -> str:
         self.nodes.append(helper.make_node(op, inputs, [output], name, axis=axis))
         return output
+
+
+def with_float_depthwise(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with its depthwise layers in higher precision, with the values that their INT8 weights have: what an engine makes
+    of it where TensorRT has no INT8 kernel for a depthwise layer with SiLU."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    producers = {name: node for node in copy.graph.node for name in node.output}
+    for node in copy.graph.node:
+        for at, name in enumerate(node.input):
+            pair = producers.get(name)
+            if pair is None or pair.op_type != "DequantizeLinear" or pair.input[0] not in producers:
+                continue
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            pooled = node.op_type not in ("Conv", "Gemm", "Add")  # reads what a depthwise layer gives
+            if (groups > 1 and at == 0) or pooled:
+                node.input[at] = producers[pair.input[0]].input[0]
+    used = {name for node in copy.graph.node for name in node.input} | {value.name for value in copy.graph.output}
+    for kind in ("DequantizeLinear", "QuantizeLinear"):
+        for node in [n for n in copy.graph.node if n.op_type == kind and n.output[0] not in used]:
+            copy.graph.node.remove(node)
+        used = {name for node in copy.graph.node for name in node.input}
+    return copy
 
 
 def share_in_int8(network: LayerGraph, kept: Collection[str]) -> float:

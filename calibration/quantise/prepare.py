@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
 
-from calibration.collect.ranges import Histogram, Range, choose, choose_factors, collect
+from calibration.collect.ranges import Histogram, Range, choose, collect, half_precision
 from calibration.layer_graph import Layer, LayerGraph, by_input
-from calibration.quantise.blocks import FORMS, blocks, depthwise_end, higher_precision
-from calibration.quantise.placement import Placement, Quantised, offset_site, quantised_graph
+from calibration.quantise.blocks import FORMS, Block, blocks, depthwise_end, higher_precision
+from calibration.quantise.placement import Quantised, offset_site, quantised_graph
 from calibration.quantise.rounding import collect_moments, corrected_bias, round_weights
 from runtime.progress import Report, silent
 
 Batches = Callable[[], Iterable[np.ndarray]]  # each call passes over the images once more
+
+
+@dataclass(frozen=True)
+class Equalised:
+    """What stands for a depthwise layer's input act(y) in a chain: back * Q(act(factor * y + shift)), of each channel [C].
+
+    `factor` and `shift` belong to the layer `before`, which makes y; `back` to the depthwise layer's scales.
+    """
+
+    before: str
+    range: Range
+    factor: np.ndarray
+    shift: np.ndarray
+    back: np.ndarray
+    error: np.ndarray  # mean of what it gives less what it stands for
 
 
 @dataclass
@@ -31,57 +47,123 @@ class Prepared:
         default_factory=dict
     )  # by depthwise layer, where others than one INT8 layer read it
 
-    def graph(self, forms: Mapping[str, str] | None = None, kept: Collection[str] = ()) -> onnx.ModelProto:
-        """The network in INT8 with the blocks in `forms` (by name; "chain" where none is given), `kept` layers besides in
-        higher precision."""
-        units = {block.project: block for block in blocks(self.network)}
+    equalised: dict[str, Equalised] = field(default_factory=dict)  # by depthwise layer, for blocks in chain
+    floats: dict[str, np.ndarray] | None = (
+        None  # once it is settled: weights that are not the network's, before rounding
+    )
+
+    @functools.cached_property
+    def blocks(self) -> list[Block]:
+        return [block for block in blocks(self.network) if block.project in self.layers]
+
+    @property
+    def ends(self) -> dict[str, str]:
+        """The tensors of `outputs`, by depthwise layer."""
+        return {name: depthwise_end(self.network, self.network.layer(name)) for name in self.outputs}
+
+    def graph(self, forms: Mapping[str, str] | None = None) -> onnx.ModelProto:
+        """The network in INT8 with the blocks in `forms` (by name; "chain" where none is given)."""
         forms = forms or {}
+        return self._graph(forms, higher_precision(self.blocks, forms))
+
+    def alone(self, block: Block, form: str) -> onnx.ModelProto:
+        """The network in FP32 but for `block` in `form`."""
+        kept = {*self.layers} - ({*block.layers} - {*block.higher(form)})
+        return self._graph({other.name: form if other == block else "fp16" for other in self.blocks}, kept)
+
+    def settled(self) -> Prepared:
+        """Every block in chain for good, with layers as they are there."""
+        layers, floats = self._chained({}, ())
+        for name, found in self.equalised.items():
+            for layer, by in ((self.network.layer(found.before), found.factor), (self.network.layer(name), found.back)):
+                floats[layer.weight] = self.network.weights[layer.weight] * by.reshape(-1, 1, 1, 1)
+        return replace(self, layers=layers, floats=floats)
+
+    def _graph(self, forms: Mapping[str, str], kept: Collection[str]) -> onnx.ModelProto:
+        layers, floats = self._chained(forms, kept)
         branches = {residual.name: residual.branch for residual in self.network.residuals}
+        form_of = {block.project: FORMS[forms.get(block.name, "chain")] for block in self.blocks}
         identities = {
             name: found
             for name, found in self.identities.items()
-            if branches[name] not in units or FORMS[forms.get(units[branches[name]].name, "chain")].identity
+            if branches[name] in form_of and form_of[branches[name]].identity
         }
-        kept = {*kept, *higher_precision(units.values(), forms)}
-        return quantised_graph(self.network, self.layers, identities, kept, self.outputs)
+        return quantised_graph(self.network, layers, identities, kept, self.outputs, floats)
+
+    def _chained(
+        self, forms: Mapping[str, str], kept: Collection[str]
+    ) -> tuple[dict[str, Quantised], dict[str, np.ndarray]]:
+        """(layers, weights of layers in higher precision) with what changes in blocks that are in chain."""
+        if self.floats is not None:
+            return dict(self.layers), dict(self.floats)
+        layers: dict[str, Quantised] = dict(self.layers)
+        floats: dict[str, np.ndarray] = {}
+        for block in self.blocks:
+            if not block.depthwise or block.depthwise in kept or forms.get(block.name, "chain") != "chain":
+                continue
+            if (found := self.equalised.get(block.depthwise)) is not None:
+                before, maker = self.network.layer(found.before), layers[found.before]
+                if found.before in kept:
+                    weight = self.network.weights[before.weight]
+                    floats[before.weight] = weight * found.factor.reshape(-1, 1, 1, 1)
+                    floats[before.bias] = self.network.weights[before.bias] * found.factor + found.shift
+                else:
+                    scale = half_precision(maker.scale * found.factor)
+                    layers[found.before] = replace(maker, scale=scale, bias=maker.bias * found.factor + found.shift)
+                plain = self.with_range(block.depthwise, found.range, error=found.error)
+                layers[block.depthwise] = replace(plain, scale=half_precision(plain.scale * found.back))
+            if block.depthwise in self.outputs:
+                self._correct_behind(block, layers, floats)
+        return layers, floats
+
+    def _correct_behind(self, block: Block, layers: dict[str, Quantised], floats: dict[str, np.ndarray]) -> None:
+        """Takes the mean error of `d` off again in the biases of the layers behind it: the projection, which sees it times
+        the gate, and what squeezes the pooled map."""
+        network = self.network
+        tensor = depthwise_end(network, network.layer(block.depthwise))
+        if (histogram := self.histograms.get(tensor)) is None:
+            return
+        error = histogram.errors([self.outputs[block.depthwise].scale], [0.0])[0][0]
+        means = histogram.means()
+        gate = np.clip(self.means[block.project].ravel() / np.where(np.abs(means) > 1e-6, means, np.inf), 0, 1)
+        chosen = layers[block.project].range
+        own = self.histograms[network.layer(block.project).input].errors([chosen.scale], [chosen.offset])[0][0]
+        layers[block.project] = self.with_range(block.project, chosen, error=own + error * gate)
+        pools = {node.output[0] for node in network.consumers[tensor] if node.op_type in _POOLS}
+        for layer in network.layers:
+            if layer.input in pools and layer.bias and layer.pooled:
+                weight = network.weights[layer.weight].reshape(len(network.weights[layer.weight]), -1)
+                floats[layer.bias] = network.weights[layer.bias] - weight @ error
 
     def histogram_low(self, name: str) -> float:
         return self.histograms[self.network.layer(name).input].low
 
-    def with_range(self, name: str, chosen: Range, factors: np.ndarray | None = None) -> Quantised:
-        """Layer `name` with another range of its input (and `factors`, else those it has), its bias corrected for that."""
+    def with_range(self, name: str, chosen: Range, error: np.ndarray | None = None) -> Quantised:
+        """Layer `name` with another range of its input, its bias corrected for that.
+
+        `error` [C]: the mean error of each of its input's channels, where the range alone does not tell it.
+        """
         layer, quantised = self.network.layer(name), self.layers[name]
-        factors = quantised.factors if factors is None else factors
-        histogram = self.histograms[layer.input]
-        if factors is None:
-            error = histogram.errors([chosen.scale], [chosen.offset])[0][0]
-        else:
-            sizes, which = np.unique(factors, return_inverse=True)
-            error = histogram.errors(chosen.scale / sizes, np.zeros(len(sizes)))[0][which, np.arange(len(factors))]
+        if error is None:
+            error = self.histograms[layer.input].errors([chosen.scale], [chosen.offset])[0][0]
         weight = self.network.weights[layer.weight]
         bias = self.network.weights.get(layer.bias, np.zeros(len(weight), np.float32))
         height = (*self.network.shapes[layer.input], 1, 1)[2]
         bias = corrected_bias(layer, weight, quantised.floats, bias, self.means[name], error, height)
-        return replace(quantised, range=chosen, bias=bias, factors=factors)
-
-    def smoothed(self, name: str) -> Quantised:
-        """Layer `name`, a `smoothing_site`, with a factor for each channel of its input."""
-        layer = self.network.layer(name)
-        return self.with_range(name, *choose_factors(self.histograms[layer.input], _gain(self.network, layer)))
+        return replace(quantised, range=chosen, bias=bias)
 
 
 def prepare(
     network: LayerGraph,
-    placement: Placement,
     batches: Batches,
     threads: int = 0,
     progress: Report = silent,
     fewer: Batches | None = None,
 ) -> Prepared:
-    """Ranges and weights for all layers that `placement` may quantise: a forward pass over the images, and one over `fewer`
-    of them (default: all), which are enough to round weights by."""
-    layers = [layer for layer in network.layers if not layer.unfit and (placement.pooled or not layer.pooled)]
-    residuals = network.residuals if placement.identities else []
+    """Ranges and weights for all layers that INT8 is made for, but those on one vector an image: a forward pass over the
+    images, and one over `fewer` of them (default: all), which are enough to round weights by."""
+    layers = [layer for layer in network.layers if not layer.unfit and not layer.pooled]
+    residuals = network.residuals
     users = by_input(layers)
     streams = {residual.identity for residual in residuals}
     ends = shared_ends(network, layers)
@@ -91,7 +173,7 @@ def prepare(
         gains = [_gain(network, layer) for layer in users.get(tensor, [])]
         if tensor in streams or not gains:
             gains.append(np.ones(len(histogram.counts)))
-        shifted = placement.offsets and any(offset_site(network, layer) for layer in users.get(tensor, []))
+        shifted = any(offset_site(network, layer) for layer in users.get(tensor, []))
         ranges[tensor] = choose(histogram, gains, shifted)
     moments = collect_moments(network, layers, (fewer or batches)(), threads)
     progress(0, 1, "rounding weights")
@@ -128,6 +210,10 @@ def _gain(network: LayerGraph, layer: Layer) -> np.ndarray:
     return squares.sum(tuple(i for i in range(squares.ndim) if i != 1))
 
 
+_POOLS = ("ReduceMean", "GlobalAveragePool")
+_EQUALISED = ("factor", "shift", "back", "error")
+
+
 def to_arrays(prepared: Prepared) -> dict[str, np.ndarray]:
     """All of `prepared` but the network, as arrays with plain names."""
     arrays: dict[str, np.ndarray] = {}
@@ -139,6 +225,11 @@ def to_arrays(prepared: Prepared) -> dict[str, np.ndarray]:
         arrays[f"identity/{name}/range"] = np.array([identity.scale, identity.offset])
     for name, output in prepared.outputs.items():
         arrays[f"output/{name}/range"] = np.array([output.scale, output.offset])
+    for name, found in prepared.equalised.items():
+        arrays[f"equalised/{name}/range"] = np.array([found.range.scale, found.range.offset])
+        arrays[f"equalised/{name}/before"] = np.array(found.before)
+        for part in _EQUALISED:
+            arrays[f"equalised/{name}/{part}"] = getattr(found, part)
     for name, histogram in prepared.histograms.items():
         arrays[f"histogram/{name}/counts"] = histogram.counts
         arrays[f"histogram/{name}/extremes"] = np.array([histogram.low, histogram.high])
@@ -147,7 +238,7 @@ def to_arrays(prepared: Prepared) -> dict[str, np.ndarray]:
 
 def from_arrays(network: LayerGraph, arrays: dict[str, np.ndarray]) -> Prepared:
     """What `to_arrays` was given."""
-    names: dict[str, list[str]] = {"layer": [], "identity": [], "output": [], "histogram": []}
+    names: dict[str, list[str]] = {"layer": [], "identity": [], "output": [], "equalised": [], "histogram": []}
     for key in arrays:
         kind, _, rest = key.partition("/")
         name = rest.rpartition("/")[0]
@@ -162,6 +253,12 @@ def from_arrays(network: LayerGraph, arrays: dict[str, np.ndarray]) -> Prepared:
         prepared.identities[name] = Range(*map(float, arrays[f"identity/{name}/range"]))
     for name in names["output"]:
         prepared.outputs[name] = Range(*map(float, arrays[f"output/{name}/range"]))
+    for name in names["equalised"]:
+        prepared.equalised[name] = Equalised(
+            str(arrays[f"equalised/{name}/before"]),
+            Range(*map(float, arrays[f"equalised/{name}/range"])),
+            *(arrays[f"equalised/{name}/{part}"] for part in _EQUALISED),
+        )
     for name in names["histogram"]:
         histogram = Histogram(0)
         histogram.counts = arrays[f"histogram/{name}/counts"]

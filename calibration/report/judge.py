@@ -109,4 +109,5 @@ def min_max(prepared: Prepared) -> onnx.ModelProto:
         for residual in network.residuals
         if residual.name in prepared.identities
     }
-    return quantised_graph(network, layers, identities)
+    ends = {name: Range(prepared.histograms[end].max / LEVELS or 1.0) for name, end in prepared.ends.items()}
+    return quantised_graph(network, layers, identities, outputs=ends)

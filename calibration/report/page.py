@@ -11,10 +11,12 @@ import numpy as np
 
 from calibration.collect.ranges import METHODS, Histogram, Range
 from calibration.layer_graph import LayerGraph
-from calibration.quantise.placement import Quantised
+from calibration.quantise.blocks import FORMS
 from calibration.quantise.prepare import Prepared
 from calibration.report.result import Result, share_of, summary, written
 from calibration.report.speed import verdict
+from calibration.search.predicted import how
+from runtime.backends.tensorrt.tuned import EARLIER
 from runtime.html_page import (
     BLUE,
     GREEN,
@@ -34,7 +36,7 @@ from runtime.html_page import (
 from runtime.whole_file import write_whole
 
 WORST = 6  # tensors whose histograms are drawn
-LISTED = 30  # layers
+LISTED = 30  # blocks
 
 EXACT = 150.0  # dB: above, two outputs differ by FP32's own rounding
 
@@ -46,10 +48,9 @@ _CUTS = {
 }
 _CUTS["mse"] = ("the least square error", GREEN)
 
-_STYLE = f"""
-tr.ours td {{ font-weight: 600 }} .bar {{ display: inline-block; height: .7rem; background: {BLUE}; max-width: 30vw }}
-.kept {{ background: var(--shade) }} .kept .bar {{ background: {ORANGE} }} td:first-child {{ overflow-wrap: break-word }}
-@media (max-width: 40rem) {{ .noise {{ display: none }} td, th {{ padding-right: .5rem }} }}
+_STYLE = """
+tr.ours td { font-weight: 600 } .kept { background: var(--shade) } td:first-child { overflow-wrap: break-word }
+@media (max-width: 40rem) { td, th { padding-right: .5rem } }
 """
 
 
@@ -62,6 +63,7 @@ def write_report(result: Result, network: LayerGraph, prepared: Prepared, folder
         "skipped": result.skipped,
         "seconds": round(result.seconds, 1),
         "layers": _layers(result, network, prepared),
+        "blocks": _blocks(result, prepared),
         "trade_off": [written(point) for point in result.points],
     }
     write_whole(folder / f"{result.variant}.calibration.json", (json.dumps(facts, indent=1) + "\n").encode())
@@ -86,22 +88,40 @@ def page(result: Result, network: LayerGraph, prepared: Prepared) -> str:
     if not result.asked:
         goal = "No goal was set"
     lead = f"{best.share:.1%} of the MACs are INT8. {how}. {goal}: {result.reached}."
-    worst = sorted(prepared.layers, key=lambda name: -result.damages[name])[:WORST]
-    tensors = list(dict.fromkeys(network.layer(name).input for name in worst))
-    users = {network.layer(name).input: name for name in reversed(worst)}
-    drawn = "".join(_histogram(prepared.histograms[t], _widest(prepared.layers[users[t]]), users[t]) for t in tensors)
+    worst = sorted(prepared.blocks, key=lambda block: -result.damages[block.name]["chain"])
+    names = [name for block in worst for name in block.layers if _varies(prepared, name)][:WORST]
+    drawn = "".join(
+        _histogram(prepared.histograms[network.layer(name).input], prepared.layers[name].range, name) for name in names
+    )
     body = f"""<p>{escape(lead)} Calibrated on {result.images} images ({escape(Path(result.origin).name)}) in {result.seconds:.0f} s.</p>
 {"".join(f'<p class="note">WARNING: {escape(warning)}</p>' for warning in result.warnings)}
 {"".join(f"<p>{escape(note)}</p>" for note in result.notes)}
 <h2>What it keeps</h2><p>Judged on {escape(result.judged_on)}. In brackets the 95 % interval of what so few images can tell.</p>{_scores(result)}{_speeds(result)}
-{_trade_off(result)}<h2>What each layer costs</h2>
-<p>Noise at the logits with that layer alone in INT8{", before training" if result.training else ""}, the {LISTED} worst. The shaded ones stay in higher precision.
-Of those called smoothed each channel has a factor of its own before rounding.</p>{_table(result, network, prepared)}
-<h2>Ranges of the worst tensors</h2>
+{_trade_off(result)}<h2>What each block costs</h2>
+<p>Noise at the logits with that block alone in INT8: whole (chain), with its depthwise layer in FP16 (pointwise), or only its projection
+(project){"; before training" if result.training else ""}. The {LISTED} worst; the shaded ones are not in chain.</p>{_table(result, network, prepared)}
+<h2>Ranges in the worst blocks</h2>
 <p>How often values occur, on a logarithmic scale; what INT8 covers is shaded, and dashed lines show where other choices would have
 cut.</p>{key([(GREY, "values"), (BLUE, "covered by INT8"), *((colour, f"cut at {name}") for name, colour in _CUTS.values())])}
 <div class="grid">{drawn}</div>"""
     return document(f"{result.variant}: INT8 calibration for {result.target}", body, _STYLE)
+
+
+def _varies(prepared: Prepared, name: str) -> bool:
+    histogram = prepared.histograms[prepared.network.layer(name).input]
+    return histogram.high > histogram.low
+
+
+def _blocks(result: Result, prepared: Prepared) -> list[dict[str, object]]:
+    return [
+        {
+            "name": block.name,
+            "layers": list(block.layers),
+            "form": result.best.forms.get(block.name, "chain"),
+            "sqnr_alone": {form: _decibel(found) for form, found in result.damages[block.name].items()},
+        }
+        for block in prepared.blocks
+    ]
 
 
 def _layers(result: Result, network: LayerGraph, prepared: Prepared) -> list[dict[str, object]]:
@@ -110,9 +130,8 @@ def _layers(result: Result, network: LayerGraph, prepared: Prepared) -> list[dic
             "name": name,
             "kind": network.layer(name).kind,
             "share": share_of(network, name),
-            "sqnr_alone": _decibel(result.damages[name]),
             "float": name in result.best.kept,
-            "smoothed": layer.factors is not None,
+            "equalised": name in prepared.equalised,
             "scale": layer.range.scale,
             "offset": layer.range.offset,
         }
@@ -153,61 +172,61 @@ def _speeds(result: Result) -> str:
 
 def _table(result: Result, network: LayerGraph, prepared: Prepared) -> str:
     rows = []
-    names = sorted(prepared.layers, key=lambda name: -result.damages[name])[:LISTED]
-    for name in names:
-        level = _decibel(result.damages[name])
-        width = max(2, 200 * 10 ** (-(level - _decibel(result.damages[names[0]])) / 20))
-        kept = ' class="kept"' if name in result.best.kept else ""
-        shown = escape(_short(name)).replace("/", "/<wbr>")  # may break there
-        kind = network.layer(name).kind + (", smoothed" if prepared.layers[name].factors is not None else "")
-        rows.append(
-            f'<tr{kept}><td>{shown}<td>{kind}<td class="n">{share_of(network, name):.2%}'
-            f'<td class="n">{level:.1f} dB<td class="noise"><span class="bar" style="width:{width:.0f}px"></span>'
-        )
-    head = '<tr><th>layer<th>kind<th class="n">MACs<th class="n">SQNR alone<th class="noise">amplitude of noise'
-    return scrolled("layers", head + "".join(rows))
+    shown = [form for form in FORMS if form != "fp16"]
+    for block in sorted(prepared.blocks, key=lambda block: -result.damages[block.name]["chain"])[:LISTED]:
+        form, damages = result.best.forms.get(block.name, "chain"), result.damages[block.name]
+        cells = [f"{_decibel(damages[each]):.1f} dB" if each in damages else "–" for each in shown]
+        share = sum(share_of(network, name) for name in block.layers)
+        name = escape(_short(block.name)).replace("/", "/<wbr>")  # may break there
+        row = tag("td", name) + "".join(tag("td", cell, class_="n") for cell in [f"{share:.2%}", *cells])
+        rows.append(tag("tr", row + tag("td", form), class_="kept" if form != "chain" else None))
+    heads = "".join(tag("th", head, class_="n") for head in ["MACs", *shown])
+    return scrolled("blocks", tag("tr", tag("th", "block") + heads + tag("th", "chosen")) + "".join(rows))
 
 
 def _trade_off(result: Result) -> str:
     if result.training or result.placement != "search":
         return ""
-    return f"""<h2>Layers in higher precision against agreement</h2>
-<p>Layers are taken into higher precision in the order of damage for their MACs. Top-1 agreement with FP32 over all {result.images} calibration
-images, signal to noise of the logits over those held out.</p>{_curve(result)}
+    heads = ["blocks not in chain", "of FP16's bytes", "time", "MACs in INT8", "top-1 agreement", "logit SQNR"]
+    rows = ""
+    for point in sorted(result.points, key=lambda point: point.time):
+        cells = [str(len(point.forms)), f"{point.activations:.3f}", f"{point.time:.3f}", f"{point.share:.1%}"]
+        cells += [f"{point.agreement:.1%}", "exact" if point.sqnr >= EXACT else f"{point.sqnr:.1f} dB"]
+        row = "".join(tag("td", cell, class_="n", data_label=head) for head, cell in zip(heads, cells))
+        rows += tag("tr", row, class_="ours" if point is result.best else None)
+    head = tag("thead", tag("tr", "".join(tag("th", head, class_="n") for head in heads)), class_="broad")
+    best, earlier = result.best, ""
+    if any(score.name == EARLIER for score in result.scores):
+        earlier = (
+            f" Before TensorRT 10.15 depthwise layers with SiLU are in FP16: {result.earlier['activations']:.2f} of the bytes, "
+            f"{result.earlier['time']:.2f} of the time."
+        )
+    return f"""<h2>Predicted cost against accuracy</h2>
+<p>Blocks leave the chain in the order of damage for their predicted time. Bytes of activations are those of TensorRT 10.15
+and later, as a share of FP16's. Time is {how(result.target)}. Both are predicted from the graph, not measured. Top-1 agreement with FP32 over {best.images} of the
+calibration images, signal to noise of the logits over those held out.{earlier}</p>{_curve(result)}{scrolled("frontier", head + tag("tbody", rows), "cards")}
 """
 
 
 def _curve(result: Result) -> str:
-    """Top-1 agreement and SQNR over the number of layers in higher precision, a chart each, with the choice marked."""
-    points = sorted(result.points, key=lambda point: len(point.kept))
-    chosen = len(result.best.kept)
-    x = Axis(0, math.sqrt(max(1, len(points[-1].kept))), [])
-    apart = 50 / 360 * x.high  # names of two lines side by side
-    for point in sorted(points, key=lambda point: (len(point.kept) != chosen, point is not points[-1])):
-        at = math.sqrt(len(point.kept))
-        if all(abs(at - other) > apart for other, _ in x.ticks):
-            x = x._replace(ticks=[*x.ticks, (at, f"{len(point.kept)}\n{point.share:.1%}")])
+    """Top-1 agreement and SQNR over the predicted bytes, a chart each, with the choice marked."""
+    points = sorted(result.points, key=lambda point: point.activations)
+    x = round_axis([point.activations for point in points], "", math.inf, 0.1)
     figures = (
         ("top-1 agreement", BLUE, [100 * point.agreement for point in points], " %", 100.0),
         ("logit SQNR", ORANGE, [point.sqnr for point in points], " dB", math.inf),
     )
     charts = ""
     for name, colour, values, unit, top in figures:
-        known = [(math.sqrt(len(p.kept)), v) for p, v in zip(points, values) if v < EXACT or unit != " dB"]
+        known = [(p.activations, v) for p, v in zip(points, values) if v < EXACT or unit != " dB"]
         chart = Chart(x, round_axis([v for _, v in known], unit, top, 1))
-        chart.mark(math.sqrt(chosen), "var(--ink)", "the choice")
+        chart.mark(result.best.activations, "var(--ink)", "the choice")
         chart.line(known, colour)
-        charts += f"<div><h3>{name}</h3>{chart.svg(f'{name} over the number of layers in higher precision')}</div>"
-    exact = " All layers in higher precision is FP32 itself, which has no noise." if points[-1].sqnr >= EXACT else ""
+        charts += f"<div><h3>{name}</h3>{chart.svg(f'{name} over the predicted bytes of activations')}</div>"
     return (
-        f'<div class="grid">{charts}</div><p>To the right: layers chosen for higher precision, on a square-root scale, and below '
-        f"the share of the MACs that stays in INT8. Dashed: the choice, {chosen} layers.{exact}</p>"
+        f'<div class="grid">{charts}</div><p>To the right: predicted bytes of activations, as a share of FP16\'s. '
+        "Dashed: the choice.</p>"
     )
-
-
-def _widest(layer: Quantised) -> Range:
-    """The range of the channel that gets the largest."""
-    return layer.range if layer.factors is None else Range(layer.range.scale / float(layer.factors.min()))
 
 
 def _histogram(histogram: Histogram, chosen: Range, name: str) -> str:

@@ -28,7 +28,8 @@ class Result:
     met: bool
     best: Point
     points: list[Point]
-    damages: dict[str, float]  # by layer, error power at the logits with it alone in int8
+    damages: dict[str, dict[str, float]]  # by block and form, error power at the logits with it alone in INT8
+    earlier: dict[str, float]  # predicted, as shares of FP16's, on TensorRT before 10.15: "activations" and "time"
     scores: list[Score]
     judged_on: str
     images: int
@@ -79,6 +80,8 @@ def summary(result: Result) -> dict[str, object]:
         "goal": result.budget.goal,
         "kept_in_float": list(result.best.kept),
         "multiply_adds_in_int8": result.best.share,
+        "forms": dict(result.best.forms),  # by block; a block that is not there is in chain
+        "predicted": {"activations": result.best.activations, "time": result.best.time, "before_10.15": result.earlier},
         "judged_on": result.judged_on,
         "warnings": result.warnings,
         "scores": [written(score) for score in result.scores],

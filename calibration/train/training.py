@@ -18,7 +18,7 @@ from torch.nn import functional
 from calibration.collect.images import CalibrationImages
 from calibration.layer_graph import open_session
 from calibration.quantise.prepare import Prepared
-from calibration.train.torch_graph import TorchGraph
+from calibration.quantise.torch_graph import TorchGraph
 from runtime.progress import Report, silent
 
 
@@ -46,15 +46,13 @@ def train(
     schedule: Schedule = Schedule(),
     threads: int = 0,
     progress: Report = silent,
-    outputs: bool = False,
 ) -> Prepared:
-    """`prepared` with the layers that are not `kept` trained on the images `rows`. `outputs`: with what depthwise layers give
-    rounded too."""
+    """`prepared` with the layers that are not `kept` trained on the images `rows`."""
     if threads:
         torch.set_num_threads(threads)
     teacher = open_session(prepared.network.to_model(), threads, spinning=False)
     source = prepared.network.input
-    graph = TorchGraph(prepared, kept, outputs)
+    graph = TorchGraph(prepared, kept)
     graph.weights.requires_grad_(schedule.weights > 0)
     optimiser = torch.optim.Adam(
         [

@@ -28,6 +28,7 @@ from calibration.collect.images import CalibrationImages, read_folder
 from calibration.layer_graph import LayerGraph, logits_of, open_session, sqnr, top1_agreement
 from calibration.report.result import written
 from calibration.stage import read_network
+from export.cost import cost
 from runtime.artifacts.artifact import artifacts_folder, find_artifact, read_artifact, require_classes, sealed
 from runtime.command import run as run_command
 from runtime.errors import UserError
@@ -45,6 +46,7 @@ class Row:
     agreement: float | None = None  # %, as FP32
     sqnr: float | None = None  # of the logits, dB
     share: float | None = None  # of the MACs that are in INT8, %
+    activations: float | None = None  # bytes of activations, predicted for TensorRT 10.15 and later, % of FP16's
     seconds: float | None = None
     peak_mb: float | None = None
     reason: str = ""
@@ -100,13 +102,15 @@ def compare(
     labels = None if pictures.labels is None else pictures.labels[rows]
     say("judging fp32")
     reference = logits_of(open_session(network.to_model(), threads), pictures.batches(rows))
+    before = cost(network.to_model()).activations
 
     def judged(name: str, about: str, model: onnx.ModelProto) -> Row:
         say(f"judging {name}")
         share = macs_in_int8(model, network)
         logits = logits_of(open_session(model, threads, integer=False), pictures.batches(rows))
         agreement, noise = 100 * top1_agreement(reference, logits), sqnr(reference, logits)
-        return Row(name, about, _top1(logits, labels), agreement, noise, 100 * share)
+        moved = 100 * cost(model).activations / before
+        return Row(name, about, _top1(logits, labels), agreement, noise, 100 * share, moved)
 
     found = [Row(FP32, "as exported", _top1(reference, labels), agreement=100.0, share=0.0)]
     with tempfile.TemporaryDirectory() as scratch:
@@ -131,7 +135,7 @@ def compare(
 def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> list[str]:
     """The lines to print."""
     width = max(len(row.name) for row in rows)
-    lines = [f"{'':<{width}}   top-1 %   agreement %  SQNR dB  INT8 MACs %   time s  peak MB"]
+    lines = [f"{'':<{width}}   top-1 %   agreement %  SQNR dB  INT8 MACs %  bytes %   time s  peak MB"]
     for row in rows:
         if row.reason:
             lines.append(f"{row.name:<{width}}   {row.reason}")
@@ -141,6 +145,7 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> list[str]:
             (row.agreement, 12, 1),
             (row.sqnr, 7, 1),
             (row.share, 11, 1),
+            (row.activations, 7, 1),
             (row.seconds, 7, 0),
             (row.peak_mb, 7, 0),
         )

@@ -2,6 +2,8 @@
 
     python tests/benchmarks/own_classes.py --data photos/ [--variants lite0,v2-b0,b0] [--epochs 2] [--threads 1] [--work DIR]
     python tests/benchmarks/own_classes.py --digits [--epochs 20]      # scikit-learn's digits, from nothing, at 32 px
+    python tests/benchmarks/own_classes.py --cifar photos/ --variants b0 [--weights FILE]      # CIFAR-10's preset, on its format
+    python tests/benchmarks/own_classes.py --growing photos/ --variants lite0 --epochs 5       # images that grow, against not
 
 Prints a line for each variant: top-1 of the classifier alone and of the best network, the artifacts' accuracy on val,
 INT8's agreement with FP32, and minutes. Exits with 1 if a figure is below what it should be. DATA holds train/ and val/.
@@ -33,6 +35,11 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--data", type=Path)
     what.add_argument("--digits", action="store_true")
+    what.add_argument(
+        "--cifar", type=Path, metavar="DATA", help="ten classes, shrunk to 32 px in CIFAR-10's binary format"
+    )
+    what.add_argument("--growing", type=Path, metavar="DATA")
+    parser.add_argument("--weights", type=Path, help="checkpoint to start from (of --cifar, --growing)")
     parser.add_argument("--variants", default="lite0,v2-b0,b0")
     parser.add_argument("--epochs", help="default: what follows from the number of images")
     parser.add_argument("--threads", help="of every step that computes")
@@ -44,7 +51,13 @@ def main() -> int:
         work = (given.work or Path(temporary)).resolve()
         if given.digits:
             return digits(work, more)
-        data, variants = given.data.resolve(), given.variants.split(",")
+        variants = given.variants.split(",")
+        more += ["--weights", str(given.weights.resolve())] if given.weights else []
+        if given.cifar:
+            return max(cifar(variant, given.cifar.resolve(), work, more) for variant in variants)
+        if given.growing:
+            return max(growing(variant, given.growing.resolve(), work, more) for variant in variants)
+        data = given.data.resolve()
         good = [whole_way(variant, data, work, more, threads) for variant in variants]
         return int(not all(good))
 
@@ -118,6 +131,46 @@ def some_of(folder: Path, place: Path) -> Path:
             if not link.is_symlink():
                 link.symlink_to(path.resolve())
     return place
+
+
+def cifar(variant: str, data: Path, work: Path, more: list[str]) -> int:
+    """CIFAR-10's preset on the images of `data`, ten classes, shrunk to 32 px: the format and the way, not the data set."""
+    import numpy as np
+    from PIL import Image
+
+    place = work / "cifar"
+    place.mkdir(parents=True, exist_ok=True)
+    classes = sorted(folder.name for folder in (data / "train").iterdir() if folder.is_dir())
+    for part, files in (("train", [f"data_batch_{i}" for i in range(1, 6)]), ("val", ["test_batch"])):
+        rows = []
+        for path in sorted((data / part).glob("*/*")):
+            square = np.asarray(Image.open(path).convert("RGB").resize((32, 32), Image.Resampling.BOX))
+            rows.append(bytes([classes.index(path.parent.name)]) + square.transpose(2, 0, 1).tobytes())
+        order = np.random.default_rng(0).permutation(len(rows))
+        for name, chosen in zip(files, np.array_split(order, len(files))):
+            (place / f"{name}.bin").write_bytes(b"".join(rows[i] for i in chosen))
+    return trained_well(variant, "CIFAR-10's format", place, work / "finetuned", ["--dataset", "cifar10", *more])
+
+
+def growing(variant: str, data: Path, work: Path, more: list[str]) -> int:
+    """All layers trained on whole images, and on images that begin at 128 px: side by side."""
+    ways = (("full size", []), ("growing from 128 px", ["--smallest", "128"]))
+    alike = ["--head", "0", *more]
+    return max(trained_well(variant, name, data, work / name.split()[0], [*way, *alike]) for name, way in ways)
+
+
+def trained_well(variant: str, name: str, data: Path, output: Path, more: list[str]) -> int:
+    began = time.perf_counter()
+    call("models.finetune", "--data", data, "--variant", variant, "--out", output, *more)
+    trained = json.loads((output / f"{variant}.json").read_text(encoding="utf-8"))
+    epochs = ", ".join(f"{epoch['top1']:.1f}" for epoch in trained["epochs"])
+    print(
+        f"{variant}, {name}: epochs {epochs} %; best "
+        f"{trained['top1']:.1f} % of {trained['val']}, {trained['train']} to train on, "
+        f"{(time.perf_counter() - began) / 60:.1f} min",
+        flush=True,
+    )
+    return 0
 
 
 def digits(work: Path, more: list[str]) -> int:

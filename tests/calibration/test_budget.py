@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibration.budget import DEFAULT_BUDGET, Budget, Point, forecast, read_budget
+from calibration.budget import DEFAULT_BUDGETS, Budget, Point, forecast, read_budget
 from runtime.errors import UserError
 
 
@@ -51,12 +51,12 @@ def test_what_is_no_budget(text: str) -> None:
 
 
 def test_goal_in_words() -> None:
-    assert DEFAULT_BUDGET.goal == "25 dB at the logits with at most 5% of the MACs in higher precision"
+    assert DEFAULT_BUDGETS["tensorrt"].goal == "28 dB at the logits"
     assert read_budget("99%").goal == "99 % top-1 agreement"
     assert read_budget("0.5").goal == "at most 0.5 points of top-1 lost"
 
 
-def test_forecast_of_decibels_takes_the_worst_layers_for_their_macs() -> None:
+def test_forecast_of_decibels_takes_the_worst_blocks_for_their_time() -> None:
     damages, costs = {"a": 0.01, "b": 0.001, "c": 0.004}, {"a": 0.1, "b": 0.1, "c": 0.8}
     reference = np.random.default_rng(0).normal(size=(100, 10))
     assert forecast(Budget(sqnr=10), damages, costs, reference) == (0, 0.0)

@@ -11,7 +11,6 @@ import pytest
 
 from calibration.collect.images import CalibrationImages, read_built_in
 from calibration.layer_graph import logits_of, open_session, sqnr, top1_agreement
-from calibration.quantise.placement import TARGETS, quantised_graph
 from calibration.quantise.prepare import prepare
 from calibration.search.sensitivity import simulate
 from calibration.stage import read_network
@@ -31,10 +30,9 @@ def in_int8(artifact: Artifact, calibration: CalibrationImages, judging: Calibra
     """(top-1 agreement with FP32, SQNR of the logits in dB) of every layer in INT8, with the ranges of the first pass:
     what the search starts from."""
     network = read_network(artifact)
-    prepared = prepare(network, TARGETS["tensorrt"], calibration.batches)
+    prepared = prepare(network, calibration.batches)
     expected = logits_of(open_session(network.to_model()), judging.batches())
-    graph = quantised_graph(network, prepared.layers, prepared.identities, ())
-    logits = simulate(graph, judging.batches())
+    logits = simulate(prepared.graph(), judging.batches())
     return top1_agreement(expected, logits), sqnr(expected, logits)
 
 

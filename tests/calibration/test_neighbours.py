@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibration.collect.images import read_folder
 from calibration.layer_graph import LayerGraph, chunks, logits_of, open_session, sqnr, top1_agreement
-from calibration.quantise.placement import TARGETS, quantised_graph, to_half
+from calibration.quantise.placement import quantised_graph, to_half
 from calibration.quantise.prepare import prepare
 from calibration.search.sensitivity import simulate
 from calibration.stage import Request, calibrate, read_network
@@ -126,7 +126,7 @@ def test_calibrated(matmul: bool, folder: Path, tmp_path: Path) -> None:
 def test_tensorrt_builds_it(batch: np.ndarray) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     network = LayerGraph(small_resnet())
-    prepared = prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
+    prepared = prepare(network, lambda: chunks(batch), 1)
     half = to_half(quantised_graph(network, prepared.layers, prepared.identities))
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
@@ -160,10 +160,10 @@ def test_refused_in_words(model: onnx.ModelProto, words: str, tmp_path: Path) ->
 
 def test_training_runs_the_same_network_in_torch(batch: np.ndarray) -> None:
     torch = pytest.importorskip("torch")
-    from calibration.train.torch_graph import TorchGraph
+    from calibration.quantise.torch_graph import TorchGraph
 
     network = LayerGraph(small_resnet())
-    prepared = prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
+    prepared = prepare(network, lambda: chunks(batch), 1)
     with pytest.raises(UserError, match="QAT=1 can't train this network: its Conv have no way"):
         TorchGraph(prepared)
     model = small_resnet()
@@ -178,7 +178,7 @@ def test_training_runs_the_same_network_in_torch(batch: np.ndarray) -> None:
         model.graph.node.remove(conv)
     network = LayerGraph(model)
     assert not any(layer.unfit for layer in network.layers)
-    prepared = prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
+    prepared = prepare(network, lambda: chunks(batch), 1)
     with torch.no_grad():
         got = TorchGraph(prepared)(torch.from_numpy(batch)).numpy()
     expected = simulate(quantised_graph(network, prepared.layers, prepared.identities), [batch], 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calibration.layer_graph import LayerGraph, chunks
-from calibration.quantise.placement import TARGETS, quantised_graph, to_half
+from calibration.quantise.placement import quantised_graph, to_half
 from calibration.quantise.prepare import prepare
 from tests.calibration.small_network import small_model
 
@@ -18,7 +18,7 @@ trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed"
 @pytest.mark.parametrize("relu6", [False, True])
 def test_builds(relu6: bool, batch: np.ndarray, tmp_path: Path) -> None:
     network = LayerGraph(small_model(relu6=relu6))
-    prepared = prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
+    prepared = prepare(network, lambda: chunks(batch), 1)
     half = to_half(quantised_graph(network, prepared.layers, prepared.identities, ["first/depthwise"]))
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)

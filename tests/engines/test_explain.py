@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from calibration.layer_graph import LayerGraph
-from calibration.quantise.placement import TARGETS, quantised_graph, to_half
+from calibration.quantise.placement import quantised_graph, to_half
 from calibration.quantise.prepare import prepare
 from export.fp16 import to_fp16
 from runtime import engine
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, model = tmp_path_factory.mktemp("small"), small_model()
     network = LayerGraph(model)
     pictures = np.random.default_rng(0).normal(0, 1, (4, 3, SIDE, SIDE)).astype(np.float32)
-    prepared = prepare(network, TARGETS["tensorrt"], lambda: [pictures], 1)
+    prepared = prepare(network, lambda: [pictures], 1)
     int8 = to_half(quantised_graph(network, prepared.layers, prepared.identities))
     for precision, graph in (("fp32", model), ("fp16", to_fp16(model)), ("int8-fp16", int8)):
         write_artifact(folder, graph, precision)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from calibration.layer_graph import LayerGraph
-from calibration.quantise.placement import TARGETS, to_half
+from calibration.quantise.placement import to_half
 from calibration.quantise.prepare import prepare
 from export.fp16 import to_fp16
 from runtime.backends.tensorrt.build import Built, build
@@ -27,7 +27,7 @@ def chain() -> bytes:
     """The small network in INT8 from layer to layer: depthwise outputs and the residual's identity too."""
     network = LayerGraph(small_model())
     pictures = np.random.default_rng(0).normal(0, 1, (4, 3, SIDE, SIDE)).astype(np.float32)
-    prepared = prepare(network, TARGETS["tensorrt"], lambda: [pictures], 1)
+    prepared = prepare(network, lambda: [pictures], 1)
     return to_half(prepared.graph()).SerializeToString()
 
 

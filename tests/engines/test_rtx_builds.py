@@ -18,7 +18,7 @@ import onnx
 import pytest
 
 from calibration.layer_graph import LayerGraph
-from calibration.quantise.placement import TARGETS, quantised_graph, smoothing_site, to_half
+from calibration.quantise.placement import quantised_graph, to_half
 from calibration.quantise.prepare import prepare
 from export.fp16 import to_fp16
 from export.pixels import with_pixels
@@ -50,11 +50,8 @@ def graphs(request: pytest.FixtureRequest) -> dict[str, bytes]:
     network = LayerGraph(fp32)
     side = network.shapes[network.input][2]
     pictures = np.random.default_rng(0).normal(0, 1, (1, 3, side, side)).astype(np.float32)
-    prepared = prepare(network, TARGETS["tensorrt"], lambda: [pictures], 1)
-    for layer in network.layers:
-        if smoothing_site(network, layer):
-            prepared.layers[layer.name] = prepared.smoothed(layer.name)
-    int8 = to_half(quantised_graph(network, prepared.layers, prepared.identities, list(prepared.layers)[:3]))
+    prepared = prepare(network, lambda: [pictures], 1)
+    int8 = to_half(prepared.graph())
     models = {"fp32": fp32, "fp16": to_fp16(fp32), "int8": int8}
     return {precision: model.SerializeToString() for precision, model in models.items()}
 
@@ -107,7 +104,7 @@ def pixel_graphs() -> dict[str, bytes]:
     floats = {precision: onnx.load(artifacts() / "lite0" / f"lite0.{precision}.onnx") for precision in ("fp32", "fp16")}
     network = LayerGraph(small_model())
     pictures = np.random.default_rng(0).normal(0, 1, (4, 3, SIDE, SIDE)).astype(np.float32)
-    prepared = prepare(network, TARGETS["tensorrt"], lambda: [pictures], 1)
+    prepared = prepare(network, lambda: [pictures], 1)
     floats["int8"] = to_half(quantised_graph(network, prepared.layers, prepared.identities))
     return {precision: with_pixels(model, PREPROCESSING).SerializeToString() for precision, model in floats.items()}
 

@@ -59,7 +59,10 @@ def test_a_factor_between_silu_and_q_is_a_kernel_more() -> None:
     def graph(factor: bool) -> onnx.ModelProto:
         end = "scaled" if factor else "act"
         nodes = [
-            helper.make_node("Conv", ["x", "w"], ["y"], "conv"),
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["xq"], "xq"),
+            helper.make_node("DequantizeLinear", ["xq", "scale", "zero"], ["xd"], "xd"),
+            helper.make_node("DequantizeLinear", ["w", "scale", "zero"], ["wd"], "wd"),
+            helper.make_node("Conv", ["xd", "wd"], ["y"], "conv"),
             helper.make_node("Sigmoid", ["y"], ["s"], "sigmoid"),
             helper.make_node("Mul", ["y", "s"], ["act"], "mul"),
             *([helper.make_node("Mul", ["act", "f"], ["scaled"], "factor")] if factor else []),
@@ -68,7 +71,7 @@ def test_a_factor_between_silu_and_q_is_a_kernel_more() -> None:
         ]
         values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 8, 16, 16]) for name in ("x", "z")]
         constants = [
-            helper.make_tensor("w", TensorProto.FLOAT, [8, 8, 1, 1], [1.0] * 64),
+            helper.make_tensor("w", TensorProto.INT8, [8, 8, 1, 1], [1] * 64),
             helper.make_tensor("f", TensorProto.FLOAT, [1, 8, 1, 1], [2.0] * 8),
             helper.make_tensor("scale", TensorProto.FLOAT, [], [0.1]),
             helper.make_tensor("zero", TensorProto.INT8, [], [0]),
@@ -80,5 +83,6 @@ def test_a_factor_between_silu_and_q_is_a_kernel_more() -> None:
 
     size = 8 * 16 * 16
     plain, factored = kernels(graph(False)), kernels(graph(True))
-    assert [(kernel.read, kernel.written) for kernel in plain] == [(2 * size, size)]
-    assert [(kernel.read, kernel.written) for kernel in factored] == [(2 * size, 2 * size), (2 * size, size)]
+    image = (2 * size, size)  # is converted
+    assert [(kernel.read, kernel.written) for kernel in plain] == [image, (size, size)]
+    assert [(kernel.read, kernel.written) for kernel in factored] == [image, (size, 2 * size), (2 * size, size)]

@@ -91,8 +91,8 @@ MUTANTS = [
     Mutant(
         "the search measures on the images that ranges were fitted on",
         "calibration/search/sensitivity.py",
-        "held_out = sqnr(reference[run.held_out], logits[run.held_out])",
-        "held_out = sqnr(reference[run.fit], logits[run.fit])",
+        "judged = np.isin(rows, run.held_out)",
+        "rows = np.asarray(run.fit)\n    judged = rows >= 0",
         "tests/calibration/test_stage.py",
     ),
 ]

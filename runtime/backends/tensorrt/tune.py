@@ -26,7 +26,7 @@ from .manifest import Manifest, read_manifest, write_engine
 from .network import Product
 from .options import BuildOptions
 from .site import Site
-from .tuned import Outcome, Record, faster, tuned_layers
+from .tuned import EARLIER, Outcome, Record, faster, tuned_layers
 
 SECONDS = 1800.0  # after which no other candidate is begun
 WORTH = 1.03  # less than this, of what the builder gains when it may choose freely, is not worth looking for
@@ -213,10 +213,10 @@ class _Search:
         scores = {form: agreement for form, agreement in self.scores.items() if form.startswith("INT8, ")}
         if not scores:
             return outcome
-        form, pointwise = list(scores)[-1], "INT8, pointwise"  # the artifact's own is the last
+        form = list(scores)[-1]  # the artifact's own is the last
         depthwise = {name for name, product in self.products.items() if product.depthwise}
-        if pointwise in scores and set(candidate.higher or ()) | set(self.kept) == depthwise:
-            return outcome._replace(agreement=scores[pointwise], judged=pointwise)  # just what is in INT8 there
+        if EARLIER in self.scores and set(candidate.higher or ()) - set(self.kept) == depthwise - set(self.kept):
+            return outcome._replace(agreement=self.scores[EARLIER], judged=EARLIER)  # just what is in INT8 there
         return outcome._replace(agreement=scores[form], judged=f"at least that of {form}" if candidate.higher else form)
 
     def _slow_stages(self, int8: Mapping[str, Product]) -> Tuple[str, ...]:

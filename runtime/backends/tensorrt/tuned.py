@@ -12,6 +12,8 @@ from ...printable import printable
 from ..cuda.driver import gpus
 from .manifest import read_manifest
 
+EARLIER = "INT8 before TensorRT 10.15"  # what calibration calls the artifact with its depthwise layers in FP16
+
 
 class Outcome(NamedTuple):
     """What became of a candidate."""

@@ -13,17 +13,14 @@ from onnx import TensorProto, numpy_helper
 from calibration.collect.ranges import LEVELS
 from calibration.layer_graph import LayerGraph, chunks, logits_of, open_session, sqnr
 from calibration.quantise.placement import (
-    TARGETS,
     offset_site,
     quantised_graph,
     share_in_int8,
-    smoothing_site,
     to_half,
     with_float_weights,
 )
 from calibration.quantise.prepare import Prepared, from_arrays, prepare, to_arrays
-from calibration.search.sensitivity import damage, simulate
-from calibration.search.trials import Trials
+from calibration.search.sensitivity import simulate
 from export.graphs import with_outputs
 from tests.calibration.small_network import small_model
 
@@ -31,7 +28,7 @@ from tests.calibration.small_network import small_model
 @pytest.fixture(params=["squeeze", "relu6"])
 def prepared(request: pytest.FixtureRequest, batch: np.ndarray) -> Prepared:
     network = LayerGraph(small_model(relu6=request.param == "relu6"))
-    return prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
+    return prepare(network, lambda: chunks(batch), 1)
 
 
 def assert_obeys_tensorrt(model: onnx.ModelProto, float_type: int) -> None:
@@ -146,36 +143,6 @@ def test_no_offset_where_padding_would_see_it(network: LayerGraph) -> None:
     assert offset_site(network, network.layer("first/depthwise")) is None
     assert offset_site(network, network.layer("stem")) is None
     assert offset_site(network, network.layer("second/expand")) is None
-
-
-def test_smoothing_gives_each_channel_its_own_range(batch: np.ndarray) -> None:
-    """Channels whose values differ a hundredfold, as in B0's first depthwise layers, and matter alike."""
-    network, name = LayerGraph(small_model()), "second/depthwise"
-    before, layer = network.layer("second/expand"), network.layer(name)
-    by_channel = np.geomspace(0.1, 10, len(network.weights[layer.weight]), dtype=np.float32).reshape(-1, 1, 1, 1)
-    for weight, factor in ((before.weight, by_channel), (layer.weight, 1 / by_channel)):
-        network.weights[weight] = network.weights[weight] * factor
-    network.weights[before.bias] = network.weights[before.bias] * by_channel.ravel()
-    prepared = prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
-    trials = Trials(network, batch, logits_of(open_session(network.to_model(), 1), [batch]))
-    plain, smoothed = prepared.layers[name], prepared.smoothed(name)
-    assert np.array_equal(smoothed.weight, plain.weight) and np.array_equal(smoothed.scale, plain.scale)
-    quiet, loud = (damage(prepared, name, one, trials, 1) for one in (smoothed, plain))
-    assert quiet < 0.1 * loud
-    prepared.layers[name] = smoothed
-    model = quantised_graph(network, prepared.layers, prepared.identities)
-    assert_obeys_tensorrt(model, TensorProto.FLOAT)
-    half = to_half(model)
-    assert_obeys_tensorrt(half, TensorProto.FLOAT16)
-    logits = [simulate(graph, [batch], 1) for graph in (model, half)]
-    assert sqnr(*logits) > 40
-
-
-def test_smoothing_only_where_it_costs_next_to_nothing(network: LayerGraph) -> None:
-    assert {layer.name for layer in network.layers if smoothing_site(network, layer)} == {
-        "first/depthwise",
-        "second/depthwise",
-    }
 
 
 def test_int8_computes_nearly_what_fp32_does(prepared: Prepared, batch: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import calibration.report.speed as speed_module
 from calibration.layer_graph import LayerGraph, chunks, logits_of, open_session
-from calibration.quantise.placement import TARGETS, quantised_graph
+from calibration.quantise.placement import quantised_graph
 from calibration.quantise.prepare import prepare
 from calibration.report.speed import Speed, measure_speed, openvino_logits, verdict
 from runtime import bench
@@ -24,7 +24,7 @@ def test_every_engine_is_measured_against_fp32(
     monkeypatch.setattr(speed_module, "_SECONDS", 0.05)
     monkeypatch.setattr(speed_module, "run_module", lambda _, *words: called(bench.main, *words))
     monkeypatch.setattr(bench, "cold_start", lambda *_: Cold(2.0, 3.0, None))
-    prepared = prepare(network, TARGETS["cpu"], lambda: chunks(batch), 1)
+    prepared = prepare(network, lambda: chunks(batch), 1)
     graph = quantised_graph(network, prepared.layers, prepared.identities)
     speeds = measure_speed(network.to_model(), graph, write_artifact(tmp_path, small_model()), 1)
     assert [speed.engine for speed in speeds[:2]] == ["FP32, onnxruntime", "INT8, onnxruntime"]

@@ -1,88 +1,76 @@
-"""Which layers stay in higher precision: those that do most damage for their MACs, and as few as the budget takes."""
+"""Which blocks leave the chain: those that do most damage for their predicted time, and as few as the budget takes."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 
-from calibration.budget import DEFAULT_BUDGET, Budget
-from calibration.layer_graph import LayerGraph, chunks, logits_of, open_session
-from calibration.quantise.placement import TARGETS, share_in_int8
+from calibration.budget import Budget
+from calibration.layer_graph import LayerGraph, chunks
+from calibration.quantise.blocks import FORMS
 from calibration.quantise.prepare import Prepared, prepare
-from calibration.search.sensitivity import damage, order, refine, search
-from calibration.search.trials import Trials
+from calibration.search.predicted import BATCH, time_in_float, time_of
+from calibration.search.sensitivity import Move, moves, search
+from export.cost import cost
 
 
 @pytest.fixture
 def prepared(network: LayerGraph, batch: np.ndarray) -> Prepared:
-    return prepare(network, TARGETS["tensorrt"], lambda: chunks(batch), 1)
+    return prepare(network, lambda: chunks(batch), 1)
 
 
-def flat(prepared: Prepared) -> dict[str, float]:
-    """Damages that make the order that of the layers' MACs, the smallest first."""
-    return dict.fromkeys(prepared.layers, 1e-3)
+def alike(prepared: Prepared) -> dict[str, dict[str, float]]:
+    """Every block does the same damage, a third of it without its depthwise layer."""
+    return {
+        block.name: {form: 1e-3 if form == "chain" else 3e-4 for form in block.forms() if form != "fp16"}
+        for block in prepared.blocks
+    }
 
 
-def test_order_weighs_damage_against_macs(network: LayerGraph, prepared: Prepared) -> None:
-    taken = order(network, flat(prepared), 1.0)
-    costs = [network.layer(name).macs for name in taken]
-    assert costs == sorted(costs) and set(taken) == set(prepared.layers)
-    worst = {**flat(prepared), taken[-1]: 1e6}
-    assert order(network, worst, 1.0)[0] == taken[-1]
+def test_moves_weigh_damage_against_predicted_time(prepared: Prepared) -> None:
+    ordered = moves(prepared, alike(prepared), "tensorrt")
+    assert {move.block for move in ordered} == {block.name for block in prepared.blocks}
+    assert [move.worth for move in ordered] == sorted((move.worth for move in ordered), reverse=True)
+    whole = cost(prepared.graph()).microseconds(BATCH)
+    for block in prepared.blocks:
+        own = [move for move in ordered if move.block == block.name]
+        assert own[-1].form == "fp16" and sum(move.gain for move in own) == pytest.approx(1e-3)
+        assert all(move.form in FORMS and move.gain > 0 for move in own)
+        total = cost(prepared.graph({block.name: "fp16"})).microseconds(BATCH) - whole
+        assert sum(move.price for move in own) == pytest.approx(total)
+    worst = {**alike(prepared), "second": {"chain": 1e6, "pointwise": 1e5, "project": 1e5}}
+    assert moves(prepared, worst, "tensorrt")[0].block == "second"
 
 
-@pytest.mark.parametrize("allowance", [0.0, 0.05, 0.2])
-def test_order_keeps_within_the_allowance(network: LayerGraph, prepared: Prepared, allowance: float) -> None:
-    never = {layer.name for layer in network.layers} - set(prepared.layers)
-    taken = order(network, flat(prepared), allowance)
-    if taken:
-        assert 1 - share_in_int8(network, never | set(taken)) <= allowance + 1e-9
+def test_what_is_cheaper_and_better_comes_first(prepared: Prepared) -> None:
+    free = [Move("a", "fp16", -1.0, 1e-9), Move("b", "fp16", 1.0, 1.0)]
+    assert free[0].worth > free[1].worth
 
 
-def test_search_finds_the_fewest_that_meet_the_budget(prepared: Prepared) -> None:
+def test_search_finds_the_fewest_moves_that_meet_the_budget(prepared: Prepared) -> None:
+    ordered = moves(prepared, alike(prepared), "tensorrt")
+
     def measure(model: onnx.ModelProto) -> tuple[float, float, float, int]:
         kept = len(prepared.layers) - sum(
             node.op_type == "DequantizeLinear" and node.name.endswith("weight_dq") for node in model.graph.node
         )
         return min(1.0, 0.9 + 0.02 * kept), 0.0, 10.0 + kept, 0
 
-    best, points, met = search(prepared, flat(prepared), Budget(agreement=0.96), measure)
-    assert met and len(best.kept) == 3
-    assert points == sorted(points, key=lambda point: len(point.kept))
-    best, _, met = search(prepared, flat(prepared), Budget(sqnr=99), measure)
-    assert not met and best.sqnr == max(10.0 + len(prepared.layers), best.sqnr)
+    best, points, met = search(prepared, ordered, Budget(agreement=0.96), measure, "tensorrt")
+    assert met and len(best.kept) >= 3
+    for fewer in range(len(best.forms)):
+        forms = {move.block: move.form for move in ordered[:fewer]}
+        assert measure(prepared.graph(forms))[0] < 0.96
+    assert points[0].forms == {} and points[0].kept == (), "the frontier begins with everything in INT8"
+    assert points[0].activations < points[-1].activations < 1.5
+    best, _, met = search(prepared, ordered, Budget(sqnr=99), measure, "tensorrt")
+    assert not met and best.sqnr == 10.0 + len(prepared.layers)
 
 
-def test_what_does_much_damage_for_its_macs_stays_in_higher_precision_though_the_budget_is_met(
-    network: LayerGraph, prepared: Prepared
-) -> None:
-    cheapest = order(network, flat(prepared), 1.0)[0]
-    share = network.layer(cheapest).macs / network.macs
-    quiet = dict.fromkeys(prepared.layers, 1e-9)
-
-    def measure(model: onnx.ModelProto) -> tuple[float, float, float, int]:
-        return 1.0, 0.0, 30.0, 0
-
-    for decibel_for_a_percent, kept in ((0.3, ()), (0.7, (cheapest,))):
-        taken_off = 10**-2.5 * (1 - 10 ** (-decibel_for_a_percent / 10)) / 0.01 * share
-        wanted = replace(DEFAULT_BUDGET, allowance=1.0)
-        best, points, met = search(prepared, {**quiet, cheapest: taken_off}, wanted, measure)
-        assert met and best.kept == kept
-        assert points[0].kept == ()  # the curve begins with everything in int8
-        assert len(points[-1].kept) == max(1, 2 * len(kept))  # and goes beyond the choice
-    best, _, _ = search(prepared, {**quiet, cheapest: 1.0}, Budget(agreement=0.9), measure)
-    assert best.kept == ()  # whoever gives a budget gets the fewest
-
-
-def test_refining_never_does_more_damage(network: LayerGraph, prepared: Prepared, batch: np.ndarray) -> None:
-    trials = Trials(network, batch, logits_of(open_session(network.to_model(), 1), [batch]))
-    name = "first/depthwise"
-    narrow = prepared.layers[name].range.stretched(0.2, 0)
-    prepared.layers[name] = prepared.with_range(name, narrow)
-    before = damage(prepared, name, prepared.layers[name], trials, 1)
-    found = refine(prepared, name, prepared.layers[name], trials, 1)
-    assert damage(prepared, name, found, trials, 1) < 0.5 * before
-    assert found.range.scale > narrow.scale
+def test_on_a_processor_depthwise_layers_leave_int8_first(prepared: Prepared) -> None:
+    """They gain next to nothing there, whatever bytes they save on a GPU."""
+    first = {move.block: move.form for move in reversed(moves(prepared, alike(prepared), "cpu"))}
+    assert first["second"] == "pointwise"
+    whole, without = (time_of(prepared, forms, "cpu") for forms in ({}, {"second": "pointwise"}))
+    assert whole < without < 1.1 * whole < time_in_float(prepared.network, "cpu")
