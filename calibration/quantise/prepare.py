@@ -135,9 +135,6 @@ class Prepared:
                 weight = network.weights[layer.weight].reshape(len(network.weights[layer.weight]), -1)
                 floats[layer.bias] = network.weights[layer.bias] - weight @ error
 
-    def histogram_low(self, name: str) -> float:
-        return self.histograms[self.network.layer(name).input].low
-
     def with_range(self, name: str, chosen: Range, error: np.ndarray | None = None) -> Quantised:
         """Layer `name` with another range of its input, its bias corrected for that.
 
