@@ -193,7 +193,7 @@ $(TESTED): $(SOURCES)
 
 .PHONY: all-tests
 all-tests: lint test-artifacts $(OTHER_PYTHONS:%=build/python%/.ready) # two at a time: torch with threads for all cores in each would wait for itself
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(MAKE) --no-print-directory -j2 --output-sync=line test-python test-runtime $(addprefix test-python,$(OTHER_PYTHONS)) test-aarch64
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(MAKE) --no-print-directory -j2 --output-sync=line test-networks test-python test-runtime $(addprefix test-python,$(OTHER_PYTHONS)) test-aarch64
 
 .PHONY: lint
 lint: $(VENV)/.test
@@ -201,12 +201,14 @@ lint: $(VENV)/.test
 	@$(VENV)/bin/ruff format --quiet --check .
 	@$(VENV)/bin/mypy --no-error-summary
 
-# All but the runtime's tests, those by themselves, and what is too long for every run: one after the other, or side by side.
-.PHONY: test-python test-runtime test-long
-test-python: TESTS ?= tests --ignore=tests/runtime
+NETWORKS := tests/models tests/export tests/calibration
+# Tests of what makes networks, of the runtime, all others, and what is too long for every run: one after the other, or side by side.
+.PHONY: test-networks test-python test-runtime test-long
+test-networks: TESTS ?= $(NETWORKS)
+test-python: TESTS ?= tests --ignore=tests/runtime $(NETWORKS:%=--ignore=%)
 test-runtime: TESTS ?= tests/runtime
 test-long: TESTS ?= tests -m long ## [TESTS=tests/export]: the long tests that make test leaves out
-test-python test-runtime test-long: $(VENV)/.test test-artifacts $(OTHER_PYTHONS:%=build/python%/.ready)
+test-networks test-python test-runtime test-long: $(VENV)/.test test-artifacts $(OTHER_PYTHONS:%=build/python%/.ready)
 	@EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' EFFICIENTNET_TEST_PYTHONS='$(CURDIR)/build' $(PY) -m pytest $(TESTS)
 
 # A contributor's loop: the tests that mirror a room of the code.
