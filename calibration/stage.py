@@ -28,9 +28,9 @@ from calibration.report.result import Result, summary
 from calibration.report.speed import Speed, measure_speed
 from calibration.run import Run, told
 from calibration.search.fitting import damages_of, fitted
-from calibration.search.predicted import BATCH, time_in_float
+from calibration.search.predicted import shares, time_in_float
 from calibration.search.sensitivity import Measured, Move, measured, moves, point_of, search
-from export.cost import GENERATIONS, Generation, cost, fact
+from export.cost import GENERATIONS, fact
 from export.pixels import with_pixels, without_pixels
 from runtime.artifacts.artifact import Artifact, artifact_path
 from runtime.artifacts.onnx_metadata import require_one_file, verify
@@ -194,7 +194,7 @@ def calibrate(
         images=len(request.images),
         skipped=request.images.skipped,
         origin=request.images.origin,
-        earlier=_predicted(run.network, earlier or graph, GENERATIONS["8.5"]),
+        earlier=shares(run.network, earlier or graph, GENERATIONS["8.5"]),
         warnings=_warnings(artifact, request.images),
         notes=notes,
         speeds=speeds,
@@ -259,15 +259,6 @@ def _whole_chain(prepared: Prepared, taken: str) -> list[tuple[str, onnx.ModelPr
 def _whole(prepared: Prepared, request: Request, measure: Callable[[onnx.ModelProto], Measured]) -> Point:
     """All in INT8 that the placement asked for allows."""
     return point_of(prepared, uniform(prepared, request.placement), measure, request.target)
-
-
-def _predicted(network: LayerGraph, graph: onnx.ModelProto, generation: Generation) -> dict[str, float]:
-    """Bytes of activations and time of `graph`, predicted, as shares of FP16's."""
-    found, before = cost(graph, generation), cost(network.to_model(), generation)
-    return {
-        "activations": found.activations / before.activations,
-        "time": found.microseconds(BATCH) / before.microseconds(BATCH),
-    }
 
 
 def _warnings(artifact: Artifact, images: CalibrationImages) -> list[str]:

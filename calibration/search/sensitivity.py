@@ -14,9 +14,8 @@ from calibration.quantise.blocks import higher_precision
 from calibration.quantise.placement import share_in_int8
 from calibration.quantise.prepare import Prepared
 from calibration.run import Run
-from calibration.search.predicted import time_in_float, time_of
+from calibration.search.predicted import shares, time_in_float, time_of
 from calibration.search.trials import Trials
-from export.cost import cost
 
 Measured = tuple[float, float, float, int]  # agreement, lost, sqnr and images of a Point
 
@@ -117,7 +116,7 @@ def point_of(
         share_in_int8(network, never | set(kept)),
         *measure(graph),
         forms=dict(forms),
-        activations=cost(graph).activations / cost(network.to_model()).activations,
+        activations=shares(network, graph)["activations"],
         time=time_of(prepared, forms, target) / time_in_float(network, target),
     )
 

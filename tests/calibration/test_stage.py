@@ -15,6 +15,7 @@ from onnx import numpy_helper
 import calibration.__main__
 import calibration.report.judge
 import calibration.search.fitting
+import calibration.search.predicted
 import calibration.stage
 from calibration.budget import Budget
 from calibration.collect.images import CalibrationImages, read_folder
@@ -106,6 +107,18 @@ def test_a_placement_that_was_asked_for_is_what_is_written(
     assert facts["placement"] == form and facts["scores"][-1]["name"] == f"INT8, {form}"
     assert facts["scores"][-1]["sqnr"] == pytest.approx(result.best.sqnr, abs=0.01)
     assert not result.asked and "No goal was set" in (folder / "small" / "small.calibration.html").read_text()
+
+
+def test_a_graph_whose_sizes_are_unknown_is_calibrated_all_the_same(
+    artifact: Artifact, images: CalibrationImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> None:
+        raise ValueError("the size of x is unknown")
+
+    for module in (calibration.search.predicted, calibration.report.judge):
+        monkeypatch.setattr(module, "cost", unknown)
+    result = calibrate(Request(artifact, images, budget=BUDGET), tmp_path, 1)
+    assert result.met and result.best.activations == 1.0 and result.scores[-1].moved is None
 
 
 def test_another_target_or_form_reuses_the_long_steps(artifact: Artifact, images: CalibrationImages) -> None:

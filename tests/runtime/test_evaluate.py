@@ -215,7 +215,15 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_figures(evaluate, tmp_pat
         rows.append((name, CORGI if i % 7 else LIGHTHOUSE))
     with open(str(tmp_path / "labels.csv"), "w", newline="") as file:
         csv.writer(file).writerows([("file", "label"), *rows])
-    arguments = ("--data", tmp_path, "--reference", "fp16", "--backend", "onnxruntime", "--json")  # auto may change its mind
+    arguments = (
+        "--data",
+        tmp_path,
+        "--reference",
+        "fp16",
+        "--backend",
+        "onnxruntime",
+        "--json",
+    )  # auto may change its mind
     whole = json.loads(evaluate(*arguments, "--fresh").out)
     killed = started(tmp_path, *arguments, program=("-c", KILLED))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
