@@ -48,9 +48,11 @@ _CUTS = {
 }
 _CUTS["mse"] = ("the least square error", GREEN)
 
+_ASIDE = dict.fromkeys(("MACs", "project"), "n aside")  # columns that a phone has no room for
+
 _STYLE = """
 tr.ours td { font-weight: 600 } .kept { background: var(--shade) } td:first-child { overflow-wrap: break-word }
-@media (max-width: 40rem) { td, th { padding-right: .5rem } }
+@media (max-width: 40rem) { .aside { display: none } td, th { padding-right: .5rem } }
 """
 
 
@@ -175,12 +177,12 @@ def _table(result: Result, network: LayerGraph, prepared: Prepared) -> str:
     shown = [form for form in FORMS if form != "fp16"]
     for block in sorted(prepared.blocks, key=lambda block: -result.damages[block.name]["chain"])[:LISTED]:
         form, damages = result.best.forms.get(block.name, "chain"), result.damages[block.name]
-        cells = [f"{_decibel(damages[each]):.1f} dB" if each in damages else "–" for each in shown]
-        share = sum(share_of(network, name) for name in block.layers)
+        cells = [("MACs", f"{sum(share_of(network, name) for name in block.layers):.2%}")]
+        cells += [(each, f"{_decibel(damages[each]):.1f} dB" if each in damages else "–") for each in shown]
         name = escape(_short(block.name)).replace("/", "/<wbr>")  # may break there
-        row = tag("td", name) + "".join(tag("td", cell, class_="n") for cell in [f"{share:.2%}", *cells])
+        row = tag("td", name) + "".join(tag("td", cell, class_=_ASIDE.get(head, "n")) for head, cell in cells)
         rows.append(tag("tr", row + tag("td", form), class_="kept" if form != "chain" else None))
-    heads = "".join(tag("th", head, class_="n") for head in ["MACs", *shown])
+    heads = "".join(tag("th", head, class_=_ASIDE.get(head, "n")) for head in ["MACs", *shown])
     return scrolled("blocks", tag("tr", tag("th", "block") + heads + tag("th", "chosen")) + "".join(rows))
 
 
