@@ -38,7 +38,7 @@ _STAGES = {
 _STYLE = """
 body { max-width: 72rem } td, th { vertical-align: top; white-space: nowrap } td small, .published { color: var(--muted) }
 td.wrapped, td:first-child { white-space: normal } thead th { white-space: normal } table { font-size: .93rem } td, th { padding-right: .6rem }
-tr.best td:first-child { font-weight: 600 }
+td:first-child { overflow-wrap: anywhere; min-width: 5rem } tr.best td:first-child { font-weight: 600 }
 .chart { margin: 0 } .chart svg { width: 100% } .chart svg text { font-family: system-ui, sans-serif !important }
 .narrow { display: none }
 .bar { display: flex; width: min(16rem, 45vw); margin-right: .8rem; height: .8rem; margin-top: .35rem } .bar span { height: 100% }
