@@ -95,4 +95,32 @@ MUTANTS = [
         "rows = np.asarray(run.fit)\n    judged = rows >= 0",
         "tests/calibration/test_stage.py",
     ),
+    Mutant(
+        "blocks that are worth least leave the chain first",
+        "calibration/search/sensitivity.py",
+        "return sorted(found, key=lambda move: -move.worth)",
+        "return sorted(found, key=lambda move: move.worth)",
+        "tests/calibration/search/test_sensitivity.py",
+    ),
+    Mutant(
+        "INT8 counts as FP32 on a processor",
+        "calibration/search/predicted.py",
+        "rate[layer.name in in_int8]",
+        "rate[0]",
+        "tests/calibration/search/test_sensitivity.py",
+    ),
+    Mutant(
+        "an equalised input is not scaled back",
+        "calibration/quantise/prepare.py",
+        "half_precision(plain.scale * found.back)",
+        "half_precision(plain.scale)",
+        "tests/calibration/search/test_fitting.py",
+    ),
+    Mutant(
+        "what a chained depthwise layer gives has no Q",
+        "calibration/quantise/placement.py",
+        "                if tensor in ends:",
+        "                if tensor in ():",
+        "tests/calibration/quantise/test_blocks.py",
+    ),
 ]
