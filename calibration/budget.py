@@ -27,7 +27,7 @@ class Budget:
 
     @property
     def counts(self) -> bool:
-        """Whether it is a share of images, which takes as many as there are."""
+        """Whether the goal is a share of images, which is known the better the more images are judged."""
         return bool(self.agreement) or self.points is not None
 
     def met(self, point: Point) -> bool:
@@ -48,7 +48,7 @@ class Budget:
         return " and ".join(parts) or "nothing asked"
 
 
-# Where no budget is given: what the frontiers of B0 and V2-B0 rise steeply to, over time on either target (docs/int8.md).
+# Where no budget is given. An engine: as much agreement as the method before placement by blocks had. A processor: as before.
 DEFAULT_BUDGETS = {"tensorrt": Budget(sqnr=28), "cpu": Budget(sqnr=25)}
 
 
