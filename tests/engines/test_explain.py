@@ -25,8 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small network in FP32, FP16 and INT8."""
     folder, model = tmp_path_factory.mktemp("small"), small_model()
     network = LayerGraph(model)
-    pictures = np.random.default_rng(0).normal(0, 1, (4, 3, SIDE, SIDE)).astype(np.float32)
-    prepared = prepare(network, lambda: [pictures], 1)
+    normalised = np.random.default_rng(0).normal(0, 1, (4, 3, SIDE, SIDE)).astype(np.float32)
+    prepared = prepare(network, lambda: [normalised], 1)
     int8 = to_half(quantised_graph(network, prepared.layers, prepared.identities))
     for precision, graph in (("fp32", model), ("fp16", to_fp16(model)), ("int8-fp16", int8)):
         write_artifact(folder, graph, precision)

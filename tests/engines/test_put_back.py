@@ -26,8 +26,8 @@ ROW = generation("tensorrt_rtx", trt.__version__)
 def chain() -> bytes:
     """The small network in INT8 from layer to layer: depthwise outputs and the residual's identity too."""
     network = LayerGraph(small_model())
-    pictures = np.random.default_rng(0).normal(0, 1, (4, 3, SIDE, SIDE)).astype(np.float32)
-    prepared = prepare(network, lambda: [pictures], 1)
+    normalised = np.random.default_rng(0).normal(0, 1, (4, 3, SIDE, SIDE)).astype(np.float32)
+    prepared = prepare(network, lambda: [normalised], 1)
     return to_half(prepared.graph()).SerializeToString()
 
 

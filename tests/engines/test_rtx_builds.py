@@ -49,8 +49,8 @@ def graphs(request: pytest.FixtureRequest) -> dict[str, bytes]:
     fp32 = exported(request.param)
     network = LayerGraph(fp32)
     side = network.shapes[network.input][2]
-    pictures = np.random.default_rng(0).normal(0, 1, (1, 3, side, side)).astype(np.float32)
-    prepared = prepare(network, lambda: [pictures], 1)
+    normalised = np.random.default_rng(0).normal(0, 1, (1, 3, side, side)).astype(np.float32)
+    prepared = prepare(network, lambda: [normalised], 1)
     int8 = to_half(prepared.graph())
     models = {"fp32": fp32, "fp16": to_fp16(fp32), "int8": int8}
     return {precision: model.SerializeToString() for precision, model in models.items()}
@@ -103,8 +103,8 @@ def pixel_graphs() -> dict[str, bytes]:
     """What INPUT=uint8 writes, by precision: of lite0, and for INT8 of the small network that is quicker to calibrate."""
     floats = {precision: onnx.load(artifacts() / "lite0" / f"lite0.{precision}.onnx") for precision in ("fp32", "fp16")}
     network = LayerGraph(small_model())
-    pictures = np.random.default_rng(0).normal(0, 1, (4, 3, SIDE, SIDE)).astype(np.float32)
-    prepared = prepare(network, lambda: [pictures], 1)
+    normalised = np.random.default_rng(0).normal(0, 1, (4, 3, SIDE, SIDE)).astype(np.float32)
+    prepared = prepare(network, lambda: [normalised], 1)
     floats["int8"] = to_half(quantised_graph(network, prepared.layers, prepared.identities))
     return {precision: with_pixels(model, PREPROCESSING).SerializeToString() for precision, model in floats.items()}
 

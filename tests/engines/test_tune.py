@@ -47,8 +47,8 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for node in model.graph.node:
         node.name = node.name.replace("first/", "/stages.0.0/").replace("second/", "/stages.1.0/")
     network = LayerGraph(model)
-    pictures = np.random.default_rng(0).normal(0, 1, (4, 3, SIDE, SIDE)).astype(np.float32)
-    graph = prepare(network, lambda: [pictures], 1).graph()
+    normalised = np.random.default_rng(0).normal(0, 1, (4, 3, SIDE, SIDE)).astype(np.float32)
+    graph = prepare(network, lambda: [normalised], 1).graph()
     write_artifact(folder, model)
     write_artifact(folder, to_fp16(model), "fp16")
     write_artifact(folder, with_float_weights(graph), "int8", calibration=CALIBRATION)
