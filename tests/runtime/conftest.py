@@ -11,7 +11,7 @@ import pytest
 
 from runtime.artifacts.artifact import read_artifact, sealed
 from tests.runtime.artifacts.changed_artifacts import unsealed
-from tests.runtime.artifacts.onnx_bytes import taking_pixels
+from tests.runtime.artifacts.onnx_bytes import small_network, taking_pixels
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -32,30 +32,50 @@ def model(artifacts: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def precisions(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of lite0 in each precision. All hold the FP32 graph: for tests that don't look at the precision."""
-    graph, metadata = unsealed(model)
-    folder = tmp_path_factory.mktemp("precisions")
-    for precision in ("fp32", "fp16", "int8", "int8-fp16"):
-        (folder / f"lite0.{precision}.onnx").write_bytes(sealed(graph, precision, metadata)[0])
+def small_artifacts(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like `artifacts`, where lite0's metadata stand over the few layers of small_network: for tests that need an
+    artifact, and not lite0's own answers. It is opened and run in milliseconds. The precision is in the metadata alone."""
+    folder = tmp_path_factory.mktemp("small")
+    write_small(model, folder / "lite0", "fp32", "fp16")
+    (folder / "latest").write_text("lite0\n")
     return folder
 
 
 @pytest.fixture(scope="session")
-def random_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same network, but by its metadata one whose weights are random."""
-    graph, metadata = unsealed(model)
+def precisions(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small network in each precision."""
+    folder = tmp_path_factory.mktemp("precisions") / "lite0"
+    write_small(model, folder, "fp32", "fp16", "int8", "int8-fp16")
+    return folder
+
+
+def write_small(model: Path, folder: Path, *precisions: str) -> None:
+    folder.mkdir()
+    metadata = unsealed(model)[1]
+    for precision in precisions:
+        (folder / f"lite0.{precision}.onnx").write_bytes(sealed(small_network(), precision, metadata)[0])
+
+
+@pytest.fixture(scope="session")
+def small_model(small_artifacts: Path) -> Path:
+    return small_artifacts / "lite0" / "lite0.fp32.onnx"
+
+
+@pytest.fixture(scope="session")
+def random_model(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small network, by its metadata one whose weights are random."""
+    graph, metadata = unsealed(small_model)
     path = tmp_path_factory.mktemp("random") / "lite0.fp32.onnx"
     path.write_bytes(sealed(graph, "fp32", {**metadata, "weights": "random", "weights_sha256": ""})[0])
     return path
 
 
 @pytest.fixture(scope="session")
-def pixel_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same network as `make export INPUT=uint8` writes it: takes pixels and normalises them itself."""
-    graph, metadata = unsealed(model)
+def pixel_model(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small network as `make export INPUT=uint8` writes it: takes pixels and normalises them itself."""
+    graph, metadata = unsealed(small_model)
     path = tmp_path_factory.mktemp("pixels") / "lite0.fp32.onnx"
-    content = taking_pixels(graph, read_artifact(model).preprocessing)
+    content = taking_pixels(graph, read_artifact(small_model).preprocessing)
     path.write_bytes(sealed(content, "fp32", {**metadata, "input": "uint8"})[0])
     return path
 

@@ -31,10 +31,10 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals are those of POSI
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artifacts: Path) -> Path:
-    """The current folder, from which lite0 is the model exported last."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_artifacts: Path) -> Path:
+    """The current folder, from which the small network is the model exported last."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(artifacts))
+    monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(small_artifacts))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path
@@ -49,7 +49,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: Any, meter: Optional[M
 
 
 @pytest.mark.smoke
-def test_whole_command(here: Path, model: Path) -> None:
+def test_whole_command(here: Path, small_model: Path) -> None:
     """In a process of its own, as people run it."""
     command = [sys.executable, "-m", "runtime.bench", "--variant", "lite0", "--images", str(DATA)]
     command += ["--seconds", "0.2", "--threads", "1", "--json", "deep/bench.json"]
@@ -61,7 +61,7 @@ def test_whole_command(here: Path, model: Path) -> None:
     (row,) = result["rows"]
     expected = {"variant": "lite0", "precision": "fp32", "backend_name": "onnxruntime", "model": "lite0.fp32.onnx"}
     assert {key: row[key] for key in expected} == expected
-    assert row["sha256"] == verify(model) and row["file_mb"] == model.stat().st_size / 1e6
+    assert row["sha256"] == verify(small_model) and row["file_mb"] == small_model.stat().st_size / 1e6
     assert (row["batch"], row["resolution"], row["random"]) == (1, 224, False)
     assert (row["multiply_adds"], row["parameters"]) == (385187552, 4652008)
     assert list(row["stages"]) == STAGES
@@ -73,9 +73,9 @@ def test_whole_command(here: Path, model: Path) -> None:
 
 
 def test_a_third_party_model_beside_ours(
-    here: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copy(model, here / "resnet.onnx")
+    shutil.copy(small_model, here / "resnet.onnx")
     assert run_here(monkeypatch, "--variant", "lite0", "--foreign", "resnet.onnx", "--json", "b.json") == 0
     ours, third_party = json.loads((here / "b.json").read_text())["rows"]
     assert ours["ratio_to_first"] == {"median": 1, "low": 1, "high": 1}
@@ -98,7 +98,7 @@ def test_batches_and_backends(here: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_beside_a_gpus_time_stands_its_bound(
-    here: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, small_artifacts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A GPU that is onnxruntime on the CPU here; and a processor, which has no bound."""
     orin = {"jetson": {"model": "NVIDIA Jetson AGX Orin"}, "memory_gb": 65.0}
@@ -114,7 +114,7 @@ def test_beside_a_gpus_time_stands_its_bound(
     assert "this GPU is not in the table of devices (orin-nano-15w, " in capsys.readouterr().err
     monkeypatch.undo()
     monkeypatch.chdir(here)
-    monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(artifacts))
+    monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(small_artifacts))
     monkeypatch.setattr(bench, "machine", lambda: orin)
     assert run_here(monkeypatch, "--json", "b.json") == 0
     assert "bound_ms" not in json.loads((here / "b.json").read_text())["rows"][0]
@@ -238,11 +238,11 @@ def test_interrupted(here: Path) -> None:
             process.communicate()
 
 
-def test_a_large_parent_does_not_count_as_the_new_process_s_memory(here: Path, model: Path) -> None:
+def test_a_large_parent_does_not_count_as_the_new_process_s_memory(here: Path, small_model: Path) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("only Linux tells a process's own peak")
     ballast = np.ones(40_000_000)  # 320 MB
-    found = cold_start(model, "onnxruntime", 1, threads=1, runs=1)
+    found = cold_start(small_model, "onnxruntime", 1, threads=1, runs=1)
     assert found.peak_mb is not None and 20 < found.peak_mb < ballast.nbytes / 1e6
     assert 0 < found.load_ms < found.start_ms
 
@@ -287,5 +287,5 @@ def test_a_new_process_that_fails_costs_its_own_figures_only(
     assert "it died" in capsys.readouterr().err
 
 
-def test_shape_of_a_graph(model: Path) -> None:
-    assert shape_of(model) == Shape(224, 1000, None)
+def test_shape_of_a_graph(small_model: Path) -> None:
+    assert shape_of(small_model) == Shape(224, 1000, None)

@@ -30,10 +30,10 @@ Argument = Union[str, bytes, Path]
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artifacts: Path) -> Path:
-    """The current folder, from which lite0 is the model exported last."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_artifacts: Path) -> Path:
+    """The current folder, from which the small network is the model exported last."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(artifacts))
+    monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(small_artifacts))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path
@@ -80,9 +80,10 @@ def blocks(out: str) -> Dict[str, List[str]]:
 
 
 @pytest.mark.smoke
-def test_images(here: Path, photographs: Dict[Path, Set[int]], model: Path) -> None:
+def test_images(here: Path, photographs: Dict[Path, Set[int]], artifacts: Path, model: Path) -> None:
+    """On lite0 itself."""
     labels = read_artifact(model).labels
-    done = finished(start(*photographs))
+    done = finished(start(*photographs, env={**os.environ, "EFFICIENTNET_ARTIFACTS": str(artifacts)}))
     assert (done.status, done.err) == (0, "")
     answers = blocks(done.out)
     assert list(answers) == [str(photograph) for photograph in photographs]

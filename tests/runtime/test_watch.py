@@ -311,9 +311,9 @@ def command(here: Path, artifacts: Path, *arguments: Any, **options: Any) -> sub
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 @pytest.mark.smoke
-def test_signals_end_it_after_the_image(tmp_path: Path, artifacts: Path, number: int, status: int) -> None:
+def test_signals_end_it_after_the_image(tmp_path: Path, small_artifacts: Path, number: int, status: int) -> None:
     (tmp_path / "in").mkdir()
-    process = command(tmp_path, artifacts, "in", "--top", "1", preexec_fn=interruptible)
+    process = command(tmp_path, small_artifacts, "in", "--top", "1", preexec_fn=interruptible)
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["event"] == "started"
     shutil.copy(str(CORGI), str(tmp_path / "in" / "a.jpg"))
@@ -341,9 +341,9 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_video_file(tmp_path: Path, artifacts: Path, video: Path) -> None:
+def test_a_video_file(tmp_path: Path, small_artifacts: Path, video: Path) -> None:
     """Every frame, in order, with the right class: so the colours are right too."""
-    done = called(main, video, "--top", "1", EFFICIENTNET_ARTIFACTS=str(artifacts))
+    done = called(main, video, "--top", "1", EFFICIENTNET_ARTIFACTS=str(small_artifacts))
     assert (done.status, done.err) == (0, "")
     started, *lines, stopped = map(json.loads, done.out.splitlines())
     assert started["event"] == "started" and started["variant"] == "lite0"
@@ -380,7 +380,7 @@ def test_a_video_played_as_a_camera_keeps_its_own_pace(video: Path) -> None:
     watched.end()
 
 
-def test_sentences(tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sentences(tmp_path: Path, small_artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for arguments, says in (
         (("nowhere.mp4",), "There is no nowhere.mp4: give a folder"),
@@ -388,13 +388,13 @@ def test_sentences(tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPa
         ((".", "--min-probability", "70"), "'70' is not a number from 0 to 1"),
         ((".", "--variant", "b9"), "make export VARIANT=b9"),
     ):
-        done = called(main, *arguments, EFFICIENTNET_ARTIFACTS=str(artifacts))
+        done = called(main, *arguments, EFFICIENTNET_ARTIFACTS=str(small_artifacts))
         assert (done.status, done.out) == (2, "") and says in done.err
 
 
-def test_without_opencv(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_opencv(small_artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    done = called(main, "0", EFFICIENTNET_ARTIFACTS=str(artifacts))
+    done = called(main, "0", EFFICIENTNET_ARTIFACTS=str(small_artifacts))
     assert done.status == 2 and "pip install opencv-python-headless" in done.err
 
 

@@ -117,9 +117,9 @@ def tensor(name: str, values: np.ndarray) -> bytes:
     return message(*((1, size) for size in values.shape), (2, FLOAT), (8, name), (9, values.astype("<f4").tobytes()))
 
 
-def node(operator: str, inputs: List[str], result: str, *attributes: bytes) -> bytes:
+def node(operator: str, inputs: List[str], result: str, *attributes: bytes, name: str = "") -> bytes:
     return message(
-        *((1, name) for name in inputs), (2, result), (3, result), (4, operator), *((5, a) for a in attributes)
+        *((1, each) for each in inputs), (2, result), (3, name or result), (4, operator), *((5, a) for a in attributes)
     )
 
 
@@ -142,6 +142,37 @@ def tiny_onnx(side: int = 4, classes: int = 5, output: Any = np.float32) -> byte
         (5, tensor("weights", weights)),
         (11, value_info("images", FLOAT, ["N", 3, side, side])),
         (12, value_info("logits", _KINDS[output], ["N", classes])),
+    )
+    return message((1, 8), (7, graph), (8, message((1, ""), (2, 17))))
+
+
+def small_network(side: int = 224, classes: int = 1000, red: int = 264, blue: int = 437) -> bytes:
+    """A model images float32 [N, 3, side, side] -> logits [N, classes] of two convolutions and a dense layer. Class `red` is
+    right for an image that is redder than it is blue, as the corgi of tests/data, and `blue` for one like the lighthouse."""
+    random = np.random.default_rng(0)
+    stem = np.zeros((8, 3, 8, 8), np.float32)  # the first three channels are the means of patches
+    stem[range(3), range(3)] = 1 / 64
+    stem[3:] = random.standard_normal((5, 3, 8, 8)) / 64
+    project = np.eye(8, dtype=np.float32).reshape(8, 8, 1, 1)
+    weights = random.standard_normal((8, classes)).astype(np.float32)
+    weights[:, [red, blue]] = 0
+    weights[[0, 2], red], weights[[0, 2], blue] = (80, -80), (-80, 80)
+    biases = np.zeros(classes, np.float32)
+    biases[[red, blue]] = -5, 5
+    strides = message((1, "strides"), (8, 8), (8, 8), (20, 7))
+    graph = message(
+        (1, node("Conv", ["images", "stem"], "/stem/conv/Conv", strides)),
+        (1, node("Conv", ["/stem/conv/Conv", "project"], "/project/conv/Conv")),
+        (1, node("GlobalAveragePool", ["/project/conv/Conv"], "pooled")),
+        (1, node("Flatten", ["pooled"], "flat")),
+        (1, node("Gemm", ["flat", "weights", "biases"], "logits", name="/classifier/Gemm")),
+        (2, "small"),
+        *(
+            (5, tensor(*each))
+            for each in (("stem", stem), ("project", project), ("weights", weights), ("biases", biases))
+        ),
+        (11, value_info("images", FLOAT, ["N", 3, side, side])),
+        (12, value_info("logits", FLOAT, ["N", classes])),
     )
     return message((1, 8), (7, graph), (8, message((1, ""), (2, 17))))
 

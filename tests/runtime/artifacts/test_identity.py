@@ -59,32 +59,32 @@ MODULES = {name: f"runtime.{name}.__main__" for name in ("sweep", "serving", "se
 MODULES["bundle"] = "export.bundle"
 
 
-def network(folder: Path, model: Path, **changes: str) -> None:
+def network(folder: Path, small_model: Path, **changes: str) -> None:
     """lite0, with `changes` in its metadata, as the FP32 artifact in `folder`."""
-    graph, metadata = unsealed(model)
+    graph, metadata = unsealed(small_model)
     path = artifact_path("lite0", "fp32", folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(sealed(graph, "fp32", {**metadata, **changes})[0])
 
 
-def derived(folder: Path, model: Path, precision: str) -> Path:
+def derived(folder: Path, small_model: Path, precision: str) -> Path:
     """What calibration or export writes from the network in `folder` (its graph is FP32's: nobody gets to run it)."""
     fp32 = artifact_path("lite0", "fp32", folder)
     path = artifact_path("lite0", precision, folder)
     path.write_bytes(
-        sealed(unsealed(model)[0], precision, {**read_artifact(fp32).metadata, "fp32_sha256": verify(fp32)})[0]
+        sealed(unsealed(small_model)[0], precision, {**read_artifact(fp32).metadata, "fp32_sha256": verify(fp32)})[0]
     )
     return path
 
 
 @pytest.fixture
-def folder(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Artifacts of lite0 in FP32 and INT8, those that commands take here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(tmp_path / "artifacts"))
-    network(tmp_path / "artifacts", model)
+    network(tmp_path / "artifacts", small_model)
     for precision in ("int8", "int8-fp16"):
-        derived(tmp_path / "artifacts", model, precision)
+        derived(tmp_path / "artifacts", small_model, precision)
     (tmp_path / "images").mkdir()
     corgi = Path(__file__).parents[2] / "data" / "corgi.jpg"
     (tmp_path / "images" / "corgi.jpg").write_bytes(corgi.read_bytes())
@@ -108,7 +108,7 @@ def run(reader: str, folder: Path) -> Done:
 
 @pytest.mark.parametrize("reader", READERS)
 def test_every_command_refuses_int8_of_another_network(
-    reader: str, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    reader: str, folder: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "--ray" in reader:  # which would come after the artifact
         pytest.importorskip("pyarrow", reason="pyarrow is not installed")
@@ -119,7 +119,7 @@ def test_every_command_refuses_int8_of_another_network(
             monkeypatch.setitem(sys.modules, "ray", mock.MagicMock())
     changes = list(REPLACED)[: 1 if reader == "sweep" else None]  # whose processes take seconds
     for change in changes:
-        network(folder, model, **REPLACED[change])
+        network(folder, small_model, **REPLACED[change])
         done = run(reader, folder)
         if "aiohttp" in done.err and "pip install" in done.err:
             pytest.skip(done.err)
@@ -130,10 +130,10 @@ def test_every_command_refuses_int8_of_another_network(
 
 @pytest.mark.parametrize("change", REPLACED)
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
-def test_whatever_has_changed(folder: Path, model: Path, change: str, precision: str) -> None:
-    derived(folder, model, precision)
+def test_whatever_has_changed(folder: Path, small_model: Path, change: str, precision: str) -> None:
+    derived(folder, small_model, precision)
     assert read_artifact(find_artifact("lite0", precision)).precision == precision
-    network(folder, model, **REPLACED[change])
+    network(folder, small_model, **REPLACED[change])
     with pytest.raises(StaleError, match=REMEDIES[precision].format("lite0")):
         read_artifact(find_artifact("lite0", precision))
 
@@ -143,11 +143,11 @@ def test_without_the_fp32_file_nothing_can_be_stale(folder: Path) -> None:
     assert read_artifact(find_artifact("lite0", "int8")).precision == "int8"
 
 
-def test_a_new_network_moves_aside_what_was_made_from_the_one_before(folder: Path, model: Path) -> None:
+def test_a_new_network_moves_aside_what_was_made_from_the_one_before(folder: Path, small_model: Path) -> None:
     home, old = folder / "lite0", verify(artifact_path("lite0", "fp32", folder))
     for name in ("lite0.int8.rtx-sm89.engine", "lite0.int8.rtx-sm89.engine.json", "lite0.calibration.html", "mine.txt"):
         (home / name).write_text("{}")
-    graph, metadata = unsealed(model)
+    graph, metadata = unsealed(small_model)
     facts = facts_of({**metadata, "schema": "1", **REPLACED["other weights"]})
     written = write(facts, {"fp32": Graph(graph), "fp16": Graph(graph)}, "request", folder)
     aside = home / f"replaced-{old[:8]}"
@@ -174,9 +174,9 @@ def test_other_weights_are_asked_for_a_name(folder: Path) -> None:
             require_same_weights("lite0", weights, folder)
 
 
-def test_the_embedding_of_other_weights_is_stale(folder: Path, model: Path) -> None:
+def test_the_embedding_of_other_weights_is_stale(folder: Path, small_model: Path) -> None:
     """Vectors of lite0 as it was are not those of lite0."""
-    graph, metadata = unsealed(model)
+    graph, metadata = unsealed(small_model)
     path = artifact_path("lite0-embedding", "fp32", folder)
     path.parent.mkdir()
     outputs = json.dumps([{"name": "embedding", "channels": 1280, "stride": 0}])
@@ -185,14 +185,14 @@ def test_the_embedding_of_other_weights_is_stale(folder: Path, model: Path) -> N
     assert read_artifact(path).head == "embedding"
     with pytest.raises(UserError, match=r"artifacts/lite0 holds another network"):
         require_same_weights("lite0-features", "1" * 64, folder)
-    network(folder, model, **REPLACED["other weights"])
+    network(folder, small_model, **REPLACED["other weights"])
     with pytest.raises(StaleError, match="make export VARIANT=lite0 HEAD=embedding"):
         read_artifact(path)
-    network(folder, model, **REPLACED["other resolution"])
+    network(folder, small_model, **REPLACED["other resolution"])
     assert read_artifact(path).head == "embedding"
 
 
-def test_the_table_says_what_is_there(folder: Path, model: Path) -> None:
+def test_the_table_says_what_is_there(folder: Path, small_model: Path) -> None:
     main = importlib.import_module("runtime.artifacts.__main__").main
     set_latest("lite0", folder, "int8")
     home, sha256 = folder / "lite0", verify(artifact_path("lite0", "int8", folder))
@@ -209,7 +209,7 @@ def test_the_table_says_what_is_there(folder: Path, model: Path) -> None:
     assert int8.startswith("*") and re.search(r"1000 +88\.8 +99\.1 +4\.2 +efficientnet-lite0", int8), done.out
     assert "int8.a.engine  " in done.out and "int8.b.engine STALE" in done.out and "int8.b.engine is stale" in done.err
     assert "STALE" not in int8 and done.status == 0
-    network(folder, model, **REPLACED["other resolution"])
+    network(folder, small_model, **REPLACED["other resolution"])
     done = called(main)
     assert "int8 STALE" in done.out and "lite0.int8.onnx is stale" in done.err
     assert called(main, "--artifacts", folder / "none").status == 2

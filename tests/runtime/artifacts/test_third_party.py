@@ -26,26 +26,26 @@ def of_batch(content: bytes, batch: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def pairs(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pairs(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """lite0 as a file that says nothing of itself and takes two images at a time."""
     path = tmp_path_factory.mktemp("pairs") / "in pairs.onnx"
-    path.write_bytes(of_batch(unsealed(model)[0], 2))
+    path.write_bytes(of_batch(unsealed(small_model)[0], 2))
     return path
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_a_batch_that_the_graph_does_not_take_is_run_in_pieces(
-    backend: str, model: Path, pairs: Path, photographs: Dict[Path, Set[int]], tmp_path: Path
+    backend: str, small_model: Path, pairs: Path, photographs: Dict[Path, Set[int]], tmp_path: Path
 ) -> None:
     if backend == "openvino":
         pytest.importorskip("openvino", reason="openvino is not installed")
-    lite0 = read_artifact(model).preprocessing
+    lite0 = read_artifact(small_model).preprocessing
     overrides = Overrides(crop=lite0.crop, interpolation=lite0.interpolation, mean=lite0.mean, std=lite0.std)
     artifact = import_onnx(pairs, tmp_path, overrides=overrides)
     assert shape_of(pairs) == Shape(224, 1000, 2) and artifact.variant == "in-pairs"
     assert artifact.preprocessing == lite0
     pictures = (list(photographs) * 3)[:5]
-    with Classifier(model, backend=backend, threads=1) as ours, Classifier(
+    with Classifier(small_model, backend=backend, threads=1) as ours, Classifier(
         artifact.path, backend=backend, threads=1
     ) as theirs:
         assert theirs.backend.batch == 2
@@ -98,8 +98,8 @@ def test_bench_says_so(
     assert [path.name for path in tmp_path.iterdir()] == ["b.json"]  # no artifact is left behind
 
 
-def test_what_another_project_wrote_into_the_file_is_not_taken_for_ours(model: Path, tmp_path: Path) -> None:
-    graph = unsealed(model)[0]
+def test_what_another_project_wrote_into_the_file_is_not_taken_for_ours(small_model: Path, tmp_path: Path) -> None:
+    graph = unsealed(small_model)[0]
     path = tmp_path / "theirs.onnx"
     theirs = {"input": "uint8", "published_top1": "99.9", "project": "another", "author": "somebody"}
     path.write_bytes(with_metadata(graph, theirs)[0])
@@ -109,9 +109,9 @@ def test_what_another_project_wrote_into_the_file_is_not_taken_for_ours(model: P
         assert classify.logits(artifact.preprocessing.empty(1)).shape == (1, 1000)
 
 
-def test_it_is_made_again_only_if_something_changed(model: Path, tmp_path: Path) -> None:
+def test_it_is_made_again_only_if_something_changed(small_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "theirs.onnx"
-    path.write_bytes(unsealed(model)[0])
+    path.write_bytes(unsealed(small_model)[0])
 
     def made(overrides: Overrides = NO_OVERRIDES) -> int:
         artifact = import_onnx(path, tmp_path / "networks", overrides=overrides)
@@ -130,17 +130,17 @@ def test_it_is_made_again_only_if_something_changed(model: Path, tmp_path: Path)
     assert made(Overrides(crop=0.9)) != second and not half.exists()
 
 
-def test_an_artifact_of_ours_keeps_what_it_says_of_itself(model: Path, tmp_path: Path) -> None:
+def test_an_artifact_of_ours_keeps_what_it_says_of_itself(small_model: Path, tmp_path: Path) -> None:
     """It was 47 % instead of 96 % when its preprocessing was dropped."""
-    lite0 = read_artifact(model)
-    again = import_onnx(model, tmp_path, "copy")
+    lite0 = read_artifact(small_model)
+    again = import_onnx(small_model, tmp_path, "copy")
     assert (again.variant, again.preprocessing, again.labels) == ("copy", lite0.preprocessing, lite0.labels)
     assert again.third_party and again.wnids == lite0.wnids
-    assert import_onnx(model, tmp_path, "copy", Overrides(crop=0.5)).preprocessing == lite0.preprocessing._replace(
-        crop=0.5
-    )
+    assert import_onnx(
+        small_model, tmp_path, "copy", Overrides(crop=0.5)
+    ).preprocessing == lite0.preprocessing._replace(crop=0.5)
     with pytest.raises(UserError, match="takes images of 224 px, not of 192"):
-        import_onnx(model, tmp_path, "copy", Overrides(resolution=192))
+        import_onnx(small_model, tmp_path, "copy", Overrides(resolution=192))
 
 
 def test_names(tmp_path: Path) -> None:
@@ -150,9 +150,9 @@ def test_names(tmp_path: Path) -> None:
         name_of(Path("….onnx"))
 
 
-def test_pictures_of_another_size(model: Path, tmp_path: Path) -> None:
+def test_pictures_of_another_size(small_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "theirs.onnx"
-    path.write_bytes(unsealed(model)[0])
+    path.write_bytes(unsealed(small_model)[0])
     with pytest.raises(UserError, match=r"theirs\.onnx takes images of 224 px, not of 256"):
         import_onnx(path, tmp_path / "networks", overrides=Overrides(resolution=256))
     assert not (tmp_path / "networks").exists()

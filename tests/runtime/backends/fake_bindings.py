@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import lru_cache
 from typing import Any, Dict, Optional
 
 
@@ -86,6 +87,7 @@ _PLUMBING = {"__dict__", "__weakref__", "__module__", "__qualname__", "__doc__",
 _PLUMBING |= {"__firstlineno__", "__static_attributes__"}
 
 
+@lru_cache(maxsize=None)
 def _signature(arguments: str) -> Optional[inspect.Signature]:
     if arguments == "(*)":
         return None

@@ -16,10 +16,21 @@ from typing import Any, Dict
 
 import numpy  # noqa: F401  # what follows is imported for the forks
 import onnxruntime  # noqa: F401
-import PIL.Image  # noqa: F401
+import PIL.Image
 
+import runtime.backends.onnx_runtime
+import runtime.backends.tensorrt.backend
+import runtime.backends.tensorrt.build
 import runtime.backends.tensorrt.engine
-import runtime.networks.classifier  # noqa: F401
+import runtime.backends.tensorrt.explain
+import runtime.backends.tensorrt.tuned
+import runtime.command
+import runtime.fleet.options
+import runtime.images.find
+import runtime.networks.classifier
+import runtime.networks.pipeline
+import runtime.output  # noqa: F401
+import tests.runtime.backends.fake_tensorrt  # noqa: F401
 
 
 def run(request: Dict[str, Any]) -> None:
@@ -44,6 +55,7 @@ def run(request: Dict[str, Any]) -> None:
 
 
 def main() -> None:
+    PIL.Image.preinit()
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

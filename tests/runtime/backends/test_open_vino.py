@@ -25,10 +25,10 @@ threads = [threading.Thread(target=lambda: (barrier.wait(), openvino.Type.f32.to
 """
 
 
-def test_lanes_do_not_stop_at_the_first_image(model: Path) -> None:
+def test_lanes_do_not_stop_at_the_first_image(small_model: Path) -> None:
     """Several processes: the table is filled once in each."""
     pytest.importorskip("openvino", reason="openvino is not installed")
-    command = [sys.executable, "-c", SCRIPT, str(model)]
+    command = [sys.executable, "-c", SCRIPT, str(small_model)]
     processes = [subprocess.Popen(command, cwd=str(REPOSITORY), env={**os.environ}) for _ in range(4)]
     try:
         assert [process.wait(60) for process in processes] == [0] * 4

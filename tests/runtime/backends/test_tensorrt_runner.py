@@ -19,7 +19,7 @@ from runtime.backends.tensorrt.runner import ContextRefused, Runner, TensorRtErr
 from runtime.errors import UserError
 from runtime.images.preprocess import Preprocessing
 from tests.runtime.artifacts.onnx_bytes import taking_pixels, tiny_onnx
-from tests.runtime.backends.fake_cuda import Library, install
+from tests.runtime.backends.fake_cuda import Library, collected, install
 from tests.runtime.backends.fake_tensorrt import VERSIONS, build, fake_module
 
 SIDE = 4
@@ -76,8 +76,8 @@ def device_on(gpu: Library, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     install(gpu, monkeypatch)
     made: Any = open_device()
     made.library = gpu
-    yield made
-    gc.collect()
+    with collected():
+        yield made
     assert not gpu.problems
     assert not gpu.leaks(), "the test closed its runner, and yet something is left"
     made.close()

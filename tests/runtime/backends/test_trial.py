@@ -54,8 +54,8 @@ class World:
 
 
 @pytest.fixture
-def world(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    graph, metadata = unsealed(model)
+def world(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    graph, metadata = unsealed(small_model)
     fp32, sha256 = sealed(graph, "fp32", metadata)
     (tmp_path / "lite0.fp32.onnx").write_bytes(fp32)
     for precision in ("fp16", "int8"):

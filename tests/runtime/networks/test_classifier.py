@@ -240,18 +240,22 @@ def test_int8_without_openvino_says_what_it_costs(precisions, monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 @pytest.mark.parametrize("count", [0, 1, 3, 8, 11])
-def test_openvino_takes_any_number_of_images_in_batches_of_the_sizes_it_is_compiled_for(model, photographs, count):
+def test_openvino_takes_any_number_of_images_in_batches_of_the_sizes_it_is_compiled_for(
+    small_model, photographs, count
+):
     images = [path for _, path in zip(range(count), itertools.cycle(photographs))]
-    with Classifier(model, backend="onnxruntime") as expected, Classifier(model, backend="openvino") as classify:
+    with Classifier(small_model, backend="onnxruntime") as expected, Classifier(
+        small_model, backend="openvino"
+    ) as classify:
         batch = expected.preprocess(images)
         np.testing.assert_allclose(classify.logits(batch), expected.logits(batch), atol=1e-3)
         assert set(classify.backend._compiled) <= {1, 8}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
-def test_openvino_answers_as_onnxruntime(model, photographs):
-    with Classifier(model, backend="onnxruntime") as expected, Classifier(
-        model, backend="openvino", threads=1
+def test_openvino_answers_as_onnxruntime(small_model, photographs):
+    with Classifier(small_model, backend="onnxruntime") as expected, Classifier(
+        small_model, backend="openvino", threads=1
     ) as classify:
         batch = expected.preprocess(list(photographs))
         logits = expected.logits(batch)
@@ -263,6 +267,6 @@ def test_openvino_answers_as_onnxruntime(model, photographs):
         assert "OpenVINO" in classify.backend.description
 
 
-def test_a_backend_that_is_not_there(model):
+def test_a_backend_that_is_not_there(small_model):
     with pytest.raises(UserError, match="no backend 'tpu': choose auto or tensorrt, tensorrt_rtx, onnxruntime"):
-        Classifier(model, backend="tpu")
+        Classifier(small_model, backend="tpu")

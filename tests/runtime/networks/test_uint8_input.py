@@ -49,9 +49,11 @@ def test_into_a_row_of_a_batch(picture: Image.Image, recipe: Preprocessing) -> N
 
 
 def test_answers_are_those_of_normalised_images(
-    model: Path, pixel_model: Path, photographs: Dict[Path, Set[int]]
+    small_model: Path, pixel_model: Path, photographs: Dict[Path, Set[int]]
 ) -> None:
-    with Classifier(model, backend="onnxruntime") as floats, Classifier(pixel_model, backend="onnxruntime") as pixels:
+    with Classifier(small_model, backend="onnxruntime") as floats, Classifier(
+        pixel_model, backend="onnxruntime"
+    ) as pixels:
         batch = pixels.preprocess(list(photographs))
         assert batch.dtype == np.uint8 and batch.shape == (len(photographs), 224, 224, 3)
         np.testing.assert_array_equal(pixels.logits(batch), floats.logits(floats.preprocess(list(photographs))))
@@ -59,15 +61,17 @@ def test_answers_are_those_of_normalised_images(
         assert pixels(next(iter(photographs))) == floats(next(iter(photographs)))
 
 
-def test_openvino_takes_it(model: Path, pixel_model: Path, photographs: Dict[Path, Set[int]]) -> None:
+def test_openvino_takes_it(small_model: Path, pixel_model: Path, photographs: Dict[Path, Set[int]]) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
-    with Classifier(model, backend="openvino") as floats, Classifier(pixel_model, backend="openvino") as pixels:
+    with Classifier(small_model, backend="openvino") as floats, Classifier(pixel_model, backend="openvino") as pixels:
         expected = floats.logits(floats.preprocess(list(photographs)))
         np.testing.assert_allclose(pixels.logits(pixels.preprocess(list(photographs))), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_another_batch_is_refused_in_words(model: Path, pixel_model: Path) -> None:
-    with Classifier(model, backend="onnxruntime") as floats, Classifier(pixel_model, backend="onnxruntime") as pixels:
+def test_another_batch_is_refused_in_words(small_model: Path, pixel_model: Path) -> None:
+    with Classifier(small_model, backend="onnxruntime") as floats, Classifier(
+        pixel_model, backend="onnxruntime"
+    ) as pixels:
         squares, images = pixels.preprocess([]), floats.preprocess([])
         for batch in (images, images.astype(np.uint8), squares.astype(np.int16), np.zeros((224, 224, 3), np.uint8)):
             with pytest.raises(

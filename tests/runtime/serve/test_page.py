@@ -49,8 +49,8 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(artifacts: Path, video: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with serving(artifacts, tmp_path_factory.mktemp("page") / "log", video, "--rate", "4") as running:
+def server(small_artifacts: Path, video: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(small_artifacts, tmp_path_factory.mktemp("page") / "log", video, "--rate", "4") as running:
         yield running
 
 

@@ -45,8 +45,8 @@ TOKEN = "a-token-of-some-length"
 
 
 @pytest.fixture(scope="module")
-def server(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with serving(artifacts, tmp_path_factory.mktemp("serve") / "log") as running:
+def server(small_artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(small_artifacts, tmp_path_factory.mktemp("serve") / "log") as running:
         yield running
 
 
@@ -59,9 +59,9 @@ def form(*parts: tuple[str, bytes]) -> tuple[bytes, str]:
     return body + b"--cut--\r\n", "multipart/form-data; boundary=cut"
 
 
-def test_an_image_gets_what_infer_prints(server: Running, model: Path) -> None:
+def test_an_image_gets_what_infer_prints(server: Running, small_model: Path) -> None:
     answer = server.ask("POST", "/classify?top=3", CORGI)
-    expected = [prediction._asdict() for prediction in Classifier(model)(CORGI, top=3)]
+    expected = [prediction._asdict() for prediction in Classifier(small_model)(CORGI, top=3)]
     assert answer.status == 200
     for got, wanted in zip(answer.json["predictions"], expected):
         assert got == {**wanted, "probability": pytest.approx(wanted["probability"], abs=1e-5)}
@@ -104,8 +104,8 @@ def test_a_form_that_is_none_is_refused(server: Running) -> None:
     assert server.ask("POST", "/classify?top=many", CORGI).status == 400
 
 
-def test_more_bytes_than_are_accepted(artifacts: Path, tmp_path: Path) -> None:
-    with serving(artifacts, tmp_path / "log", "--max-bytes", "100K") as running:
+def test_more_bytes_than_are_accepted(small_artifacts: Path, tmp_path: Path) -> None:
+    with serving(small_artifacts, tmp_path / "log", "--max-bytes", "100K") as running:
         assert running.ask("POST", "/classify", b"x" * 300_000).status == 413
         body, kind = form(("large.jpg", b"x" * 300_000))
         assert running.ask("POST", "/classify", body, Content_Type=kind).status == 413
@@ -145,10 +145,10 @@ def test_metrics_count_what_happened(server: Running) -> None:
 
 
 @pytest.fixture(scope="module")
-def guarded(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def guarded(small_artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "token").write_text(TOKEN + "\n")
-    with serving(artifacts, folder / "log", "--token-file", folder / "token") as running:
+    with serving(small_artifacts, folder / "log", "--token-file", folder / "token") as running:
         yield running
 
 
@@ -172,16 +172,16 @@ def test_the_token_opens_by_header_and_by_the_cookie_of_the_first_visit(guarded:
     assert TOKEN not in guarded.said()
 
 
-def test_everybody_s_address_makes_a_token(artifacts: Path, tmp_path: Path) -> None:
-    with serving(artifacts, tmp_path / "log", "--host", "0.0.0.0") as running:
+def test_everybody_s_address_makes_a_token(small_artifacts: Path, tmp_path: Path) -> None:
+    with serving(small_artifacts, tmp_path / "log", "--host", "0.0.0.0") as running:
         token = re.search(r"\?token=(\S+)", running.said())
         assert token and len(token[1]) >= 40
         assert running.ask("GET", "/model").status == 401
         assert running.ask("GET", "/model", Authorization=f"Bearer {token[1]}").status == 200
 
 
-def test_slow_and_endless_clients_do_not_keep_others_from_being_answered(artifacts: Path, tmp_path: Path) -> None:
-    with serving(artifacts, tmp_path / "log") as running:
+def test_slow_and_endless_clients_do_not_keep_others_from_being_answered(small_artifacts: Path, tmp_path: Path) -> None:
+    with serving(small_artifacts, tmp_path / "log") as running:
         clients = [socket.create_connection(("127.0.0.1", running.port), 60) for _ in range(300)]
         for number, client in enumerate(clients):
             if number % 2:
@@ -240,8 +240,10 @@ def test_images_that_wait_are_the_next_batch_and_each_gets_its_own_answer() -> N
     assert all(each.milliseconds["network"] >= 50 for each in found)
 
 
-def test_a_shared_network_gives_one_run_all_cores_and_several_at_once_the_same_answers(model: Path) -> None:
-    with Classifier(model, backend="onnxruntime", lanes=3, shared=True) as shared, Classifier(model) as alone:
+def test_a_shared_network_gives_one_run_all_cores_and_several_at_once_the_same_answers(small_model: Path) -> None:
+    with Classifier(small_model, backend="onnxruntime", lanes=3, shared=True) as shared, Classifier(
+        small_model
+    ) as alone:
         assert shared.backend.lanes == 3
         asked = shared.backend._session.get_session_options()  # type: ignore[attr-defined]
         assert asked.intra_op_num_threads == processors()
@@ -337,11 +339,13 @@ def test_an_error_of_ours_is_in_the_log_and_not_in_the_answer(capsys: pytest.Cap
     assert b'requests_total{status="500"} 1.0' in broken.metrics.text()
 
 
-def test_a_replaced_artifact_answers_and_no_request_is_lost(artifacts: Path, model: Path, tmp_path: Path) -> None:
+def test_a_replaced_artifact_answers_and_no_request_is_lost(
+    small_artifacts: Path, small_model: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "artifacts"
-    shutil.copytree(artifacts, folder)
+    shutil.copytree(small_artifacts, folder)
     path = folder / "lite0" / "lite0.fp32.onnx"
-    graph, metadata = unsealed(model)
+    graph, metadata = unsealed(small_model)
     labels = json.dumps([f"new {number}" for number in range(1000)])
     fresh = sealed(graph, "fp32", {**metadata, "labels": labels})[0]
     with serving(folder, tmp_path / "log", "--model", path, "--reload") as running:
@@ -407,8 +411,8 @@ def test_a_model_is_not_closed_while_an_image_is_still_decoded(monkeypatch: pyte
     assert len(found) == 2 and found[1] == "closed" and found[0].predictions[0].label == "bright"
 
 
-def test_sigterm_finishes_what_is_under_way_and_says_what_was_served(artifacts: Path, tmp_path: Path) -> None:
-    with serving(artifacts, tmp_path / "log") as running:
+def test_sigterm_finishes_what_is_under_way_and_says_what_was_served(small_artifacts: Path, tmp_path: Path) -> None:
+    with serving(small_artifacts, tmp_path / "log") as running:
         large = io.BytesIO()
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (3000, 3000, 3), np.uint8)).save(large, "PNG")
         with ThreadPoolExecutor(2) as threads:
@@ -430,11 +434,11 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         command.main([])
 
 
-def test_a_port_that_is_taken_is_said(server: Running, artifacts: Path, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_said(server: Running, small_artifacts: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "runtime.serve", "--port", str(server.port)],
         cwd=ROOT,
-        env={**os.environ, "EFFICIENTNET_ARTIFACTS": str(artifacts)},
+        env={**os.environ, "EFFICIENTNET_ARTIFACTS": str(small_artifacts)},
         capture_output=True,
         text=True,
         timeout=120,

@@ -65,9 +65,9 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", module)
 
 
-def opened(artifacts: Path, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> TritonPythonModel:
+def opened(small_artifacts: Path, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> TritonPythonModel:
     """The model `name` as the server opens it, from what would be written."""
-    monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(artifacts))
+    monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(small_artifacts))
     written = {each.name: each for each in models_of("lite0", "fp32", Wanted(device="cpu", backend="onnxruntime"))}[
         name
     ]
@@ -96,10 +96,10 @@ def images(*encoded: bytes, **parameters: Any) -> Request:
 
 
 def test_rows_stand_by_themselves(
-    artifacts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_artifacts: Path, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served = opened(artifacts, tmp_path, "lite0", monkeypatch)
-    alone = Classifier(model, backend="onnxruntime")
+    served = opened(small_artifacts, tmp_path, "lite0", monkeypatch)
+    alone = Classifier(small_model, backend="onnxruntime")
     mixed, one, bad = served.execute([images(CORGI, b"", LIGHTHOUSE), images(CORGI, top=2), images(b"no", b"ne")])
     assert mixed.outputs["error"].tolist() == [[b""], [b"image: the file is empty."], [b""]]
     assert mixed.outputs["class"][1].tolist() == [-1] * 5
@@ -118,9 +118,9 @@ def test_rows_stand_by_themselves(
 
 
 def test_one_request_that_is_wrong_fails_alone(
-    artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served = opened(artifacts, tmp_path, "lite0", monkeypatch)
+    served = opened(small_artifacts, tmp_path, "lite0", monkeypatch)
     right, wrong = served.execute([images(CORGI), images(CORGI, top="all")])
     assert right.error is None
     assert "give a whole number above 0" in wrong.error.message
@@ -136,9 +136,9 @@ def test_one_request_that_is_wrong_fails_alone(
 
 
 def test_an_answer_that_is_nan_is_an_error_of_its_row(
-    artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served = opened(artifacts, tmp_path, "lite0", monkeypatch)
+    served = opened(small_artifacts, tmp_path, "lite0", monkeypatch)
     network = served.role.classifier.logits
 
     def overflowing(batch: np.ndarray) -> np.ndarray:
@@ -153,21 +153,23 @@ def test_an_answer_that_is_nan_is_an_error_of_its_row(
     assert np.isfinite(answer.outputs["probability"]).all()
 
 
-def test_only_what_was_asked_for_is_answered(artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    served = opened(artifacts, tmp_path, "lite0", monkeypatch)
+def test_only_what_was_asked_for_is_answered(
+    small_artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = opened(small_artifacts, tmp_path, "lite0", monkeypatch)
     (answer,) = served.execute([Request({"images": np.array([[CORGI]], np.object_)}, wanted=["class"])])
     assert list(answer.outputs) == ["class"]
 
 
 def test_the_steps_around_a_network_give_what_the_whole_gives(
-    artifacts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_artifacts: Path, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = {}
     for name in ("lite0_preprocess", "lite0_postprocess"):
         (tmp_path / name).mkdir()
-        steps[name] = opened(artifacts, tmp_path / name, name, monkeypatch)
-        assert read_artifact(tmp_path / name / "1" / METADATA).labels == read_artifact(model).labels
-    alone = Classifier(model, backend="onnxruntime")
+        steps[name] = opened(small_artifacts, tmp_path / name, name, monkeypatch)
+        assert read_artifact(tmp_path / name / "1" / METADATA).labels == read_artifact(small_model).labels
+    alone = Classifier(small_model, backend="onnxruntime")
     (before,) = steps["lite0_preprocess"].execute([images(CORGI, b"no image")])
     logits = alone.logits(before.outputs["prepared"])
     (after,) = steps["lite0_postprocess"].execute(

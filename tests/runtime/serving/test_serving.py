@@ -26,11 +26,11 @@ from tests.runtime.sweep.sweep_rows import report, row, summary
 
 
 @pytest.fixture
-def folder(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder like artifacts/ that may be changed, with lite0 in it."""
     target = tmp_path / "artifacts" / "lite0"
     target.mkdir(parents=True)
-    (target / model.name).symlink_to(model)
+    (target / small_model.name).symlink_to(small_model)
     monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(target.parent))
     return target.parent
 
@@ -169,9 +169,9 @@ def test_what_has_not_changed_is_not_touched(folder: Path) -> None:
     } == before
 
 
-def test_new_weights_are_a_new_version_and_two_are_kept(folder: Path, model: Path) -> None:
+def test_new_weights_are_a_new_version_and_two_are_kept(folder: Path, small_model: Path) -> None:
     write(folder)
-    graph, metadata = unsealed(model)
+    graph, metadata = unsealed(small_model)
     for version in (2, 3):
         file = folder / "lite0" / "lite0.fp32.onnx"
         file.unlink()

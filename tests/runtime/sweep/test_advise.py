@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -74,15 +73,12 @@ def test_limits_of_time_and_size_hold_before_any_image_is_seen():
 
 
 @pytest.fixture
-def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """lite0 in FP32 and FP16, timed by a fake (FP16 slower), and a folder of six images in two classes."""
-    exported = os.environ.get("EFFICIENTNET_TEST_ARTIFACTS")
-    if not exported:
-        pytest.skip("EFFICIENTNET_TEST_ARTIFACTS is not set: no exported lite0 (make test sets it)")
+def photographs(small_artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The small network in FP32 and FP16, timed by a fake (FP16 slower), and a folder of six images in two classes."""
     for precision, name in (("fp32", "lite0"), ("fp16", "lite0")):
         target = artifact_path(name, precision, tmp_path / "artifacts")
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(artifact_path(name, precision, Path(exported)), target)
+        shutil.copy(artifact_path(name, precision, small_artifacts), target)
 
     def sweep(plan, folder, say):
         assert plan.images == data

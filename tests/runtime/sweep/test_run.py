@@ -312,13 +312,13 @@ def foreign_copy(model: Path, path: Path) -> Path:
     return path
 
 
-def test_a_network_of_others_is_measured_as_ours_are(model, tmp_path):
-    path = foreign_copy(model, tmp_path / "theirs.onnx")
-    artifact = import_onnx(path, tmp_path / "networks", "Theirs", like=read_artifact(model))
+def test_a_network_of_others_is_measured_as_ours_are(small_model, tmp_path):
+    path = foreign_copy(small_model, tmp_path / "theirs.onnx")
+    artifact = import_onnx(path, tmp_path / "networks", "Theirs", like=read_artifact(small_model))
     assert (artifact.variant, artifact.preprocessing.resolution, artifact.classes) == ("Theirs", 224, 1000)
-    assert artifact.labels == read_artifact(model).labels and not artifact.random
+    assert artifact.labels == read_artifact(small_model).labels and not artifact.random
     written = artifact.path.stat().st_mtime_ns
-    assert import_onnx(path, tmp_path / "networks", "Theirs", like=read_artifact(model)) == artifact
+    assert import_onnx(path, tmp_path / "networks", "Theirs", like=read_artifact(small_model)) == artifact
     assert artifact.path.stat().st_mtime_ns == written
     (tmp_path / "no.onnx").write_bytes(b"no ONNX at all")
     with pytest.raises(UserError, match=r"no\.onnx"):
@@ -344,11 +344,11 @@ runpy.run_module("runtime.sweep", run_name="__main__", alter_sys=True)
 """
 
 
-def test_for_real_interrupted_and_gone_on_with(model, tmp_path, monkeypatch):
+def test_for_real_interrupted_and_gone_on_with(small_model, tmp_path, monkeypatch):
     for name in ("first", "second"):
         path = artifact_path(name, "fp32", tmp_path / "artifacts")
         path.parent.mkdir(parents=True)
-        shutil.copy(str(model), str(path))
+        shutil.copy(str(small_model), str(path))
     (tmp_path / "photos").mkdir()
     for picture in ("corgi.jpg", "lighthouse.jpg"):
         shutil.copy(str(PICTURES / picture), str(tmp_path / "photos"))
