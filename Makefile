@@ -203,6 +203,9 @@ lint: $(VENV)/.test
 
 NETWORKS := tests/models tests/export tests/calibration
 # Tests of what makes networks, of the runtime, all others, and what is too long for every run: one after the other, or side by side.
+# Hundreds of processes: they keep what Python compiled, in containers too, where PYTHONDONTWRITEBYTECODE is often set.
+all-tests test-networks test-python test-runtime test-long test-room $(OTHER_PYTHONS:%=test-python%): export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: test-networks test-python test-runtime test-long
 test-networks: TESTS ?= $(NETWORKS)
 test-python: TESTS ?= tests --ignore=tests/runtime $(NETWORKS:%=--ignore=%)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
-from typing import Dict, Set
+from typing import Dict, Optional, Set
 
 import pytest
 
@@ -14,6 +14,12 @@ from tests.runtime.artifacts.changed_artifacts import unsealed
 from tests.runtime.artifacts.onnx_bytes import small_network, taking_pixels
 
 DATA = Path(__file__).resolve().parents[1] / "data"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> Optional[bool]:
+    """`-m smoke` loads the files that have smoke tests, and not sixty others."""
+    test = config.option.markexpr == "smoke" and collection_path.match("test_*.py")
+    return True if test and "pytest.mark.smoke" not in collection_path.read_text(encoding="utf-8") else None
 
 
 @pytest.fixture(scope="session")

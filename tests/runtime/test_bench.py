@@ -52,7 +52,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: Any, meter: Optional[M
 def test_whole_command(here: Path, small_model: Path) -> None:
     """In a process of its own, as people run it."""
     command = [sys.executable, "-m", "runtime.bench", "--variant", "lite0", "--images", str(DATA)]
-    command += ["--seconds", "0.2", "--threads", "1", "--json", "deep/bench.json"]
+    command += ["--seconds", "0.1", "--threads", "1", "--json", "deep/bench.json"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=900)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     result = json.loads((here / "deep/bench.json").read_text(), parse_constant=pytest.fail)

@@ -132,8 +132,8 @@ def test_stages_by_the_gpus_clock() -> None:
     assert sum(spent[stage] for stage in STAGES) == pytest.approx(spent["total"])
 
 
-def test_a_real_model(model: Path) -> None:
-    with Classifier(model, threads=1) as classifier:
+def test_a_model_that_is_run(small_model: Path) -> None:
+    with Classifier(small_model, threads=1) as classifier:
         (row,) = measure([classifier], [2], [made_up()] * 2, 0.01)
     assert row.batch == 2 and row.total.n >= 1
     assert set(row.stages) == {"decode", "resize", "normalise", "compute", "softmax"}

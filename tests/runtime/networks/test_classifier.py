@@ -116,7 +116,7 @@ def test_fp16_agrees(classify: Classifier, artifacts: Path, photographs: Dict[Pa
     folder = os.environ.get("EFFICIENTNET_TEST_DATA")
     if folder:
         with open(Path(folder, "images", "evaluation", "labels.csv"), encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))[:15]
+            rows = list(csv.DictReader(file))[:5]
         images += [Path(folder, "images", "evaluation", row["file"]) for row in rows]
     with Classifier(artifacts / "lite0" / "lite0.fp16.onnx", threads=1) as half:
         assert half.artifact.precision == "fp16"

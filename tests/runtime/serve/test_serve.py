@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import io
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -413,13 +415,15 @@ def test_a_model_is_not_closed_while_an_image_is_still_decoded(monkeypatch: pyte
 
 def test_sigterm_finishes_what_is_under_way_and_says_what_was_served(small_artifacts: Path, tmp_path: Path) -> None:
     with serving(small_artifacts, tmp_path / "log") as running:
-        large = io.BytesIO()
-        Image.fromarray(np.random.default_rng(0).integers(0, 255, (3000, 3000, 3), np.uint8)).save(large, "PNG")
-        with ThreadPoolExecutor(2) as threads:
-            slow = threads.submit(running.ask, "POST", "/classify", large.getvalue())
-            assert running.ask("POST", "/classify", CORGI).status == 200
-            assert running.stop() == 0
-            assert slow.result().status == 200
+        slow = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)
+        slow.putrequest("POST", "/classify")
+        slow.putheader("Content-Length", str(len(CORGI)))
+        slow.endheaders(CORGI[:1000])
+        assert running.ask("POST", "/classify", CORGI).status == 200  # by now the first is under way
+        running.process.send_signal(signal.SIGTERM)
+        slow.send(CORGI[1000:])
+        assert slow.getresponse().status == 200
+        assert running.process.wait(30) == 0
         assert running.said().splitlines()[-1] == "2 requests served"
 
 

@@ -366,7 +366,7 @@ def test_for_real_interrupted_and_gone_on_with(small_model, tmp_path, monkeypatc
         "--data",
         "photos",
         "--seconds",
-        "0.3",
+        "0.1",
         "--threads",
         "1",
     ]
