@@ -25,7 +25,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 TEST_ARTIFACTS := build/test-artifacts
-OTHER_PYTHONS := 3.8 3.10 3.12 3.13# of JetPack 5, 6 and 7, and desktops: all of the runtime's tests on the oldest, smoke tests on the others
+OTHER_PYTHONS := 3.8 3.10 3.12 3.13# of JetPack 5, 6 and 7, and desktops: the runtime's tests on the oldest, but for those marked once; smoke tests on the others
 
 # Stops with a sentence if a variable that a target can't do without is empty.
 needs = $(if $(strip $(value $(1))),,$(error $(1) is empty: make $(MAKECMDGOALS) $(1)=photos/ names a folder of photographs))
@@ -232,7 +232,7 @@ test-artifacts: $(VENV)/.test
 .PHONY: $(addprefix test-python,$(OTHER_PYTHONS))
 $(addprefix test-python,$(OTHER_PYTHONS)): test-python%: test-artifacts build/python%/.ready
 	@[ ! -e build/python$*/.ready ] || { echo "the runtime's $(if $(filter 3.8,$*),,smoke )tests on Python $*" && \
-	 EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/python$*/bin/python -m pytest tests/runtime $(if $(filter 3.8,$*),,-m smoke); }
+	 EFFICIENTNET_TEST_ARTIFACTS='$(CURDIR)/$(TEST_ARTIFACTS)' build/python$*/bin/python -m pytest tests/runtime -m '$(if $(filter 3.8,$*),not long and not once,smoke)'; }
 
 build/python%/.ready:
 	@python=$$(tests/find_python.sh $*) || { echo "Python $* is not installed here: the tests on it are skipped"; exit 0; }; \

@@ -20,7 +20,8 @@ from runtime.errors import UserError
 from runtime.images.preprocess import Preprocessing
 from tests.runtime.artifacts.onnx_bytes import taking_pixels, tiny_onnx
 from tests.runtime.backends.fake_cuda import Library, collected, install
-from tests.runtime.backends.fake_tensorrt import VERSIONS, build, fake_module
+from tests.runtime.backends.fake_tensorrt import build, fake_module
+from tests.runtime.backends.test_tensorrt_build import EACH
 
 SIDE = 4
 
@@ -83,7 +84,7 @@ def device_on(gpu: Library, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made.close()
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EACH)
 @pytest.mark.parametrize("output", [np.float32, np.float16])
 def test_every_version_answers_for_every_number_of_images(version: str, output: Any, device: Any) -> None:
     trt, onnx = fake_module(version), tiny_onnx(output=output)
@@ -97,7 +98,7 @@ def test_every_version_answers_for_every_number_of_images(version: str, output: 
     runner.close()
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EACH)
 def test_pixels_go_to_the_gpu_as_they_are(version: str, device: Any) -> None:
     trt, recipe = fake_module(version), Preprocessing(SIDE, 1.0, "bilinear", (0.5,) * 3, (0.5,) * 3, "uint8")  # type: ignore[arg-type]
     onnx, used = taking_pixels(tiny_onnx(), recipe), []

@@ -344,6 +344,7 @@ runpy.run_module("runtime.sweep", run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.once
 def test_for_real_interrupted_and_gone_on_with(small_model, tmp_path, monkeypatch):
     for name in ("first", "second"):
         path = artifact_path(name, "fp32", tmp_path / "artifacts")
