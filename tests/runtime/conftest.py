@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Dict, Optional, Set
 
+import numpy as np
 import pytest
 
 from runtime.artifacts.artifact import read_artifact, sealed
@@ -40,7 +41,8 @@ def model(artifacts: Path) -> Path:
 @pytest.fixture(scope="session")
 def small_artifacts(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder like `artifacts`, where lite0's metadata stand over the few layers of small_network: for tests that need an
-    artifact, and not lite0's own answers. It is opened and run in milliseconds. The precision is in the metadata alone."""
+    artifact, and not lite0's own answers. It is opened and run in milliseconds. FP16 is FP32 with
+    rounded weights; other precisions are in the metadata alone."""
     folder = tmp_path_factory.mktemp("small")
     write_small(model, folder / "lite0", "fp32", "fp16")
     (folder / "latest").write_text("lite0\n")
@@ -59,7 +61,8 @@ def write_small(model: Path, folder: Path, *precisions: str) -> None:
     folder.mkdir()
     metadata = unsealed(model)[1]
     for precision in precisions:
-        (folder / f"lite0.{precision}.onnx").write_bytes(sealed(small_network(), precision, metadata)[0])
+        graph = small_network(rounded=np.float16 if precision == "fp16" else np.float32)
+        (folder / f"lite0.{precision}.onnx").write_bytes(sealed(graph, precision, metadata)[0])
 
 
 @pytest.fixture(scope="session")

@@ -115,9 +115,7 @@ def test_what_can_not_be_meant_is_an_error(lite0, tmp_path, files, sentence):
 
 
 @pytest.mark.smoke
-def test_figures_and_images_that_can_not_be_read(folder, tmp_path, monkeypatch):
-    """On lite0 itself, whose FP16 answers are not FP32's."""
-    monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(folder))
+def test_figures_and_images_that_can_not_be_read(evaluate, tmp_path):
     for i in range(6):
         shutil.copy(str(PICTURES / "corgi.jpg"), str(tmp_path / f"corgi{i}.jpg"))
     shutil.copy(str(PICTURES / "lighthouse.jpg"), str(tmp_path / "light.jpg"))

@@ -146,9 +146,12 @@ def tiny_onnx(side: int = 4, classes: int = 5, output: Any = np.float32) -> byte
     return message((1, 8), (7, graph), (8, message((1, ""), (2, 17))))
 
 
-def small_network(side: int = 224, classes: int = 1000, red: int = 264, blue: int = 437) -> bytes:
+def small_network(
+    side: int = 224, classes: int = 1000, red: int = 264, blue: int = 437, rounded: Any = np.float32
+) -> bytes:
     """A model images float32 [N, 3, side, side] -> logits [N, classes] of two convolutions and a dense layer. Class `red` is
-    right for an image that is redder than it is blue, as the corgi of tests/data, and `blue` for one like the lighthouse."""
+    right for an image that is redder than it is blue, as the corgi of tests/data, and `blue` for one like the lighthouse. The
+    dense layer's weights are `rounded` to what that type can hold."""
     random = np.random.default_rng(0)
     stem = np.zeros((8, 3, 8, 8), np.float32)  # the first three channels are the means of patches
     stem[range(3), range(3)] = 1 / 64
@@ -156,7 +159,8 @@ def small_network(side: int = 224, classes: int = 1000, red: int = 264, blue: in
     project = np.eye(8, dtype=np.float32).reshape(8, 8, 1, 1)
     weights = random.standard_normal((8, classes)).astype(np.float32)
     weights[:, [red, blue]] = 0
-    weights[[0, 2], red], weights[[0, 2], blue] = (80, -80), (-80, 80)
+    weights[[0, 2], red], weights[[0, 2], blue] = (79.97, -79.97), (-79.97, 79.97)  # not in FP16
+    weights = weights.astype(rounded).astype(np.float32)
     biases = np.zeros(classes, np.float32)
     biases[[red, blue]] = -5, 5
     strides = message((1, "strides"), (8, 8), (8, 8), (20, 7))
