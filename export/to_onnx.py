@@ -13,7 +13,7 @@ import onnxsim
 import torch
 
 from models.heads import maps, with_head
-from models.network import EfficientNet, fix_padding, weightless
+from models.network import EfficientNet, fix_padding, strided
 from runtime.artifacts.facts import CLASSIFIER, EMBEDDING, FEATURES, Output
 
 OPSET = 17  # the one that TensorRT 8.5 to 11 all read
@@ -44,9 +44,9 @@ def trace(network: EfficientNet, resolution: int, head: str = CLASSIFIER) -> onn
     for dimension in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         dimension.dim_value = resolution
     if head == FEATURES:
-        found = with_head(weightless(network), head)(torch.empty(1, 3, resolution, resolution, device="meta"))
-        for output, tensor in zip(model.graph.output, found, strict=True):
-            for dimension, size in zip(output.type.tensor_type.shape.dim[1:], tensor.shape[1:], strict=True):
+        for output, each in zip(model.graph.output, maps(network.variant), strict=True):
+            side = strided(resolution, each.stride)
+            for dimension, size in zip(output.type.tensor_type.shape.dim[1:], (each.channels, side, side), strict=True):
                 dimension.Clear()
                 dimension.dim_value = size
     del model.graph.value_info[:]  # shapes at the size of tracing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -90,19 +90,9 @@ def settle(network: EfficientNet, images: Tensor) -> None:
 
 def fix_padding(network: EfficientNet, resolution: int) -> None:
     """Settles "same" padding for inputs of `resolution` px, so that the network can be traced at any other size."""
-    twin = weightless(network)
-    convolutions = {name: module for name, module in network.named_modules() if isinstance(module, Convolution)}
-
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            height, width = inputs[0].shape[-2:]
-            convolutions[name].pads = convolutions[name].same_pads(height, width)
-
-        return hook
-
-    for name in convolutions:
-        twin.get_submodule(name).register_forward_pre_hook(note(name))
-    twin(torch.empty(1, 3, resolution, resolution, device="meta"))
+    for module, side in _sides(network, resolution):
+        if isinstance(module, Convolution):
+            module.pads = module.same_pads(side, side)
 
 
 def macs_of(
@@ -112,28 +102,30 @@ def macs_of(
 
     `part`: gives that of a network which is counted alone.
     """
-    twin = weightless(network)
-    for module in twin.modules():
-        if isinstance(module, ConvNorm):
-            module.register_module("norm", nn.Identity())  # BatchNorm takes most of the time on meta
-    counted, total = part(twin), 0
-
-    def count(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        total += output.numel() * module.get_parameter("weight")[0].numel()
-
-    for module in counted.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(count)
-    counted(torch.empty(1, 3, resolution, resolution, device="meta"))
+    total = 0
+    for module, side in _sides(part(network), resolution):
+        # The others, of squeeze-and-excitation and the classifier, see a map's means.
+        after = strided(side, module.stride[0]) if isinstance(module, Convolution) else 1
+        total += module.get_parameter("weight").numel() * after * after
     return total
 
 
-def weightless(network: EfficientNet) -> EfficientNet:
-    """A copy on the meta device: it has shapes and no numbers, so running it costs nothing at any size."""
-    padding = "same" if network.stem.conv.asymmetric else "symmetric"
-    with torch.device("meta"):
-        return EfficientNet(network.variant, network.classifier.out_features, padding).eval()
+def _sides(network: nn.Module, resolution: int) -> Iterator[tuple[nn.Module, int]]:
+    """Each convolution and the classifier, in the order in which an image passes them, and the side of the map that it gets.
+
+    Reckoned: to see it on the meta device, torch would import its compiler, which takes seconds.
+    """
+    side = resolution
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            yield module, side
+        if isinstance(module, Convolution):
+            side = strided(side, module.stride[0])
+
+
+def strided(side: int, stride: int) -> int:
+    """The side of a convolution's output, with either padding."""
+    return -(-side // stride)
 
 
 def tensors_sha256(network: nn.Module) -> str:
