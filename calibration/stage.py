@@ -27,7 +27,6 @@ from calibration.report.page import write_report
 from calibration.report.result import Result, summary
 from calibration.report.speed import Speed, measure_speed
 from calibration.run import Run, told
-from calibration.search.fitting import damages_of, fitted
 from calibration.search.predicted import shares, time_in_float
 from calibration.search.sensitivity import Measured, Move, measured, moves, point_of, search
 from export.cost import GENERATIONS, fact
@@ -129,6 +128,8 @@ def calibrate(
 
     Raises UserError if the network or its output is not finite; nothing is written then.
     """
+    from calibration.search.fitting import damages_of, fitted  # torch: seconds that no mistake should cost
+
     began, artifact, training = time.perf_counter(), request.artifact, request.training
     searched = training is None and request.placement == SEARCH
     budget = request.budget or (DEFAULT_BUDGETS[request.target] if searched else Budget())

@@ -6,10 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from models.checkpoints import known_checkpoints
-from models.network import EfficientNet, macs_of, parameters
 from models.variants import VARIANTS
 from models.weights import find_weights
 from runtime.command import run
@@ -34,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*(name for name in VARIANTS if _at_hand(name)), sep="\n")
         return 0
     device = device_named(options.device) if options.device else None
+    import torch  # seconds
+
+    from models.network import EfficientNet, macs_of, parameters
+
     if device:
         from export.bound import graph_of  # torch, onnx: seconds
     if options.chart:

@@ -62,7 +62,7 @@ def test_the_familys_table_shows_each_row_as_it_is_counted(
     import models.__main__ as family
 
     counted = mock.Mock(side_effect=[386e6, 687e6, KeyboardInterrupt])
-    monkeypatch.setattr(family, "macs_of", counted)
+    monkeypatch.setattr("models.network.macs_of", counted)
     with pytest.raises(KeyboardInterrupt):
         family.main([])
     shown = capsys.readouterr().out.splitlines()
