@@ -1,6 +1,6 @@
 """Accuracy of networks with real weights, measured for tests/accuracy.tsv: python -m tests.accuracy [lite0 b0 ...] [--all]
 
-Prints the table's rows as they are now: of 100 images and INT8 with the first ranges of 48 images (`make test` judges those), or
+Prints the table's rows as they are now: of 40 images and INT8 with the first ranges of 16 images (`make test` judges those), or
 with --all of 500 images and INT8 as `make calibrate` makes it of 256 (`make test-long`). Needs EFFICIENTNET_TEST_DATA.
 """
 
@@ -27,7 +27,8 @@ from runtime.artifacts.artifact import Artifact, artifact_path, artifacts_folder
 
 TABLE = Path(__file__).with_name("accuracy.tsv")
 FIGURES = ("top1", "agreement", "sqnr_db", "logit")
-QUICK, WHOLE = "first ranges of 48", "calibrated on 256"  # how INT8 was made
+QUICK, WHOLE = "first ranges of 16", "calibrated on 256"  # how INT8 was made
+JUDGED_ON = {QUICK: 40, WHOLE: 500}  # images
 
 
 @dataclass(frozen=True)
@@ -66,32 +67,33 @@ def pick(folder: Path, artifact: Artifact, count: int) -> CalibrationImages:
 
 def judged(artifact: Artifact, images: Path, made: str, graph: onnx.ModelProto) -> list[Judged]:
     """FP32 and FP16 through the runtime, and the INT8 `graph`, computed as its Q/DQ nodes say: on 500 images where it is
-    calibrated as a user's is, else on 100."""
+    calibrated as a user's is, else on 40."""
     name = artifact.variant
-    judging = pick(images / "evaluation", artifact, 500 if made == WHOLE else 100)
+    judging = pick(images / "evaluation", artifact, JUDGED_ON[made])
     labels = judging.labels
     assert labels is not None
     files = [images / "evaluation" / file for file in judging.names]
     logits = {}
     for precision in ("fp32", "fp16"):
-        with Classifier(artifact.path.with_name(f"{name}.{precision}.onnx")) as network:
+        path = artifact.path.with_name(f"{name}.{precision}.onnx")
+        with Classifier(path, backend="onnxruntime", threads=1) as network:  # the same on every machine
             parts = [network.logits(network.preprocess(files[i : i + 10])) for i in range(0, len(files), 10)]
         logits[precision] = np.concatenate(parts)
-    logits["int8"] = simulate(graph, judging.batches())
+    logits["int8"] = simulate(graph, judging.batches(), 1)
     how = {"int8": made}
     return [Judged(name, p, how.get(p, "exported"), found, logits["fp32"], labels) for p, found in logits.items()]
 
 
 def int8(artifact: Artifact, images: Path, made: str, folder: Path) -> onnx.ModelProto:
-    """QUICK: the input of every layer in INT8 with the ranges of the first pass, a quarter of a minute's work. WHOLE: as `make
+    """QUICK: the input of every layer in INT8 with the ranges of the first pass, some seconds' work. WHOLE: as `make
     calibrate` gives it; taken from `folder` if it lies there."""
     if made == WHOLE:
         path = artifact_path(artifact.variant, "int8", folder)
         if not path.is_file():
             calibrate(Request(artifact, pick(images / "calibration", artifact, 256)), folder)
         return onnx.load(path)
-    network, calibration = read_network(artifact), pick(images / "calibration", artifact, 48)
-    prepared = prepare(network, calibration.batches)
+    network, calibration = read_network(artifact), pick(images / "calibration", artifact, 16)
+    prepared = prepare(network, calibration.batches, 1)
     return quantised_graph(network, prepared.layers, prepared.identities, ())
 
 

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from calibration.search.sensitivity import simulate
 from export.__main__ import main as export
 from runtime.artifacts.artifact import Artifact, artifact_path, read_artifact
-from tests.accuracy import QUICK, WHOLE, Judged, differences, int8, judged, pick, read_table
+from tests.accuracy import JUDGED_ON, QUICK, WHOLE, Judged, differences, int8, judged, pick, read_table
 from tests.in_process import called
 
 TABLE = read_table()
@@ -72,13 +72,13 @@ def networks(count: str) -> list[str]:
     return list(dict.fromkeys(row["network"] for row in TABLE if row["images"] == count))
 
 
-@pytest.mark.parametrize("name", networks("100"))
-def test_100_images(name: str, folder: Path) -> None:
+@pytest.mark.parametrize("name", networks("40"))
+def test_40_images(name: str, folder: Path) -> None:
     expected, graph = judge(name, folder, QUICK)
     if name != FAULTY:
         return
-    batches = pick(images() / "evaluation", exported(name, folder), 100).batches()
-    logits = simulate(off_by_a_percent(graph), batches)
+    batches = pick(images() / "evaluation", exported(name, folder), JUDGED_ON[QUICK]).batches()
+    logits = simulate(off_by_a_percent(graph), batches, 1)
     wrong = Judged(name, "int8", QUICK, logits, expected[0].logits, expected[0].labels)
     row = next(row for row in TABLE if row_of(wrong) == [row["network"], row["precision"], row["made"], row["images"]])
     said = differences(row, wrong.figures())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Dict, Iterator, List, Set
 
@@ -90,6 +91,7 @@ def test_no_circles() -> None:
         visit(module, [])
 
 
+@lru_cache(maxsize=None)
 def names_in(path: Path) -> Set[str]:
     """What a module defines or imports, at its top or under an `if` or `try` there."""
     found: Set[str] = set()
