@@ -25,11 +25,13 @@ from export.pixels import with_pixels
 from export.to_onnx import simplify, trace
 from models.network import EfficientNet
 from models.variants import VARIANTS
+from runtime import engine as command
 from runtime.backends.tensorrt.build import BuildError, build
 from runtime.backends.tensorrt.generations import generation
 from runtime.backends.tensorrt.manifest import read_manifest
 from runtime.backends.tensorrt.options import Batch, BuildOptions
 from tests.calibration.small_network import PREPROCESSING, SIDE, small_model
+from tests.in_process import called
 from tests.interruptible import interruptible
 from tests.runtime.artifacts.onnx_bytes import taking_pixels
 
@@ -43,7 +45,7 @@ def exported(name: str) -> onnx.ModelProto:
     return simplify(trace(EfficientNet(variant).eval(), variant.resolution))
 
 
-@pytest.fixture(scope="module", params=["b0", "b4"])
+@pytest.fixture(scope="module", params=["b0", pytest.param("b4", marks=pytest.mark.long)])
 def graphs(request: pytest.FixtureRequest) -> dict[str, bytes]:
     """The three artifacts' graphs by precision."""
     fp32 = exported(request.param)
@@ -56,12 +58,23 @@ def graphs(request: pytest.FixtureRequest) -> dict[str, bytes]:
     return {precision: model.SerializeToString() for precision, model in models.items()}
 
 
-@pytest.mark.parametrize("target", ["sm_86", "sm_89", "sm_120"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(
+    ("precision", "target"),
+    [
+        *((precision, "sm_89") for precision in ("fp32", "fp16", "int8")),
+        *(("int8", target) for target in ("sm_86", "sm_120")),  # whose kernels differ most
+        *(
+            pytest.param(precision, target, marks=pytest.mark.long)
+            for precision in ("fp32", "fp16")
+            for target in ("sm_86", "sm_120")
+        ),
+    ],
+)
 def test_builds(graphs: dict[str, bytes], precision: str, target: str) -> None:
+    phases = set()
     options = BuildOptions(precision, BATCH, opt_level=0, target=target)
-    built = build(trt, ROW, graphs[precision], options)
-    assert len(built.engine) > 0.5 * min(map(len, graphs.values()))
+    built = build(trt, ROW, graphs[precision], options, progress=lambda phase, *_: phases.add(phase))
+    assert len(built.engine) > 0.5 * min(map(len, graphs.values())) and len(phases) > 3
 
 
 def test_maps_of_features_build() -> None:
@@ -78,12 +91,10 @@ def test_maps_of_features_build() -> None:
     assert len(built.engine) > 0.5 * len(graph)
 
 
+@pytest.mark.long
 def test_b7_builds() -> None:
-    phases = set()
     options = BuildOptions("fp16", BATCH, opt_level=0, target="sm_89")
-    graph = to_fp16(exported("b7")).SerializeToString()
-    built = build(trt, ROW, graph, options, progress=lambda phase, *_: phases.add(phase))
-    assert len(built.engine) > 100e6 and len(phases) > 3
+    assert len(build(trt, ROW, to_fp16(exported("b7")).SerializeToString(), options).engine) > 100e6
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +155,6 @@ def test_a_missing_profile_comes_out_in_words(lite0: bytes, monkeypatch: pytest.
     assert "no profile was given" in refusal(lite0)
 
 
-def engine(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "runtime.engine", "--variant", "lite0", "--artifacts", str(folder), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "lite0").mkdir()
@@ -159,15 +165,18 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_command_builds_once_and_tells_what(folder: Path) -> None:
     arguments = ["--precision", "fp16", "--target", "sm_89", "--batch", "1,4,8", "--workspace", "256M"]
-    first = engine(folder, *arguments)
+    words = [sys.executable, "-m", "runtime.engine", "--variant", "lite0", "--artifacts", str(folder), *arguments]
+    first = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert first.returncode == 0, first.stderr
     path = folder / "lite0" / "lite0.fp16.rtx-sm89.engine"
     made = read_manifest(path)
     assert made.options.batch == Batch(1, 4, 8) and made.onnx == "lite0.fp16.onnx" and made.peak_memory > 50e6
     assert str(path) in first.stdout and "has not run it" in first.stdout
     written = path.stat().st_mtime_ns
-    assert "up to date" in engine(folder, *arguments).stdout and path.stat().st_mtime_ns == written
-    assert "up to date" not in engine(folder, *arguments[:-2]).stdout  # other options, another engine
+    given = ("--variant", "lite0", "--artifacts", folder, *arguments)
+    assert "up to date" in called(command.main, *given).out and path.stat().st_mtime_ns == written
+    again = called(command.main, *given[:-2])  # other options, another engine
+    assert again.status == 0 and "up to date" not in again.out
     assert sorted(p.name for p in (folder / "lite0").glob("*engine*")) == [path.name, path.name + ".json"]
 
 
@@ -183,15 +192,15 @@ def test_the_command_builds_once_and_tells_what(folder: Path) -> None:
     ],
 )
 def test_a_wrong_wish_is_a_sentence(folder: Path, arguments: list[str], reason: str) -> None:
-    done = engine(folder, *arguments)
-    assert done.returncode == 2 and reason in done.stderr and "Traceback" not in done.stderr
+    done = called(command.main, "--variant", "lite0", "--artifacts", folder, *arguments)
+    assert done.status == 2 and reason in done.err
     assert not list(folder.glob("*/*engine*"))
 
 
 def test_ctrl_c_stops_the_build_and_leaves_nothing(folder: Path) -> None:
-    command = [sys.executable, "-m", "runtime.engine", "--variant", "lite0", "--artifacts", str(folder)]
+    words = [sys.executable, "-m", "runtime.engine", "--variant", "lite0", "--artifacts", str(folder)]
     process = subprocess.Popen(
-        [*command, "--target", "sm_89", "--opt-level", "5"], preexec_fn=interruptible, stderr=subprocess.PIPE, text=True
+        [*words, "--target", "sm_89", "--opt-level", "5"], preexec_fn=interruptible, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not child_of(process.pid):

@@ -62,7 +62,7 @@ def folder(artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for file in artifacts.glob("small/*.onnx"):
         (tmp_path / "small" / file.name).symlink_to(file)
     monkeypatch.setattr(compare, "WARM", 1)
-    monkeypatch.setattr(compare, "ROUNDS", 40)  # the fake runs real networks on the CPU
+    monkeypatch.setattr(compare, "ROUNDS", 12)  # the fake runs real networks on the CPU
     monkeypatch.setenv("EFFICIENTNET_ARTIFACTS", str(tmp_path))
     return tmp_path
 
