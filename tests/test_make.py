@@ -96,17 +96,27 @@ def test_a_help_line_names_every_variable_that_its_recipe_passes_on() -> None:
     assert seen > 80
 
 
-TYPED = ["it's mine", "two  spaces", "a$b", "c#d", '"quoted"', "back\\slash", "`date`", "$(date)", "ü; rm -rf x"]
+TYPED = {
+    "DATA": "it's mine",
+    "OUT": "two  spaces",
+    "NEAREST": "a$b",
+    "SHEET": "c#d",
+    "CALIB": '"quoted"',
+    "IMAGES": "back\\slash",
+    "JSON": "`date`",
+    "NAME": "$(date)",
+    "WEIGHTS": "ü; rm -rf x",
+}
 
 
-@pytest.mark.parametrize("value", TYPED)
-def test_a_value_reaches_the_command_as_it_was_typed(value: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["echoed", "echoed-below"])
+def test_a_value_reaches_the_command_as_it_was_typed(target: str, tmp_path: Path) -> None:
     """Through one make and through the make that it starts."""
     shutil.copy(REPOSITORY / "Makefile", tmp_path)
     shutil.copy(REPOSITORY / "make_variables.py", tmp_path)
     with open(tmp_path / "Makefile", "a") as file:
-        file.write("\nechoed:\n\t@printf '%s\\n' $(call options,DATA)\n")
+        file.write(f"\nechoed:\n\t@printf '%s\\n' $(call options,{' '.join(TYPED)})\n")
         file.write("\nechoed-below:\n\t@$(MAKE) echoed\n")
-    for target in ("echoed", "echoed-below"):
-        done = make(target, f"DATA={value}", folder=tmp_path)
-        assert done.stdout.splitlines()[-2:] == ["--data", value], done.stderr
+    done = make(target, *(f"{name}={value}" for name, value in TYPED.items()), folder=tmp_path)
+    expected = [word for name, value in TYPED.items() for word in (f"--{name.lower()}", value)]
+    assert done.stdout.splitlines()[-len(expected) :] == expected, done.stderr

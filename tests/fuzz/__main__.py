@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from runtime.command import run
@@ -34,7 +35,7 @@ def main() -> int:
         for kind in kinds
     ]
     outcomes = {kind: Outcome() for kind in kinds}
-    with ProcessPoolExecutor(options.processes) as pool:
+    with ProcessPoolExecutor(options.processes, get_context("fork")) as pool:
         work = [(kind, pool.submit(fuzz, kind, seeds, KEPT, until)) for kind, seeds in pieces]
         for kind, future in work:
             found, whole = future.result(), outcomes[kind]

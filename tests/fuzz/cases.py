@@ -268,6 +268,7 @@ def state() -> dict[str, torch.Tensor]:
     return EfficientNet(SMALL, classes=3).state_dict()
 
 
+@lru_cache(None)
 def torch_files() -> list[bytes]:
     files = []
     for held in (

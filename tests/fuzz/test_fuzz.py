@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,23 +16,22 @@ from runtime.errors import UserError
 from tests.fuzz import cases
 from tests.fuzz.running import content_of
 from tests.fuzz.targets import KINDS, data_set, label_file, manifest, onnx_file
+from tests.warm import command
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 COUNT = 40  # cases of each kind
 # too_slow: a second in which the machine stood still, or letters were put in order for the first time in a checkout.
 excused = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-few = settings(max_examples=100, deadline=None, suppress_health_check=excused, derandomize=True)
+few = settings(max_examples=40, deadline=None, suppress_health_check=excused, derandomize=True)
 
 
 def test_damaged_files_of_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
     """In a process that has no threads yet: its children fork."""
-    command = [sys.executable, "-m", "tests.fuzz", "--count", str(COUNT), "--processes", "2"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=1800, cwd=REPOSITORY)
+    ended = command("tests.fuzz", "--count", COUNT, "--processes", 2)
     with capsys.disabled():
-        print("\nfuzz: " + ended.stdout.strip().rpartition("\n")[2])
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert f"tried {COUNT * len(KINDS):,}, crashed 0" in ended.stdout
-    read = {line.split()[0]: int(line.split()[2].replace(",", "")) for line in ended.stdout.splitlines()[1:-1]}
+        print("\nfuzz: " + ended.text.strip().rpartition("\n")[2])
+    assert ended.status == 0, ended.text
+    assert f"tried {COUNT * len(KINDS):,}, crashed 0" in ended.text
+    read = {line.split()[0]: int(line.split()[2].replace(",", "")) for line in ended.text.splitlines()[1:-1]}
     assert all(read[kind] for kind in KINDS), read  # or the whole files would not even come through
 
 
@@ -54,21 +51,10 @@ FAULTS = {
 
 def test_what_should_not_happen_is_seen_and_kept(tmp_path: Path) -> None:
     """The fuzzer itself: a target with a fault in some of the cases."""
-    program = (
-        "import pathlib, sys; from tests.fuzz import cases, running, targets\n"
-        "running.SECONDS = 0.5\n"
-        "for i, fault in enumerate(sys.argv[2:]):\n"
-        "    def target(content, folder):\n"
-        "        if len(content) % 3 == 0: exec(fault)\n"
-        "    targets.KINDS['labels'] = targets.Kind(cases.label_files, target)\n"
-        "    found = running.fuzz('labels', range(8), pathlib.Path(sys.argv[1]) / str(i))\n"
-        "    print(sum(found.failures.values()), found.tried, len(found.kept), *found.failures)\n"
-    )
     expected = [seed for seed in range(8) if len(content_of("labels", seed)) % 3 == 0]
     assert expected
-    command = [sys.executable, "-c", program, str(tmp_path), *FAULTS]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=REPOSITORY)
-    for i, (line, what) in enumerate(zip(ended.stdout.splitlines(), FAULTS.values(), strict=True)):
+    ended = command("tests.fuzz.faulty", tmp_path, *FAULTS)
+    for i, (line, what) in enumerate(zip(ended.text.splitlines(), FAULTS.values(), strict=True)):
         failed, count, kept, words = line.split(maxsplit=3)
         assert (int(failed), int(count), int(kept)) == (len(expected), 8, min(3, len(expected))) and what in words, line
         for path in (tmp_path / str(i)).iterdir():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -15,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.kill.trials import REPOSITORY, STAGES, litter, start, trials, whole
+from tests.warm import command
 
-KILLS = {"export": 2, "calibrate": 5, "engine": 5, "sweep": 2}
+KILLS = {"export": 1, "calibrate": 4, "engine": 4, "sweep": 2}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -124,20 +124,9 @@ def test_a_limit_on_the_size_of_files_is_a_sentence_too(size: int, sentence: str
     target = folder / STAGES["calibrate"].files[0]
     target.write_bytes(b"the old one")
     module, *arguments = STAGES["calibrate"].words(folder)
-
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    ended = subprocess.run(
-        [sys.executable, "-m", str(module), *map(str, arguments)],
-        preexec_fn=limited,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        cwd=REPOSITORY,
-    )
-    assert ended.returncode != 0 and "Traceback" not in ended.stderr, ended.stderr
-    assert re.search(sentence, ended.stderr)
+    ended = command("tests.kill.limited", size, module, *arguments)
+    assert ended.status > 0 and "Traceback" not in ended.text, ended.text
+    assert re.search(sentence, ended.text)
     assert target.read_bytes() == b"the old one" and not litter(folder)
 
 
