@@ -1,6 +1,6 @@
 """Accuracy of networks with real weights, measured for tests/accuracy.tsv: python -m tests.accuracy [lite0 b0 ...] [--all]
 
-Prints the table's rows as they are now: of 40 images and INT8 with the first ranges of 16 images (`make test` judges those), or
+Prints the table's rows as they are now: of 24 images and INT8 with the first ranges of 16 images (`make test` judges those), or
 with --all of 500 images and INT8 as `make calibrate` makes it of 256 (`make test-long`). Needs EFFICIENTNET_TEST_DATA.
 """
 
@@ -28,7 +28,7 @@ from runtime.artifacts.artifact import Artifact, artifact_path, artifacts_folder
 TABLE = Path(__file__).with_name("accuracy.tsv")
 FIGURES = ("top1", "agreement", "sqnr_db", "logit")
 QUICK, WHOLE = "first ranges of 16", "calibrated on 256"  # how INT8 was made
-JUDGED_ON = {QUICK: 40, WHOLE: 500}  # images
+JUDGED_ON = {QUICK: 24, WHOLE: 500}  # images
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def pick(folder: Path, artifact: Artifact, count: int) -> CalibrationImages:
 
 def judged(artifact: Artifact, images: Path, made: str, graph: onnx.ModelProto) -> list[Judged]:
     """FP32 and FP16 through the runtime, and the INT8 `graph`, computed as its Q/DQ nodes say: on 500 images where it is
-    calibrated as a user's is, else on 40."""
+    calibrated as a user's is, else on 24."""
     name = artifact.variant
     judging = pick(images / "evaluation", artifact, JUDGED_ON[made])
     labels = judging.labels

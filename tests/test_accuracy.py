@@ -72,8 +72,8 @@ def networks(count: str) -> list[str]:
     return list(dict.fromkeys(row["network"] for row in TABLE if row["images"] == count))
 
 
-@pytest.mark.parametrize("name", networks("40"))
-def test_40_images(name: str, folder: Path) -> None:
+@pytest.mark.parametrize("name", networks("24"))
+def test_24_images(name: str, folder: Path) -> None:
     expected, graph = judge(name, folder, QUICK)
     if name != FAULTY:
         return

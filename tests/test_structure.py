@@ -92,10 +92,15 @@ def test_no_circles() -> None:
 
 
 @lru_cache(maxsize=None)
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@lru_cache(maxsize=None)
 def names_in(path: Path) -> Set[str]:
     """What a module defines or imports, at its top or under an `if` or `try` there."""
     found: Set[str] = set()
-    todo: List[ast.AST] = list(ast.parse(path.read_text()).body)
+    todo: List[ast.AST] = list(parsed(path).body)
     while todo:
         node = todo.pop()
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -115,7 +120,7 @@ def test_what_tests_and_benchmarks_import_is_there() -> None:
     """Benchmarks run on request only, and would be found broken a month later."""
     known = {**MODULES, **{module_name(path): path for path in SCRIPTS}}
     for path in SCRIPTS:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.ImportFrom) and node.module in known and not node.level:
                 there = names_in(known[node.module])
                 face = {"__getattr__"} <= there  # hands on the names of others

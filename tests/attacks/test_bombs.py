@@ -142,7 +142,7 @@ def test_refused_at_small_cost(name: str, exact: bool, bombs: Path) -> None:
 
 
 def test_all_of_them_on_the_command_line(artifact: Artifact, bombs: Path) -> None:
-    arguments = ("--model", artifact.path, "--backend", "onnxruntime", "--max-seconds", "5")
+    arguments = ("--model", artifact.path, "--backend", "onnxruntime", "--max-seconds", "2")
     ended = command("runtime.infer", bombs, "tests/data/corgi.jpg", *arguments)
     assert ended.status == 1 and "Traceback" not in ended.text and "Warning" not in ended.text, ended.text
     assert len(BOMBS) - 1 <= ended.text.count("error: ") <= len(BOMBS)

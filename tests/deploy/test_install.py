@@ -26,10 +26,10 @@ def archive() -> Path:
     return bundle("lite0", "fp32", Path(folder).resolve())
 
 
-@pytest.fixture
-def python(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A python3 for the script: its -m venv gives an environment that has this one's packages, so that nothing is fetched."""
-    path = tmp_path / "python3"
+    path = tmp_path_factory.mktemp("python") / "python3"
     path.write_text(
         f"""#!/bin/sh
 if [ "$1 $2" != "-m venv" ]; then exec {sys.executable} "$@"; fi
@@ -45,6 +45,21 @@ def install(archive: Path, folder: Path, python: Path) -> subprocess.CompletedPr
     environment = {"PATH": os.environ["PATH"], "PYTHON": str(python)}
     command = ["sh", str(ROOT / "deploy" / "install.sh"), str(archive), str(folder)]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def first(archive: Path, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("first") / "opt"
+    done = install(archive, folder, python)
+    assert done.returncode == 0, done.stderr
+    assert "no TensorRT here: onnxruntime on the processor" in done.stdout
+    return folder
+
+
+@pytest.fixture
+def folder(first: Path, tmp_path: Path) -> Path:
+    """Where the bundle is installed."""
+    return shutil.copytree(first, tmp_path / "opt", symlinks=True)
 
 
 def recognised(folder: Path) -> str:
@@ -63,11 +78,9 @@ def another(archive: Path, folder: Path) -> Path:
     return path
 
 
-def test_a_bundle_is_installed_updated_and_rolled_back(archive: Path, python: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "opt"
-    done = install(archive, folder, python)
-    assert done.returncode == 0, done.stderr
-    assert "no TensorRT here: onnxruntime on the processor" in done.stdout
+def test_a_bundle_is_installed_updated_and_rolled_back(
+    archive: Path, python: Path, folder: Path, tmp_path: Path
+) -> None:
     first = "lite0.fp32-" + hashlib.sha256(archive.read_bytes()).hexdigest()[:8]
     assert os.readlink(folder / "current") == first and not (folder / "previous").exists()
     assert "Cardigan" in recognised(folder)
@@ -82,9 +95,7 @@ def test_a_bundle_is_installed_updated_and_rolled_back(archive: Path, python: Pa
     assert os.readlink(folder / "current") == first and "Cardigan" in recognised(folder)
 
 
-def test_a_damaged_bundle_changes_nothing(archive: Path, python: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "opt"
-    assert install(archive, folder, python).returncode == 0
+def test_a_damaged_bundle_changes_nothing(archive: Path, python: Path, folder: Path, tmp_path: Path) -> None:
     before = os.readlink(folder / "current")
     unpacked = tmp_path / "unpacked"
     unpacked.mkdir()
