@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ from models.variants import VARIANTS
 from runtime.artifacts.artifact import read_artifact
 from runtime.artifacts.onnx_metadata import verify
 from runtime.errors import UserError
-from tests.interruptible import interruptible
+from tests.models.tiny import TINY
+from tests.warm import Command
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ("--variant", "b0", "--weights", "random", "--resolution", "64")
@@ -137,22 +140,14 @@ def test_interrupting_leaves_the_old_files_whole(small, tmp_path):
     """A forced export over an existing one, stopped by Ctrl-C; tests/kill kills it at random moments."""
     folder = tmp_path / "a"
     shutil.copytree(small, folder)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "export", *SMALL, "--force", "--artifacts", str(folder)],
-        cwd=REPOSITORY,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=interruptible,
-    )
-    assert process.stderr is not None
-    before = iter(process.stderr.readline, "")
-    assert any("b0: tracing" in line for line in before)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=300)
-    assert "Traceback" not in said
-    assert process.returncode == 130, said
+    command, deadline = Command("export", *SMALL, "--force", "--artifacts", folder), time.monotonic() + 300
+    while b"b0: tracing" not in command.output.read_bytes():
+        assert command.process.is_alive() and time.monotonic() < deadline, command.output.read_bytes()
+        time.sleep(0.02)
+    os.kill(command.process.pid, signal.SIGINT)
+    ended = command.wait(300)
+    assert "Traceback" not in ended.text
+    assert ended.status == 130, ended.text
     for path in folder.rglob("*.onnx"):
         verify(path)
         read_artifact(path)
@@ -177,7 +172,7 @@ def test_a_failed_gate_writes_nothing_and_says_where(monkeypatch, tmp_path):
 
     monkeypatch.setattr(export.to_onnx, "simplify", wrong)
     with pytest.raises(ParityError, match=r"simplified: .*part first in stages\.3\.0.*Nothing was written"):
-        export_stage(Request(VARIANTS["b0"], Weights(None, "random weights"), {"resolution": 64}), tmp_path)
+        export_stage(Request(TINY, Weights(None, "random weights"), {"resolution": 64}), tmp_path)
     assert not list(tmp_path.rglob("*"))
 
 
@@ -198,9 +193,7 @@ def test_what_does_not_fit_fp16_is_not_written(monkeypatch, tmp_path):
 
     monkeypatch.setattr("models.pretrained.load_pretrained", too_large)
     with pytest.raises(ParityError, match=r"FP16: .*part first in stages\.2\.0"):
-        export.stage.export(
-            export.stage.Request(VARIANTS["b0"], Weights(None, "random weights"), {"resolution": 64}), tmp_path
-        )
+        export.stage.export(export.stage.Request(TINY, Weights(None, "random weights"), {"resolution": 64}), tmp_path)
     assert not list(tmp_path.rglob("*"))
 
 
@@ -233,7 +226,8 @@ def test_a_folder_that_can_not_be_written_is_seen_before_the_work(tmp_path):
     assert not steps
 
 
-def test_own_classes_and_their_names(run_export, tmp_path):
+def test_own_classes_and_their_names(run_export, tmp_path, monkeypatch):
+    monkeypatch.setitem(VARIANTS, "b0", TINY)
     names = tmp_path / "names.txt"
     names.write_text("Löwenzahn\n蒲公英\nweed, other\n", encoding="utf-8")
     done = run_export(*SMALL, "--classes", "3", "--labels", names, "--artifacts", tmp_path / "a")
@@ -244,19 +238,18 @@ def test_own_classes_and_their_names(run_export, tmp_path):
     assert done.status == 2 and "2 lines for 3 classes" in done.err
 
 
-# The largest of their kind but one or two: what is special about them is in b7 and v2-s too.
-LARGE = ("b5", "b6", "v2-m", "v2-l")
+# Every kind of block, and the depth of 55 blocks, each of which adds to the rounding; the others show nothing new.
+SHOWN = {"lite1": VARIANTS["lite1"], "v2-b0": VARIANTS["v2-b0"], "deep": replace(VARIANTS["b7"], width=0.25)}
+LONG = [pytest.param(each, id=name, marks=pytest.mark.long) for name, each in VARIANTS.items() if name not in SHOWN]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long) if name in LARGE else name for name in VARIANTS]
-)
-def test_every_variant_exports_and_runs(tmp_path, name):
+@pytest.mark.parametrize("variant", [*(pytest.param(each, id=name) for name, each in SHOWN.items()), *LONG])
+def test_every_variant_exports_and_runs(tmp_path, variant):
     """At a small size, so that they fit into a test run; `make export WEIGHTS=random` does them at their own."""
     from export.stage import Request, export
     from models.weights import Weights
 
-    exported = export(Request(VARIANTS[name], Weights(None, "random weights"), {"resolution": 64}), tmp_path)
+    exported = export(Request(variant, Weights(None, "random weights"), {"resolution": 64}), tmp_path)
     session = onnxruntime.InferenceSession(str(exported.files["fp16"]), providers=["CPUExecutionProvider"])
     assert session.run(None, {"images": np.zeros((2, 3, 64, 64), np.float32)})[0].shape == (2, 1000)
 

@@ -6,15 +6,28 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from models.dead_leaves import dead_leaves
+
+
+@cache
+def weightless(build: Callable[..., nn.Module], *arguments: str) -> nn.Module:
+    """A network of theirs, of which only the layers count."""
+
+    def keep(tensor: Tensor, *_: object, **__: object) -> Tensor:
+        return tensor
+
+    with torch.device("meta"), mock.patch("torch.Tensor.normal_", keep), mock.patch("torch.Tensor.uniform_", keep):
+        return build(*arguments)  # torch takes a second to find out that there are no numbers to set
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from models.checkpoints import CHECKPOINTS, CONVENTIONS, HALF, IMAGENET, default
 from models.variants import VARIANTS
 from runtime.artifacts.variant_names import mentioned
 from runtime.images.preprocess import Preprocessing
+from tests.models.conftest import weightless
 
 TIMM = [row for row in CHECKPOINTS if row.name.startswith("timm/")]
 TORCHVISION = [row for row in CHECKPOINTS if row.name.startswith("torchvision/")]
@@ -53,8 +54,7 @@ def test_a_known_file_is_known_by_its_name(row):
 @cache
 def traits_of(build, *arguments):
     """("same" or "symmetric", epsilon) of a network of theirs."""
-    with torch.device("meta"):
-        network = build(*arguments)
+    network = weightless(build, *arguments)
     (eps,) = {module.eps for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)}
     strided = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d) and module.stride[0] > 1]
     (padding,) = {"same" if type(module).__name__ == "Conv2dSame" else "symmetric" for module in strided}

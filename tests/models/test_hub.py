@@ -73,23 +73,25 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[SimpleNamespace]:
-    """.ask(...) fetches in a process of its own, since the library reads its settings once; .stop() ends the server."""
+    """.ask(...) fetches, one after the other, in a process of its own, since the library reads its settings once; .stop() ends
+    the server."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.asked = []  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
 
-    def ask(given: str, **settings: str) -> dict[str, str]:
+    def ask(*given: str, **settings: str) -> list[dict[str, str]]:
         code = (
             "import sys, json; from models.hub import fetch; from runtime.errors import UserError\n"
-            "try: found = fetch(sys.argv[1]); print(json.dumps([str(found.path), *found[1:]]))\n"
-            "except UserError as error: print(json.dumps({'error': str(error)}))"
+            "for given in sys.argv[1:]:\n"
+            "    try: found = fetch(given); print(json.dumps([str(found.path), *found[1:]]))\n"
+            "    except UserError as error: print(json.dumps({'error': str(error)}))"
         )
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         environment |= {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1", **settings}
         # Not in time means that it asked again and again.
         done = subprocess.run(
-            [sys.executable, "-c", code, given],
+            [sys.executable, "-c", code, *given],
             cwd=ROOT,
             env=environment,
             capture_output=True,
@@ -97,8 +99,8 @@ def hub(tmp_path: Path) -> Iterator[SimpleNamespace]:
             timeout=40,
         )
         assert done.returncode == 0, done.stderr
-        said = json.loads(done.stdout)
-        return said if isinstance(said, dict) else OnHub(Path(said[0]), *said[1:])._asdict()
+        said = [json.loads(line) for line in done.stdout.splitlines()]
+        return [each if isinstance(each, dict) else OnHub(Path(each[0]), *each[1:])._asdict() for each in said]
 
     def stop() -> None:
         server.shutdown()
@@ -109,26 +111,27 @@ def hub(tmp_path: Path) -> Iterator[SimpleNamespace]:
 
 
 def test_the_commit_is_known_and_what_was_fetched_is_there_without_a_network(hub: SimpleNamespace) -> None:
-    found = hub.ask(f"hf-hub:{REPOSITORY}")
+    found, of_commit = hub.ask(f"hf-hub:{REPOSITORY}", f"hf-hub:{REPOSITORY}@{COMMIT}")
     assert found["path"].read_bytes() == FILES["model.safetensors"]
     assert found["path"].with_name("config.json").is_file()  # which states the preprocessing
     assert (found["repository"], found["revision"], found["licence"]) == (REPOSITORY, COMMIT, "apache-2.0")
-    assert hub.ask(f"hf-hub:{REPOSITORY}@{COMMIT}") == found
+    assert of_commit == found
     hub.stop()
-    assert hub.ask(f"hf-hub:{REPOSITORY}") == found
+    assert hub.ask(f"hf-hub:{REPOSITORY}") == [found]
 
 
 def test_what_cannot_be_had_is_a_sentence(hub: SimpleNamespace) -> None:
-    refused = hub.ask("hf-hub:somebody/pickled")["error"]
-    assert "no model.safetensors" in refused and "could run code" in refused
+    asked = ("somebody/pickled", "somebody/nothing", f"{REPOSITORY}@v9", "../secret")
+    pickled, nothing, revision, name = (each["error"] for each in hub.ask(*(f"hf-hub:{each}" for each in asked)))
+    assert "no model.safetensors" in pickled and "could run code" in pickled
     assert not any("pytorch_model.bin" in path for path in hub.asked)
-    assert "no repository somebody/nothing" in hub.ask("hf-hub:somebody/nothing")["error"]
-    assert "no revision 'v9'" in hub.ask(f"hf-hub:{REPOSITORY}@v9")["error"]
-    assert "hf-hub:OWNER/NAME" in hub.ask("hf-hub:../secret")["error"]
+    assert (
+        "no repository somebody/nothing" in nothing and "no revision 'v9'" in revision and "hf-hub:OWNER/NAME" in name
+    )
     hub.stop()
-    offline = hub.ask(f"hf-hub:{REPOSITORY}")["error"]
+    offline = hub.ask(f"hf-hub:{REPOSITORY}")[0]["error"]
     assert f"not reached ({hub.address}" in offline and "WEIGHTS=path" in offline
-    assert "HF_HUB_OFFLINE" in hub.ask(f"hf-hub:{REPOSITORY}", HF_HUB_OFFLINE="1")["error"]
+    assert "HF_HUB_OFFLINE" in hub.ask(f"hf-hub:{REPOSITORY}", HF_HUB_OFFLINE="1")[0]["error"]
 
 
 def test_a_known_repository_brings_its_row_and_its_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 from collections import OrderedDict, defaultdict
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,7 +29,8 @@ from models.weights import Weights
 from runtime.errors import UserError
 from runtime.images.preprocess import Preprocessing
 
-B0 = VARIANTS["b0"]
+# With ten blocks and twenty-three, and few weights.
+B0, B1 = (replace(VARIANTS[name], width=0.25, depth=depth) for name, depth in (("b0", 0.5), ("b1", 1.1)))
 
 
 @pytest.fixture(scope="module")
@@ -279,13 +281,11 @@ def test_config_json_counts_for_weights_of_any_name_that_are_alone(timms, tmp_pa
 
 
 def test_of_a_student_and_its_teacher_the_one_that_is_asked_for(timms, network, tmp_path):
-    larger = tensor_names(VARIANTS["b1"], "timm")
-    teacher = {
-        larger[name]: each for name, each in EfficientNet(VARIANTS["b1"], 7).state_dict().items() if name in larger
-    }
+    larger = tensor_names(B1, "timm")
+    teacher = {larger[name]: each for name, each in EfficientNet(B1, 7).state_dict().items() if name in larger}
     path = written(tmp_path / "kd.pth", {"student": timms, "teacher": teacher})
     assert same(load_pretrained(B0, Weights(path, "a file")).network, network)
-    found = load_pretrained(VARIANTS["b1"], Weights(path, "a file"))
+    found = load_pretrained(B1, Weights(path, "a file"))
     assert torch.equal(found.network.classifier.weight, teacher["classifier.weight"])
 
 
@@ -320,7 +320,7 @@ def test_a_classifier_in_a_sequential_or_as_a_convolution(timms, network, tmp_pa
         assert same(loaded(written(tmp_path / f"{name}.pth", {**timms, **last})), network), name
     no_bias = loaded(written(tmp_path / "no_bias.pth", {**timms, "classifier.2.weight": weights}))
     assert torch.equal(no_bias.classifier.weight, weights) and not no_bias.classifier.bias.any()
-    several = {"classifier.0.weight": torch.ones(9, 1280), "classifier.2.weight": torch.ones(7, 9)}
+    several = {"classifier.0.weight": torch.ones(9, 320), "classifier.2.weight": torch.ones(7, 9)}
     assert "several layers (classifier.0, classifier.2)" in error_of(
         written(tmp_path / "mlp.pth", {**timms, **several})
     )
@@ -346,18 +346,18 @@ def test_what_is_called_a_checkpoint_and_is_none(timms, tmp_path):
 
 
 def test_missing_extra_and_misshapen_tensors_are_named(timms, tmp_path):
-    del timms["blocks.2.1.se.conv_reduce.bias"]
-    timms["blocks.2.1.attention.weight"] = torch.zeros(3)
+    del timms["blocks.3.1.se.conv_reduce.bias"]
+    timms["blocks.3.1.attention.weight"] = torch.zeros(3)
     timms["bn2.weight"] = torch.ones(7)
     said = error_of(written(tmp_path / "b0.pth", timms))
     assert "does not fit b0" in said
-    assert "missing: blocks.2.1.se.conv_reduce.bias." in said
-    assert "extra: blocks.2.1.attention.weight." in said
-    assert "wrong shape: bn2.weight is [7], not [1280]" in said
+    assert "missing: blocks.3.1.se.conv_reduce.bias." in said
+    assert "extra: blocks.3.1.attention.weight." in said
+    assert "wrong shape: bn2.weight is [7], not [320]" in said
 
 
 def test_another_variants_checkpoint_is_told_in_a_few_names(timms, tmp_path):
-    said = error_of(written(tmp_path / "b0.pth", timms), VARIANTS["b1"])
+    said = error_of(written(tmp_path / "b0.pth", timms), B1)
     assert re.search(r"missing: blocks\.0\.1\.conv_dw\.weight, .* and \d+ more", said)
     assert "another variant" in said and len(said) < 600
 

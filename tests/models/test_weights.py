@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -151,7 +152,8 @@ def test_two_files_of_one_variant_are_not_chosen_between(machine, monkeypatch):
 def test_a_file_that_mentions_the_variant_must_fit(machine, monkeypatch):
     """Not passed over for the next place: the user put it there to be used."""
     set_folders(monkeypatch, machine.folders[0])
-    b1, names = EfficientNet(VARIANTS["b1"], 3), tensor_names(VARIANTS["b1"], "timm")
+    variant = replace(VARIANTS["b1"], width=0.25)
+    b1, names = EfficientNet(variant, 3), tensor_names(variant, "timm")
     path = put(machine.folders[0] / "efficientnet_b0.pth")
     torch.save({names[name]: tensor for name, tensor in b1.state_dict().items() if name in names}, path)
     put(machine.torch / known_checkpoints(B0)[0].file)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +23,10 @@ from models.reader import read_checkpoint
 from models.variants import VARIANTS
 from models.weights import Weights
 from runtime.errors import UserError
-from tests.interruptible import interruptible
 from tests.models.finetune.colours import QUICK, fill
+from tests.warm import Command
 
-LITE0 = VARIANTS["lite0"]
-REPOSITORY = Path(__file__).parents[3]
+LITE0 = replace(VARIANTS["lite0"], width=0.25, depth=0.25)  # a block of each stage
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,7 +50,7 @@ def trained(colours, tmp_path_factory):
 
 
 def test_colours_are_learnt_from_nothing(colours, tmp_path):
-    """As far as 48 steps go with 50 layers; tests/benchmarks/own_classes.py --digits goes all the way. Without what makes
+    """As far as 48 steps go; tests/benchmarks/own_classes.py --digits goes all the way. Without what makes
     few steps a matter of luck: another processor rounds otherwise, and goes another way."""
     given = {
         "epochs": 8,
@@ -62,7 +59,7 @@ def test_colours_are_learnt_from_nothing(colours, tmp_path):
         "mixup": 0.0,
         "area": 0.6,
         "ema": 0.0,
-        "lr": 1e-3,
+        "lr": 3e-3,
         "patience": 99,
         "drop_path": 0.0,
         "dropout": 0.0,
@@ -120,45 +117,31 @@ def test_goes_on_to_the_same_bytes(trained, colours, tmp_path, monkeypatch):
     assert ours["epochs"] == theirs["epochs"]
 
 
-def start(colours: Path, output: Path) -> subprocess.Popen[str]:
+def start(colours: Path, output: Path) -> Command:
     """A training that takes far longer than the test, once it has begun to learn."""
-    command = [
-        sys.executable,
-        "-m",
-        "models.finetune",
-        "--data",
-        str(colours),
-        *QUICK,
-        "--epochs",
-        "300",
-        "--policy",
-        "none",
-        "--patience",
-        "300",
-        "--output",
-        str(output),
-    ]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible)
+    options = (*QUICK, "--epochs", "300", "--policy", "none", "--patience", "300")
+    command = Command("models.finetune", "--data", colours, *options, "--output", output)
     deadline = time.monotonic() + 300
     while not (output / "lite0.training").is_file():
-        assert process.poll() is None and time.monotonic() < deadline, process.stderr and process.stderr.read()
+        assert command.process.is_alive() and time.monotonic() < deadline, command.output.read_bytes()
         time.sleep(0.02)
-    return process
+    return command
 
 
 def test_killed_it_leaves_whole_files(colours, tmp_path):
-    process = start(colours, tmp_path)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = start(colours, tmp_path)
+    command.kill()
+    command.wait()
     read_checkpoint(tmp_path / "lite0.safetensors")
     assert torch.load(tmp_path / "lite0.training", weights_only=True)["progress"]["rows"]
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(colours, tmp_path):
-    process = start(colours, tmp_path)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 130 and "the same command goes on from there" in said and "Traceback" not in said
+    command = start(colours, tmp_path)
+    os.kill(command.process.pid, signal.SIGINT)
+    ended = command.wait(300)
+    said = ended.text
+    assert ended.status == 130 and "the same command goes on from there" in said and "Traceback" not in said
     assert f"The best network so far is {tmp_path / 'lite0.safetensors'}" in said
     torch.load(tmp_path / "lite0.training", weights_only=True)
 
