@@ -30,9 +30,9 @@ def in_int8(artifact: Artifact, calibration: CalibrationImages, judging: Calibra
     """(top-1 agreement with FP32, SQNR of the logits in dB) of every layer in INT8, with the ranges of the first pass:
     what the search starts from."""
     network = read_network(artifact)
-    prepared = prepare(network, calibration.batches)
-    expected = logits_of(open_session(network.to_model()), judging.batches())
-    logits = simulate(prepared.graph(), judging.batches())
+    prepared = prepare(network, calibration.batches, 1)
+    expected = logits_of(open_session(network.to_model(), 1), judging.batches())
+    logits = simulate(prepared.graph(), judging.batches(), 1)
     return top1_agreement(expected, logits), sqnr(expected, logits)
 
 
