@@ -15,13 +15,15 @@ from models.network import EfficientNet
 from models.variants import VARIANTS
 from runtime.artifacts.artifact import latest, read_artifact
 from runtime.errors import UserError
+from tests.models.tiny import TINY
 
 SMALL = ("--variant", "b0", "--weights", "random", "--resolution", "64")
 
 
 @pytest.fixture
-def artifacts(small: Path, tmp_path: Path) -> Path:
-    """b0 with random weights, and an INT8 file and a report that were made from it."""
+def artifacts(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """b0 with random weights, and an INT8 file and a report that were made from it. What is exported next is tiny."""
+    monkeypatch.setitem(VARIANTS, "b0", TINY)
     shutil.copytree(small, tmp_path / "artifacts")
     for name in ("b0.int8.onnx", "b0.calibration.html"):
         (tmp_path / "artifacts" / "b0" / name).write_bytes(b"made from b0")
@@ -32,7 +34,7 @@ def artifacts(small: Path, tmp_path: Path) -> Path:
 def checkpoint(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     path = tmp_path / "birds.pth"
-    torch.save(EfficientNet(VARIANTS["b0"], 5).state_dict(), path)
+    torch.save(EfficientNet(TINY, 5).state_dict(), path)
     return path
 
 

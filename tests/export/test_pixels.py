@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,25 @@ from export.parity import ParityError, gate_pixels
 from export.pixels import with_pixels, without_pixels
 from export.stage import Request, up_to_date
 from export.stage import export as export_stage
-from models.variants import VARIANTS
 from models.weights import Weights
 from runtime.artifacts.artifact import read_artifact
 from runtime.images.preprocess import normalize
+from tests.models.tiny import TINY
 
-REQUEST = Request(VARIANTS["b0"], Weights(None, "random weights"), {"resolution": 64}, input="uint8")
-FLOATS = Request(VARIANTS["b0"], Weights(None, "random weights"), {"resolution": 64})
+FLOATS = Request(TINY, Weights(None, "random weights"), {"resolution": 64})
+REQUEST = replace(FLOATS, input="uint8")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("floats")
+    export_stage(FLOATS, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `small` is, but for its input."""
+    """What `small` is here, but for its input."""
     folder = tmp_path_factory.mktemp("pixels")
     exported = export_stage(REQUEST, folder)
     assert any("bit for bit the same" in line for line in exported.lines)

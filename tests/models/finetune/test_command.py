@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from shlex import quote
 
@@ -12,13 +13,15 @@ import pytest
 import export.__main__
 import models.finetune.__main__
 from models.finetune.report import confusions, per_class
+from models.variants import VARIANTS
 from runtime import evaluate, infer
 from tests.in_process import called
 from tests.models.finetune.colours import QUICK, fill
 
 
-def test_from_a_folder_to_an_answer_with_the_users_class_names(tmp_path):
+def test_from_a_folder_to_an_answer_with_the_users_class_names(tmp_path, monkeypatch):
     """Names with blanks and scripts go through training, export, infer and evaluate; the page is whole."""
+    monkeypatch.setitem(VARIANTS, "lite0", replace(VARIANTS["lite0"], width=0.25, depth=0.25))
     folder = fill(tmp_path / "my photos", 12, ("red", "<b>猫<i> two"))
     done = called(
         models.finetune.__main__.main, "--data", folder, *QUICK, "--epochs", "1", "--output", tmp_path / "out"
