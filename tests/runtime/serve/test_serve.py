@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import io
 import json
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, AsyncIterator, Iterator, List, Optional, Tuple
@@ -421,10 +423,17 @@ def test_sigterm_finishes_what_is_under_way_and_says_what_was_served(small_artif
         slow.endheaders(CORGI[:1000])
         assert running.ask("POST", "/classify", CORGI).status == 200  # by now the first is under way
         running.process.send_signal(signal.SIGTERM)
+        until(lambda: refused(running.port))
+        time.sleep(1)  # it has left by then if it waits for nobody
         slow.send(CORGI[1000:])
         assert slow.getresponse().status == 200
         assert running.process.wait(30) == 0
         assert running.said().splitlines()[-1] == "2 requests served"
+
+
+def refused(port: int) -> bool:
+    with contextlib.closing(socket.socket()) as asking:
+        return asking.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
