@@ -23,7 +23,7 @@ from runtime.images.preprocess import Preprocessing, preprocess
 from tests.models.tiny import TINY
 
 RANDOM = Weights(None, "random weights")
-PHOTOGRAPHS = 20  # the first of 500
+JUDGED_ON = 20  # images: the first of 500
 RIGHT = {"v2-b0": 19, "b0": 17, "lite0": 18}
 
 
@@ -144,7 +144,7 @@ def test_real_weights_classify_real_photographs(name, test_data, monkeypatch):
     assert (pretrained.recipe.padding, pretrained.recipe.eps) == ("same", 1e-3)
     folder = test_data / "images" / "evaluation"
     with open(folder / "labels.csv", newline="") as file:
-        rows = list(csv.DictReader(file))[:PHOTOGRAPHS]
+        rows = list(csv.DictReader(file))[:JUDGED_ON]
     batch = np.stack([preprocess(folder / row["file"], pretrained.recipe.preprocessing) for row in rows])
     with torch.no_grad():
         found = torch.cat([pretrained.network(images).argmax(1) for images in torch.from_numpy(batch).split(10)])
