@@ -34,6 +34,14 @@ class Equalised:
     error: np.ndarray  # mean of what it gives less what it stands for
 
 
+@dataclass(frozen=True)
+class Chained:
+    """What a block has in chain and not in its other forms."""
+
+    range: Range  # of the projection's input
+    error: np.ndarray  # mean error of the block's outputs without a correction, [outputs]
+
+
 @dataclass
 class Prepared:
     """All that is known of the layers that may be quantised."""
@@ -48,6 +56,7 @@ class Prepared:
     )  # by depthwise layer, where others than one INT8 layer read it
 
     equalised: dict[str, Equalised] = field(default_factory=dict)  # by depthwise layer, for blocks in chain
+    chained: dict[str, Chained] = field(default_factory=dict)  # by block
     floats: dict[str, np.ndarray] | None = (
         None  # once it is settled: weights that are not the network's, before rounding
     )
@@ -61,10 +70,19 @@ class Prepared:
         """The tensors of `outputs`, by depthwise layer."""
         return {name: depthwise_end(self.network, self.network.layer(name)) for name in self.outputs}
 
+    def first(self, block: Block) -> str:
+        """The first layer that `block` in INT8 changes."""
+        found = self.equalised.get(block.depthwise)
+        return found.before if found else block.layers[0]
+
     def graph(self, forms: Mapping[str, str] | None = None) -> onnx.ModelProto:
         """The network in INT8 with the blocks in `forms` (by name; "chain" where none is given)."""
         forms = forms or {}
         return self._graph(forms, higher_precision(self.blocks, forms))
+
+    def placed(self, forms: Mapping[str, str]) -> dict[str, Quantised]:
+        """Every layer as it is with the blocks in `forms`, those in higher precision too."""
+        return self._chained(forms, higher_precision(self.blocks, forms))[0]
 
     def alone(self, block: Block, form: str) -> onnx.ModelProto:
         """The network in FP32 but for `block` in `form`."""
@@ -99,7 +117,7 @@ class Prepared:
         layers: dict[str, Quantised] = dict(self.layers)
         floats: dict[str, np.ndarray] = {}
         for block in self.blocks:
-            if not block.depthwise or block.depthwise in kept or forms.get(block.name, "chain") != "chain":
+            if block.project in kept or forms.get(block.name, "chain") != "chain":
                 continue
             if (found := self.equalised.get(block.depthwise)) is not None:
                 before, maker = self.network.layer(found.before), layers[found.before]
@@ -113,22 +131,19 @@ class Prepared:
                 plain = self.with_range(block.depthwise, found.range, error=found.error)
                 layers[block.depthwise] = replace(plain, scale=half_precision(plain.scale * found.back))
             if block.depthwise in self.outputs:
-                self._correct_behind(block, layers, floats)
+                self._correct_squeezed(block, floats)
+            if (chained := self.chained.get(block.name)) is not None:
+                plain = self.with_range(block.project, chained.range)
+                layers[block.project] = replace(plain, bias=plain.bias - chained.error.astype(np.float32))
         return layers, floats
 
-    def _correct_behind(self, block: Block, layers: dict[str, Quantised], floats: dict[str, np.ndarray]) -> None:
-        """Takes the mean error of `d` off again in the biases of the layers behind it: the projection, which sees it times
-        the gate, and what squeezes the pooled map."""
+    def _correct_squeezed(self, block: Block, floats: dict[str, np.ndarray]) -> None:
+        """Takes the mean error of `d` off again in the bias of what squeezes the pooled map."""
         network = self.network
         tensor = depthwise_end(network, network.layer(block.depthwise))
         if (histogram := self.histograms.get(tensor)) is None:
             return
         error = histogram.errors([self.outputs[block.depthwise].scale], [0.0])[0][0]
-        means = histogram.means()
-        gate = np.clip(self.means[block.project].ravel() / np.where(np.abs(means) > 1e-6, means, np.inf), 0, 1)
-        chosen = layers[block.project].range
-        own = self.histograms[network.layer(block.project).input].errors([chosen.scale], [chosen.offset])[0][0]
-        layers[block.project] = self.with_range(block.project, chosen, error=own + error * gate)
         pools = {node.output[0] for node in network.consumers[tensor] if node.op_type in _POOLS}
         for layer in network.layers:
             if layer.input in pools and layer.bias and layer.pooled:
@@ -227,15 +242,31 @@ def to_arrays(prepared: Prepared) -> dict[str, np.ndarray]:
         arrays[f"equalised/{name}/before"] = np.array(found.before)
         for part in _EQUALISED:
             arrays[f"equalised/{name}/{part}"] = getattr(found, part)
+    for name, chained in prepared.chained.items():
+        arrays[f"chained/{name}/range"] = np.array([chained.range.scale, chained.range.offset])
+        arrays[f"chained/{name}/error"] = chained.error
     for name, histogram in prepared.histograms.items():
         arrays[f"histogram/{name}/counts"] = histogram.counts
         arrays[f"histogram/{name}/extremes"] = np.array([histogram.low, histogram.high])
     return arrays
 
 
+def chain_arrays(prepared: Prepared) -> dict[str, np.ndarray]:
+    """Those of `to_arrays` that only blocks in chain have."""
+    kinds = ("output", "equalised", "chained")
+    return {name: value for name, value in to_arrays(prepared).items() if name.split("/", 1)[0] in kinds}
+
+
 def from_arrays(network: LayerGraph, arrays: dict[str, np.ndarray]) -> Prepared:
     """What `to_arrays` was given."""
-    names: dict[str, list[str]] = {"layer": [], "identity": [], "output": [], "equalised": [], "histogram": []}
+    names: dict[str, list[str]] = {
+        "layer": [],
+        "identity": [],
+        "output": [],
+        "equalised": [],
+        "chained": [],
+        "histogram": [],
+    }
     for key in arrays:
         kind, _, rest = key.partition("/")
         name = rest.rpartition("/")[0]
@@ -255,6 +286,10 @@ def from_arrays(network: LayerGraph, arrays: dict[str, np.ndarray]) -> Prepared:
             str(arrays[f"equalised/{name}/before"]),
             Range(*map(float, arrays[f"equalised/{name}/range"])),
             *(arrays[f"equalised/{name}/{part}"] for part in _EQUALISED),
+        )
+    for name in names["chained"]:
+        prepared.chained[name] = Chained(
+            Range(*map(float, arrays[f"chained/{name}/range"])), arrays[f"chained/{name}/error"]
         )
     for name in names["histogram"]:
         histogram = Histogram(0)

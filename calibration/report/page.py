@@ -90,10 +90,12 @@ def page(result: Result, network: LayerGraph, prepared: Prepared) -> str:
     if not result.asked:
         goal = "No goal was set"
     lead = f"{best.share:.1%} of the MACs are INT8. {how}. {goal}: {result.reached}."
+    # An equalised input's range is one of values made alike, which this histogram does not show.
+    placed = {**prepared.placed(best.forms), **{name: prepared.layers[name] for name in prepared.equalised}}
     worst = sorted(prepared.blocks, key=lambda block: -result.damages[block.name]["chain"])
     names = [name for block in worst for name in block.layers if _varies(prepared, name)][:WORST]
     drawn = "".join(
-        _histogram(prepared.histograms[network.layer(name).input], prepared.layers[name].range, name) for name in names
+        _histogram(prepared.histograms[network.layer(name).input], placed[name].range, name) for name in names
     )
     body = f"""<p>{escape(lead)} Calibrated on {result.images} images ({escape(Path(result.origin).name)}) in {result.seconds:.0f} s.</p>
 {"".join(f'<p class="note">WARNING: {escape(warning)}</p>' for warning in result.warnings)}
@@ -137,7 +139,7 @@ def _layers(result: Result, network: LayerGraph, prepared: Prepared) -> list[dic
             "scale": layer.range.scale,
             "offset": layer.range.offset,
         }
-        for name, layer in prepared.layers.items()
+        for name, layer in prepared.placed(result.best.forms).items()
     ]
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from calibration.collect.ranges import LEVELS, Range, half_precision
+from calibration.layer_graph import Layer, LayerGraph
 from calibration.quantise.prepare import Equalised
 from calibration.search.response import Response, rounded
 
@@ -32,11 +33,20 @@ _WHITE = 0.3  # of the damage as noise, added to that of errors that repeat: few
 
 def equalise(response: Response, before: str, border: float) -> tuple[Equalised, float]:
     """(the best for `response` of a depthwise layer's input, its damage). `before`: the layer that makes `response.source`;
-    `border`: the share of pixels that see padding."""
-    fits = [_Fit(response, float(limit), border) for limit in _limits(response)]
-    best = min(fits, key=lambda fit: fit.damage)
-    parts = (best.found[:, i].numpy().copy() for i in range(4))
-    return Equalised(before, Range(best.scale), *parts), best.damage
+    `border`: see `border_of`."""
+    found = [equalised_at(response, before, border, float(limit)) for limit in _limits(response)]
+    return min(found, key=lambda each: each[1])
+
+
+def equalised_at(response: Response, before: str, border: float, limit: float) -> tuple[Equalised, float]:
+    """The same with the largest value that is not cut off given."""
+    fit = _Fit(response, limit, border)
+    return Equalised(before, Range(fit.scale), *(fit.found[:, i].numpy().copy() for i in range(4))), fit.damage
+
+
+def border_of(network: LayerGraph, layer: Layer) -> float:
+    """The share of pixels for which a depthwise `layer` sees padding."""
+    return min(1.0, 4 * (layer.kernel // 2) / network.shapes[layer.input][2])
 
 
 def _limits(response: Response) -> np.ndarray:

@@ -4,7 +4,7 @@ kept in its cache."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -12,10 +12,11 @@ from calibration.collect.ranges import LEVELS, Range
 from calibration.layer_graph import Layer, batch_size
 from calibration.quantise.blocks import Block
 from calibration.quantise.placement import offset_site
-from calibration.quantise.prepare import Prepared, from_arrays, prepare, to_arrays
+from calibration.quantise.prepare import Prepared, chain_arrays, from_arrays, prepare, to_arrays
 from calibration.quantise.torch_graph import missing_operators
 from calibration.run import Run
-from calibration.search.equalise import equalise
+from calibration.search.chains import fit_chains
+from calibration.search.equalise import border_of, equalise
 from calibration.search.response import Response, error_of, respond
 from calibration.search.sensitivity import damage
 from calibration.search.trials import Trials
@@ -31,41 +32,41 @@ _LIMITS = np.geomspace(0.15, 1.0, 14)  # of the largest value: the ranges that a
 
 def fitted(run: Run) -> Prepared:
     """Every layer with ranges and weights from the images `run.fit`."""
-    arrays = run.cache.read_arrays("statistics.npz")
+    arrays, chains = run.cache.read_arrays("statistics.npz"), run.cache.read_arrays("chains.npz")
+    if arrays is not None and chains is not None:
+        return from_arrays(run.network, {**arrays, **chains})
+    responses: dict[str, Response] = {}
     if arrays is not None:
-        return from_arrays(run.network, arrays)
-    some = _spread(run.fit, ROUNDED_ON)
-    prepared = prepare(
-        run.network,
-        lambda: run.batches("ranges of activations", run.fit),
-        run.threads,
-        run.progress,
-        lambda: run.batches("moments of activations", some),
-    )
-    if not missing_operators(run.network):
-        _fit_to_logits(run, prepared)
-    run.cache.write_arrays("statistics.npz", to_arrays(prepared))
+        prepared = from_arrays(run.network, arrays)
+        if prepared.equalised:
+            responses = _responses(run, {run.network.layer(name).input for name in prepared.equalised})
+    else:
+        some = _spread(run.fit, ROUNDED_ON)
+        prepared = prepare(
+            run.network,
+            lambda: run.batches("ranges of activations", run.fit),
+            run.threads,
+            run.progress,
+            lambda: run.batches("moments of activations", some),
+        )
+        if not missing_operators(run.network):
+            responses = _fit_to_logits(run, prepared)
+        run.cache.write_arrays("statistics.npz", to_arrays(prepared))
+    fit_chains(run, prepared, responses)
+    run.cache.write_arrays("chains.npz", chain_arrays(prepared))
     return prepared
 
 
-def _fit_to_logits(run: Run, prepared: Prepared) -> None:
-    """Gives each tensor the range that the logits like best, and chains an equalised input of their depthwise layers."""
+def _fit_to_logits(run: Run, prepared: Prepared) -> dict[str, Response]:
+    """Gives each tensor the range that the logits like best, and chains an equalised input of their depthwise layers. Returns
+    the responses at those inputs."""
     network = run.network
     layers = [network.layer(name) for name in prepared.layers]
     ends = prepared.ends
     tensors = {
         layer.input for layer in layers if layer.input != network.input and len(network.shapes[layer.input]) == 4
     }
-    count = int(np.clip(RESPONSE_COST / network.macs, FEWEST_RESPONSES, MOST_RESPONSES))
-    rows = _spread(run.fit, count)
-    size = max(1, batch_size(network.shapes[network.input][2]) // 2)
-
-    def batches() -> Iterator[np.ndarray]:
-        for start in range(0, len(rows), size):
-            run.progress(start, len(rows), "response of the logits")
-            yield from run.images.batches(rows[start : start + size])
-
-    responses = respond(network, {*tensors, *ends.values()}, batches())
+    responses = _responses(run, {*tensors, *ends.values()})
     run.progress(0, 1, "ranges by the logits")
     chosen: dict[str, Range] = {}
     for tensor, response in responses.items():
@@ -85,10 +86,23 @@ def _fit_to_logits(run: Run, prepared: Prepared) -> None:
         if before is not None:
             layer = network.layer(block.depthwise)
             response = responses[layer.input]
-            border = min(1.0, 4 * (layer.kernel // 2) / network.shapes[layer.input][2])
-            found, least = equalise(response, before.name, border)
+            found, least = equalise(response, before.name, border_of(network, layer))
             if least < response.damage(error_of(response.outputs(), chosen[layer.input])):
                 prepared.equalised[block.depthwise] = found
+    return {name: responses[name] for name in (network.layer(each).input for each in prepared.equalised)}
+
+
+def _responses(run: Run, tensors: Collection[str]) -> dict[str, Response]:
+    count = int(np.clip(RESPONSE_COST / run.network.macs, FEWEST_RESPONSES, MOST_RESPONSES))
+    rows = _spread(run.fit, count)
+    size = max(1, batch_size(run.network.shapes[run.network.input][2]) // 2)
+
+    def batches() -> Iterator[np.ndarray]:
+        for start in range(0, len(rows), size):
+            run.progress(start, len(rows), "response of the logits")
+            yield from run.images.batches(rows[start : start + size])
+
+    return respond(run.network, tensors, batches())
 
 
 def _best(response: Response, low: float | None, high: float) -> Range:
@@ -133,8 +147,7 @@ def damages_of(run: Run, prepared: Prepared) -> dict[str, dict[str, float]]:
         if block.name in known:
             continue
         run.progress(done, len(prepared.blocks), "damage of each block")
-        found = prepared.equalised.get(block.depthwise)
-        trials.move(network.layer(found.before if found else block.layers[0]), run.threads)
+        trials.move(network.layer(prepared.first(block)), run.threads)
         known[block.name] = {
             form: damage(trials, prepared.alone(block, form), run.threads) for form in block.forms() if form != "fp16"
         }

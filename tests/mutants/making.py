@@ -117,6 +117,20 @@ MUTANTS = [
         "tests/calibration/search/test_fitting.py",
     ),
     Mutant(
+        "a block in chain keeps its mean error",
+        "calibration/quantise/prepare.py",
+        "bias=plain.bias - chained.error.astype(np.float32)",
+        "bias=plain.bias",
+        "tests/calibration/search/test_chains.py",
+    ),
+    Mutant(
+        "a block in chain keeps its ranges whatever harm they do",
+        "calibration/search/chains.py",
+        "harm[-1] < (_BETTER * self.course[-1] if most is None else most)",
+        "most is not None and harm[-1] < most",
+        "tests/calibration/search/test_chains.py",
+    ),
+    Mutant(
         "what a chained depthwise layer gives has no Q",
         "calibration/quantise/placement.py",
         "                if tensor in ends:",
