@@ -55,14 +55,14 @@ def timm(torchvision: ModuleType) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def pictures() -> Tensor:
+def images() -> Tensor:
     """Four, [4, 3, 101, 96]: one side makes "same" padding asymmetric in the stem and the other later."""
     return torch.from_numpy(dead_leaves(4, 101)[..., :96] - 0.5) * 4
 
 
 @pytest.fixture(scope="session")
-def lifelike(pictures: Tensor) -> Callable[[nn.Module], Tensor]:
-    """Gives a freshly initialised network statistics and gains of its own, and returns its logits for `pictures`.
+def lifelike(images: Tensor) -> Callable[[nn.Module], Tensor]:
+    """Gives a freshly initialised network statistics and gains of its own, and returns its logits for `images`.
 
     Without them the logits would hardly depend on the input, and one BatchNorm in another's place would not be seen.
     """
@@ -75,8 +75,8 @@ def lifelike(pictures: Tensor) -> Callable[[nn.Module], Tensor]:
                 module.reset_running_stats()
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.normal_(module.bias, 0, 0.2)
-        network.train()(pictures)
-        return network.eval()(pictures)
+        network.train()(images)
+        return network.eval()(images)
 
     return settle
 

@@ -58,9 +58,9 @@ def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def error_of_ours(path, variant, pictures, logits, **overrides) -> float:
+def error_of_ours(path, variant, images, logits, **overrides) -> float:
     network = load_pretrained(VARIANTS[variant], Weights(path, "a test"), overrides).network
-    return relative_error(network(pictures), logits)
+    return relative_error(network(images), logits)
 
 
 def test_all_variants_are_held():
@@ -103,7 +103,7 @@ def test_torchvisions_layers(name, torchvision):
 
 
 @pytest.mark.parametrize("name", long_but(TIMM))
-def test_timm(name, timm, lifelike, pictures, tmp_path):
+def test_timm(name, timm, lifelike, images, tmp_path):
     torch.manual_seed(0)
     theirs = timm.create_model(name)
     logits = lifelike(theirs)
@@ -115,32 +115,32 @@ def test_timm(name, timm, lifelike, pictures, tmp_path):
         path.unlink()  # pytest would keep half a gigabyte of them
     assert parameters(ours) == parameters(theirs)
     with torch.no_grad():
-        assert relative_error(ours(pictures), logits) < TOLERANCE
+        assert relative_error(ours(images), logits) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", long_but(TORCHVISION))
-def test_torchvision(name, torchvision, lifelike, pictures, tmp_path):
+def test_torchvision(name, torchvision, lifelike, images, tmp_path):
     torch.manual_seed(0)
     theirs = getattr(torchvision.models, name)()
     logits = lifelike(theirs)
     path = tmp_path / f"{name}_flowers.pth"
     torch.save(theirs.state_dict(), path)
     try:
-        assert error_of_ours(path, TORCHVISION[name], pictures, logits) < TOLERANCE
+        assert error_of_ours(path, TORCHVISION[name], images, logits) < TOLERANCE
     finally:
         path.unlink()
 
 
-def test_a_wrong_recipe_would_be_noticed(timm, lifelike, pictures, tmp_path):
+def test_a_wrong_recipe_would_be_noticed(timm, lifelike, images, tmp_path):
     """It runs, a little wrong: just what the tolerance has to tell from rounding."""
     torch.manual_seed(0)
     theirs = timm.create_model("tf_efficientnet_b0")
     logits = lifelike(theirs)
     path = tmp_path / "tf_efficientnet_b0.pth"
     torch.save(theirs.state_dict(), path)
-    assert error_of_ours(path, "b0", pictures, logits) < TOLERANCE
+    assert error_of_ours(path, "b0", images, logits) < TOLERANCE
     for wrong in ({"padding": "symmetric"}, {"eps": 1e-5}):
-        assert error_of_ours(path, "b0", pictures, logits, **wrong) > 10 * TOLERANCE, wrong
+        assert error_of_ours(path, "b0", images, logits, **wrong) > 10 * TOLERANCE, wrong
 
 
 def test_an_architecture_alone_means_what_timm_takes_for_it(timm):

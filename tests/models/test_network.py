@@ -163,10 +163,10 @@ def test_a_settled_network_answers_to_its_input():
 
 
 def test_dead_leaves_have_a_photographs_spectrum():
-    pictures = dead_leaves(4, 128)
-    assert pictures.shape == (4, 3, 128, 128) and pictures.dtype == np.float32
-    assert pictures.min() >= 0 and pictures.max() <= 1
-    assert np.array_equal(pictures, dead_leaves(4, 128)) and not np.array_equal(pictures, dead_leaves(4, 128, seed=1))
-    grey = pictures.mean(1)
+    images = dead_leaves(4, 128)
+    assert images.shape == (4, 3, 128, 128) and images.dtype == np.float32
+    assert images.min() >= 0 and images.max() <= 1
+    assert np.array_equal(images, dead_leaves(4, 128)) and not np.array_equal(images, dead_leaves(4, 128, seed=1))
+    grey = images.mean(1)
     power = (np.abs(np.fft.rfft2(grey - grey.mean((1, 2), keepdims=True))) ** 2).mean(0)
     assert power[1:5, 1:5].mean() > 30 * power[20:40, 20:40].mean()  # noise: 1

@@ -114,13 +114,13 @@ def test_our_own_names(ours, network, suffix, tmp_path):
     assert same(loaded(path), network)
 
 
-def test_lukemelas_names(ours, network, pictures, tmp_path):
+def test_lukemelas_names(ours, network, images, tmp_path):
     renamed = in_lukemelas_names(ours)
     assert len(renamed) == len(ours)
     path = written(tmp_path / "efficientnet-b0.pth", renamed)
     assert read_checkpoint(path).form == "lukemelas"
     with torch.no_grad():
-        assert torch.equal(loaded(path)(pictures), network(pictures))
+        assert torch.equal(loaded(path)(images), network(images))
 
 
 def test_lukemelas_has_no_v2(tmp_path, ours):
