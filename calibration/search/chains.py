@@ -1,11 +1,12 @@
-"""A block in chain tried at the logits: its ranges, in steps, and the mean error of what it gives, which its bias takes off.
+"""Tries each block in chain at the logits: chooses its ranges step by step, and measures the mean error of its output, which its
+bias then removes.
 
-The response (`search/response.py`) foretells what small errors do. Those of a chain are large: INT8 turns a flat area into one
+The response (`search/response.py`) predicts what small errors do. Those of a chain are large: INT8 turns a flat area into one
 value, and how far that is from the true one depends on where the levels fall; and what the depthwise layer's range cuts off,
 the projection's would have cut off anyway. Only running the block and the rest of the network tells. In B0's first blocks
-this takes off a fifth to two thirds of the damage, on images held out as well.
+this removes a fifth to two thirds of the damage, on images held out as well.
 
-Taking off the mean error that was seen, not the one that was foretold, is "empirical bias correction" in Nagel et al.,
+Removing the mean error that was measured, not the one that histograms predict, is "empirical bias correction" in Nagel et al.,
 "Data-free quantization through weight equalization and bias correction", ICCV 2019.
 """
 
@@ -34,9 +35,9 @@ _STEPS = (1.25, 1.08)  # from one range to the next
 _LIMITS = (0.8, 0.9, 1.1, 1.25)  # of the limit that the response chose for an equalised input: factors are chosen anew
 _BETTER = 0.99  # of the damage: less is chance
 _SMALL = 2e-4  # of the logits' power: a block that does no more damage keeps its ranges
-# Ranges end up as wide as that much more damage allows: what few images cut off, others will.
+# In the end ranges are widened for as long as damage grows by no more than this: other images have larger values.
 _ROOM, _WIDER, _MOST_WIDER = 1.03, 1.12, 6
-_HOPELESS = 1.1  # times the damage of the best on the first images: the others are spared
+_HOPELESS = 1.1  # times the best choice's damage on the first batches: the remaining ones are not run
 
 
 def fit_chains(run: Run, prepared: Prepared, responses: Mapping[str, Response]) -> None:

@@ -148,7 +148,7 @@ def test_judged_on_images_that_nothing_was_fitted_on(
 def test_training_leaves_no_layer_in_higher_precision_and_says_what_it_did(
     artifact: Artifact, images: CalibrationImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Calibrated to the end, so small a network leaves training nothing to win.
+    # With its ranges tried in chain, so small a network leaves training nothing to gain.
     monkeypatch.setattr(calibration.search.fitting, "fit_chains", lambda *_: None)
     arguments = ["--calib", str(tmp_path / "photos"), "--qat", "--epochs", "2"]
     done = command(tmp_path / "artifacts", *arguments)
